@@ -1,0 +1,37 @@
+"""CoRSA: conflict-resolving and sharpness-aware minimisation over LoRA parameters (papers/corsa.md, Algorithm 1).
+
+The rooms, in the order a step walks through them:
+
+* :mod:`~corsa_plugins.corsa.objective`: the SFT and DPO losses as functions of per-token log-probabilities, and how
+  much each token's log-probability weighs in each loss;
+* :mod:`~corsa_plugins.corsa.gradients`: both task gradients from one forward pass;
+* :mod:`~corsa_plugins.corsa.pcgrad`: the merged direction, a weighted sum whose weights depend on three inner products;
+* :mod:`~corsa_plugins.corsa.sam`: the perturbation, and getting back from it bit for bit;
+* :mod:`~corsa_plugins.corsa.step`: Algorithm 1, lines 3-15.
+"""
+
+from corsa_plugins.corsa.gradients import Linearization, OneBackward, TaskGradients, TwoBackwards
+from corsa_plugins.corsa.objective import TokenWeights, dpo_loss, margin, sft_loss, token_weights
+from corsa_plugins.corsa.pcgrad import Gram, MergeWeights, pcgrad_weights
+from corsa_plugins.corsa.sam import perturbed
+from corsa_plugins.corsa.step import CorsaSettings, CorsaStep, NonFiniteGradientError, corsa_step
+
+__all__ = [
+    "CorsaSettings",
+    "CorsaStep",
+    "Gram",
+    "Linearization",
+    "MergeWeights",
+    "NonFiniteGradientError",
+    "OneBackward",
+    "TaskGradients",
+    "TokenWeights",
+    "TwoBackwards",
+    "corsa_step",
+    "dpo_loss",
+    "margin",
+    "pcgrad_weights",
+    "perturbed",
+    "sft_loss",
+    "token_weights",
+]

@@ -1,0 +1,202 @@
+"""Both task gradients from one forward pass.
+
+The losses see the parameters only through the per-token log-probabilities, so each gradient is J^T w for the same
+Jacobian J and a weight vector w known without the model (:mod:`corsa_plugins.corsa.objective`). Two ways to get them:
+
+* :class:`TwoBackwards` pulls each w through the graph. It serves every model and every loss.
+* :class:`OneBackward` pulls through the graph once. Within a sequence every completion token weighs the same in L_sft,
+  and the same in L_dpo, so both w are one common vector scaled by a factor per sequence. The base is frozen: nearly all
+  of a backward pass goes into the gradient of the activations, which is that of the common vector; what depends on the
+  factors is only the last product, in each LoRA matrix, and that is done twice. Exact, at about half the backward cost.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corsa_plugins.corsa.objective import TokenWeights
+from corsa_plugins.corsa.pcgrad import MergeWeights
+
+__all__ = ["Linearization", "OneBackward", "TaskGradients", "TwoBackwards"]
+
+
+@dataclass(frozen=True)
+class TaskGradients:
+    """The gradient of each loss by the parameters, one tensor per parameter; ``dpo`` is None when DPO is off."""
+
+    sft: list[Tensor]
+    dpo: list[Tensor] | None
+
+    def merge(self, weights: MergeWeights) -> list[Tensor]:
+        """``weights.sft * g_sft + weights.dpo * g_dpo``, in new tensors."""
+        if self.dpo is None:
+            return [weights.sft * g for g in self.sft]
+        return [(weights.sft * g).add_(h, alpha=weights.dpo) for g, h in zip(self.sft, self.dpo, strict=True)]
+
+
+class Linearization(Protocol):
+    """A way to the task gradients at the parameters' current values."""
+
+    def __call__(self, forward: Callable[[], Tensor], weigh: Callable[[Tensor], TokenWeights]) -> TaskGradients:
+        """
+        Args:
+            forward: runs the model once and returns per-token log-probabilities (R, T) with their graph.
+            weigh: maps those to the weights of both losses; called once.
+        """
+        ...
+
+
+class TwoBackwards:
+    """One backward pass for each loss."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters = list(parameters)
+
+    def __call__(self, forward: Callable[[], Tensor], weigh: Callable[[Tensor], TokenWeights]) -> TaskGradients:
+        log_probs = forward()
+        weights = weigh(log_probs)
+        sft = self._pull(log_probs, weights.sft, retain=weights.dpo is not None)
+        dpo = None if weights.dpo is None else self._pull(log_probs, weights.dpo, retain=False)
+        return TaskGradients(sft, dpo)
+
+    def _pull(self, log_probs: Tensor, weights: Tensor, retain: bool) -> list[Tensor]:
+        grads = torch.autograd.grad(log_probs, self.parameters, weights, retain_graph=retain, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, grads, strict=True)]
+
+
+class OneBackward:
+    """One backward pass for both losses, over the linear maps of LoRA adapters.
+
+    Args:
+        module: the model; its trainable parameters must all be weights of bias-free ``nn.Linear`` modules, as LoRA's A
+            and B matrices are. :meth:`obstacle` says what stands in the way, if anything does.
+        parameters: those weights, in the order the gradients are wanted in.
+
+    When a batch turns out not to fit (a loss that weighs the tokens of a sequence differently, a layer that mixes
+    sequences, such as a mixture of experts), that call is answered by :class:`TwoBackwards`, and so are later ones;
+    :attr:`fallback_reason` then says why.
+    """
+
+    def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter]):
+        reason = self.obstacle(module, parameters)
+        if reason is not None:
+            raise ValueError(f"One backward pass cannot serve both losses here: {reason}. Use TwoBackwards.")
+        self.parameters = list(parameters)
+        self.fallback_reason: str | None = None
+        self._linears = _linears_of(module, self.parameters)
+        self._plain = TwoBackwards(self.parameters)
+
+    @staticmethod
+    def obstacle(module: nn.Module, parameters: Sequence[nn.Parameter]) -> str | None:
+        """Why these parameters cannot be served, or None if they can."""
+        owned = {id(linear.weight) for linear in _linears_of(module, parameters)}
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        for parameter in parameters:
+            if id(parameter) not in owned:
+                return f"{names.get(id(parameter), 'a parameter')} is not the weight of a bias-free nn.Linear"
+        return None
+
+    def __call__(self, forward: Callable[[], Tensor], weigh: Callable[[Tensor], TokenWeights]) -> TaskGradients:
+        if self.fallback_reason is not None:
+            return self._plain(forward, weigh)
+        tape = _Tape(torch.zeros((), device=self.parameters[0].device, requires_grad=True))
+        with self._taped(tape):
+            log_probs = forward()
+            weights = weigh(log_probs)
+            tasks = [w for w in (weights.sft, weights.dpo) if w is not None]
+            weighing = torch.stack([w != 0 for w in tasks]).any(dim=0)
+            factors = [_per_sequence(w, weighing) for w in tasks]
+            if any(factor is None for factor in factors):
+                self.fallback_reason = "the loss weighs the tokens of one sequence differently"
+            elif tape.rows - {log_probs.shape[0]}:
+                self.fallback_reason = "a layer with an adapter does not keep one row per sequence"
+            else:
+                # Within the block, because gradient checkpointing runs the forward again during the backward.
+                tape.factors = [factor for factor in factors if factor is not None]
+                torch.autograd.grad(log_probs, tape.anchor, weighing.to(log_probs.dtype), allow_unused=True)
+        if self.fallback_reason is not None:
+            return self._plain(forward, weigh)
+        grads = [
+            [tape.grads[i][id(p)] if id(p) in tape.grads[i] else torch.zeros_like(p) for p in self.parameters]
+            for i in range(len(factors))
+        ]
+        return TaskGradients(grads[0], grads[1] if len(grads) > 1 else None)
+
+    @contextmanager
+    def _taped(self, tape: _Tape) -> Iterator[None]:
+        for linear in self._linears:
+            linear.forward = functools.partial(_taped_linear, linear.weight, tape)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for linear in self._linears:
+                del linear.forward  # the class's own shows again
+
+
+class _Tape:
+    """What the taps of one forward and backward pass share."""
+
+    def __init__(self, anchor: Tensor) -> None:
+        self.anchor = anchor
+        self.rows: set[int] = set()  # number of sequences each tap saw; -1 for an input that is not (R, T, d)
+        self.factors: list[Tensor] = []  # per task: (R,) the weight of each sequence
+        self.grads: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})  # per task: id(parameter) -> gradient
+
+    def record(self, weight: Tensor, inputs: Tensor, grad: Tensor) -> None:
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        for factor, grads in zip(self.factors, self.grads, strict=False):
+            # Scaled before rounding to the working precision, so that bf16 does not coarsen the factor itself.
+            scaled = (grad.to(factor.dtype) * factor.to(grad.device)[:, None, None]).to(grad.dtype)
+            found = (scaled.reshape(-1, scaled.shape[-1]).t() @ flat.to(grad.dtype)).to(weight.dtype)
+            known = grads.get(id(weight))
+            grads[id(weight)] = found if known is None else known + found
+
+
+class _Tap(torch.autograd.Function):
+    """The identity on a layer's output; on the way back it notes the layer's weight gradients.
+
+    The anchor is a scalar that requires grad: with the layer's own weight detached, it is what keeps the output in the
+    graph, and asking for its gradient makes the engine pass every tap.
+    """
+
+    @staticmethod
+    def forward(ctx, output: Tensor, inputs: Tensor, anchor: Tensor, weight: Tensor, tape: _Tape) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(inputs)
+        ctx.weight, ctx.tape = weight, tape
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (inputs,) = ctx.saved_tensors
+        ctx.tape.record(ctx.weight, inputs, grad)
+        return (grad if ctx.needs_input_grad[0] else None), None, grad.new_zeros(()), None, None
+
+
+def _taped_linear(weight: Tensor, tape: _Tape, inputs: Tensor) -> Tensor:
+    output = F.linear(inputs, weight.detach())
+    tape.rows.add(inputs.shape[0] if inputs.dim() == 3 else -1)
+    return _Tap.apply(output, inputs.detach(), tape.anchor.to(output.device), weight, tape)
+
+
+def _linears_of(module: nn.Module, parameters: Sequence[nn.Parameter]) -> list[nn.Linear]:
+    wanted = {id(parameter) for parameter in parameters}
+    return [
+        m
+        for m in module.modules()
+        if type(m) is nn.Linear and m.bias is None and id(m.weight) in wanted and "forward" not in vars(m)
+    ]
+
+
+def _per_sequence(weights: Tensor, weighing: Tensor) -> Tensor | None:
+    """The factor of each row of (R, T) weights, or None unless it is the same on every token that weighs at all."""
+    largest, smallest = weights.amax(dim=1), weights.amin(dim=1)
+    factor = torch.where(largest.abs() >= smallest.abs(), largest, smallest)
+    return factor if torch.equal(weights, factor[:, None] * weighing) else None

@@ -1,0 +1,102 @@
+"""PCGrad for two losses, as a weighted sum of the two gradients (papers/corsa.md, Algorithm 1 and section 3).
+
+Whatever is projected on whatever, the merged gradient stays in the span of the two: it is ``a * g_sft + b * g_dpo``,
+and (a, b) depend on the three inner products of the gradients alone. So no projected copy of a gradient is ever made,
+and "all LoRA tensors together" means adding up three numbers per tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["PCGRAD_FORMS", "Gram", "MergeWeights", "PCGradForm", "pcgrad_weights"]
+
+PCGradForm = Literal["sequential", "simultaneous"]
+PCGRAD_FORMS: tuple[str, ...] = ("sequential", "simultaneous")
+
+
+@dataclass(frozen=True)
+class Gram:
+    """The inner products of the two task gradients over all tensors together."""
+
+    sft_sft: float
+    dpo_dpo: float
+    sft_dpo: float
+
+    @classmethod
+    def of(cls, sft: Sequence[Tensor], dpo: Sequence[Tensor] | None) -> Gram:
+        """Accumulated in float64: Algorithm 1 divides by the norm of a difference of nearly equal vectors when the
+        gradients nearly oppose each other, and float32 sums would leave nothing but rounding there."""
+        if dpo is None:
+            return cls(_inner(sft, sft), 0.0, 0.0)
+        return cls(_inner(sft, sft), _inner(dpo, dpo), _inner(sft, dpo))
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the angle between the gradients; 0 when either vanishes."""
+        scale = sqrt(self.sft_sft) * sqrt(self.dpo_dpo)
+        return self.sft_dpo / scale if scale > 0 else 0.0
+
+    @property
+    def conflicting(self) -> bool:
+        """Whether the gradients oppose each other: g_sft . g_dpo < 0."""
+        return self.sft_dpo < 0
+
+    def norm(self, weights: MergeWeights) -> float:
+        """Euclidean norm of ``weights.sft * g_sft + weights.dpo * g_dpo``."""
+        a, b = weights.sft, weights.dpo
+        return sqrt(max(a * a * self.sft_sft + 2 * a * b * self.sft_dpo + b * b * self.dpo_dpo, 0.0))
+
+
+@dataclass(frozen=True)
+class MergeWeights:
+    """The merged gradient is ``sft * g_sft + dpo * g_dpo``."""
+
+    sft: float
+    dpo: float
+
+
+def pcgrad_weights(
+    gram: Gram, dpo_weight: float = 1.0, form: PCGradForm = "sequential", eps: float = 1e-12
+) -> MergeWeights:
+    """Weights of the conflict-reduced direction g_pc.
+
+    Without a conflict it is the plain sum, ``g_sft + dpo_weight * g_dpo``. With one:
+
+    * ``"sequential"`` (Algorithm 1, line 6): g_sft is projected off g_dpo, then g_dpo off the *projected* g_sft, both
+      with the inner product taken before either;
+    * ``"simultaneous"`` (section 3, Pi(.;.)): each is projected off the other as it was, so that the projected g_sft is
+      orthogonal to g_dpo and the projected g_dpo to g_sft.
+
+    Args:
+        gram: inner products of the two gradients.
+        dpo_weight: lambda of Eq. 4.
+        eps: the algorithm's epsilon, added to the squared norms it divides by.
+    """
+    if not gram.conflicting:
+        return MergeWeights(1.0, dpo_weight)
+    # g_sft' = g_sft - p * g_dpo
+    p = gram.sft_dpo / (gram.dpo_dpo + eps)
+    if form == "simultaneous":
+        q = gram.sft_dpo / (gram.sft_sft + eps)
+        return MergeWeights(1.0 - dpo_weight * q, dpo_weight - p)
+    projected = gram.sft_sft - 2 * p * gram.sft_dpo + p * p * gram.dpo_dpo  # ||g_sft'||^2
+    q = gram.sft_dpo / (max(projected, 0.0) + eps)
+    # g_dpo' = g_dpo - q * g_sft', and the sum g_sft' + lambda * g_dpo' collected by gradient
+    return MergeWeights(1.0 - dpo_weight * q, dpo_weight * (1.0 + p * q) - p)
+
+
+def _inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    if not left:
+        return 0.0
+    # MPS has no float64; its float32 is the best there is.
+    dtype = torch.float32 if left[0].device.type == "mps" else torch.float64
+    parts = [torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype)) for a, b in zip(left, right, strict=True)]
+    home = parts[0].device  # a model split over devices has its adapters on several
+    return float(torch.stack([part.to(home) for part in parts]).sum())

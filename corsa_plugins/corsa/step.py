@@ -1,0 +1,117 @@
+"""One CoRSA step: Algorithm 1 of papers/corsa.md, lines 3 to 15."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from torch import Tensor
+
+from corsa_plugins.corsa.gradients import TaskGradients
+from corsa_plugins.corsa.pcgrad import PCGRAD_FORMS, Gram, MergeWeights, PCGradForm, pcgrad_weights
+from corsa_plugins.corsa.sam import perturbed
+from corsa_plugins.errors import CorsaError
+
+__all__ = ["CorsaSettings", "CorsaStep", "NonFiniteGradientError", "corsa_step"]
+
+
+class NonFiniteGradientError(CorsaError, FloatingPointError):
+    """A task gradient holds NaN or infinity. The parameters are as they were before the step."""
+
+
+@dataclass(frozen=True)
+class CorsaSettings:
+    """What to do in a step. Each part can be switched off alone.
+
+    Attributes:
+        dpo_weight: lambda >= 0 of Eq. 4. 0 leaves the SFT loss alone.
+        sam_rho: radius of the perturbation, in the Euclidean norm over all LoRA parameters. 0 switches SAM off.
+        sam_eps: the algorithm's epsilon, in every denominator.
+        pcgrad: project conflicting gradients; else the plain weighted sum.
+        pcgrad_form: see :func:`~corsa_plugins.corsa.pcgrad.pcgrad_weights`.
+    """
+
+    dpo_weight: float = 1.0
+    sam_rho: float = 0.05
+    sam_eps: float = 1e-12
+    pcgrad: bool = True
+    pcgrad_form: PCGradForm = "sequential"
+
+    def __post_init__(self) -> None:
+        for name in ("dpo_weight", "sam_rho"):
+            value = getattr(self, name)
+            if not isfinite(value) or value < 0:
+                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
+        if not isfinite(self.sam_eps) or self.sam_eps <= 0:
+            raise ValueError(f"sam_eps must be a finite number > 0, got {self.sam_eps!r}.")
+        if self.pcgrad_form not in PCGRAD_FORMS:
+            raise ValueError(f"pcgrad_form must be one of {', '.join(PCGRAD_FORMS)}, got {self.pcgrad_form!r}.")
+
+    def merge(self, gram: Gram) -> MergeWeights:
+        """Weights of the direction these settings ask for."""
+        if self.pcgrad:
+            return pcgrad_weights(gram, self.dpo_weight, self.pcgrad_form, self.sam_eps)
+        return MergeWeights(1.0, self.dpo_weight)
+
+
+@dataclass(frozen=True)
+class CorsaStep:
+    """What a step found.
+
+    Attributes:
+        update: one tensor per parameter, the direction to hand to the optimiser at phi.
+        cosine: cosine between the two gradients, at phi and at the point the update was taken at.
+        conflicts: whether they opposed each other there (one entry without SAM, two with it).
+        perturbation_norm: ||eps||, 0 without SAM.
+    """
+
+    update: list[Tensor]
+    cosine: tuple[float, ...]
+    conflicts: tuple[bool, ...]
+    perturbation_norm: float
+
+
+def corsa_step(
+    gradients: Callable[[], TaskGradients], parameters: Sequence[Tensor], settings: CorsaSettings
+) -> CorsaStep:
+    """Two looks at the gradients, one from phi and one from the worst point nearby; the second gives the update.
+
+    Args:
+        gradients: evaluates both task gradients at the parameters' current values. Called once without SAM, twice
+            with it; the calls must see the same batch.
+        parameters: the LoRA parameters phi. They are moved during the call and are bit for bit back after it, also
+            when it raises.
+
+    Raises:
+        NonFiniteGradientError: NaN or infinity in a gradient, saying which loss and at which of the two points.
+    """
+    here = gradients()
+    gram = _finite_gram(here, "at the current parameters")
+    weights = settings.merge(gram)
+    if settings.sam_rho == 0:
+        return CorsaStep(here.merge(weights), (gram.cosine,), (gram.conflicting,), 0.0)
+
+    ascent_norm = gram.norm(weights)
+    scale = settings.sam_rho / (ascent_norm + settings.sam_eps)
+    direction = here.merge(weights)
+    del here  # the merged direction is all that the second half needs: two gradients less in memory
+    with perturbed(parameters, direction, scale):
+        del direction
+        there = gradients()
+    gram_there = _finite_gram(there, "at the perturbed parameters")
+    return CorsaStep(
+        there.merge(settings.merge(gram_there)),
+        (gram.cosine, gram_there.cosine),
+        (gram.conflicting, gram_there.conflicting),
+        scale * ascent_norm,
+    )
+
+
+def _finite_gram(gradients: TaskGradients, where: str) -> Gram:
+    gram = Gram.of(gradients.sft, gradients.dpo)
+    # A NaN or infinity anywhere in a gradient makes its squared norm NaN or infinite.
+    bad = [name for name, square in (("SFT", gram.sft_sft), ("DPO", gram.dpo_dpo)) if not isfinite(square)]
+    if bad:
+        raise NonFiniteGradientError(f"The {' and the '.join(bad)} gradient {where} is not finite (NaN or infinity)")
+    return gram

@@ -1,0 +1,27 @@
+"""CoRSA as a TRL trainer.
+
+:class:`CoRSAConfig` and :class:`CoRSATrainer` take the place of TRL's ``DPOConfig`` and ``DPOTrainer``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from corsa_plugins.errors import require
+
+if TYPE_CHECKING:
+    from trl_ext.config import CoRSAConfig
+    from trl_ext.trainer import CoRSATrainer
+
+__all__ = ["CoRSAConfig", "CoRSATrainer"]
+
+_HOMES = {"CoRSAConfig": "trl_ext.config", "CoRSATrainer": "trl_ext.trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that `corsa --help` does not pay for importing TRL.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    for module in ("trl", "peft", "datasets"):
+        require(module, "trl", what=f"trl_ext.{name}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,151 @@
+"""Settings of the CoRSA trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+
+from trl import DPOConfig
+
+from corsa_plugins.corsa import CorsaSettings
+
+__all__ = ["CoRSAConfig"]
+
+REFERENCES = ("base", "adapter")
+
+
+@dataclass
+class CoRSAConfig(DPOConfig):
+    r"""
+    Configuration class for the [`CoRSATrainer`].
+
+    Everything a [`~trl.DPOConfig`] takes, and the parameters below. Defaults are those of the paper
+    ([CoRSA](https://huggingface.co/papers/2602.03696), sections 4.1 and A.2) for factual updates; for code updates it
+    uses LoRA rank 128, alpha 256 and a learning rate of 2e-5.
+
+    Parameters:
+        > Parameters that control CoRSA
+
+        dpo_weight (`float`, *optional*, defaults to `1.0`):
+            Weight lambda of the DPO loss beside the SFT loss (Eq. 4). `0` leaves the SFT loss alone: the rejected
+            completions are then not even run.
+        sam_rho (`float`, *optional*, defaults to `0.05`):
+            Radius rho of the sharpness-aware perturbation, in the Euclidean norm over all LoRA parameters together
+            (Eq. 7). `0` switches sharpness-aware minimisation off and halves the cost of a step.
+        sam_eps (`float`, *optional*, defaults to `1e-12`):
+            Epsilon added to the norms the algorithm divides by.
+        pcgrad (`bool`, *optional*, defaults to `True`):
+            Whether to project the SFT and DPO gradients off each other when they conflict. `False` adds them up.
+        pcgrad_form (`str`, *optional*, defaults to `"sequential"`):
+            `"sequential"` as in Algorithm 1: the SFT gradient is projected first and the DPO gradient then off the
+            projected one. `"simultaneous"` as in the paper's text: each off the other as it was.
+        reference (`str`, *optional*, defaults to `"base"`):
+            Reference of the DPO loss when training continues on an existing adapter: `"base"`, the base model with the
+            adapter off, as in the paper, or `"adapter"`, the adapter as it was when training began, as in TRL. A new
+            adapter makes no difference between them.
+        one_backward (`bool`, *optional*, defaults to `True`):
+            Whether to take both gradients from one backward pass where that is exact, which is for plain LoRA adapters
+            and losses that treat the tokens of a sequence alike. Elsewhere, and with `False`, two are run.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.DPOConfig`]:
+    > - `learning_rate`: Defaults to `2e-4` instead of `1e-6`.
+    > - `per_device_train_batch_size`: Defaults to `4` instead of `8`.
+    > - `gradient_accumulation_steps`: Defaults to `4` instead of `1`.
+    > - `precompute_ref_log_probs`: Defaults to `True` instead of `False`: the reference does not change, so its
+    >   log-probabilities are computed once, before training.
+    > - `router_aux_loss_coef`: Defaults to `0.0`: the load-balancing loss of mixtures of experts is not part of CoRSA.
+    """
+
+    learning_rate: float = field(default=2e-4, metadata={"help": "The initial learning rate for AdamW."})
+    per_device_train_batch_size: int = field(
+        default=4, metadata={"help": "Batch size per device: the micro-batch that one perturbation is computed from."}
+    )
+    gradient_accumulation_steps: int = field(
+        default=4, metadata={"help": "Number of micro-batches whose updates are averaged before an optimizer step."}
+    )
+    precompute_ref_log_probs: bool = field(
+        default=True,
+        metadata={"help": "Whether to compute the reference log probabilities once, before training."},
+    )
+    router_aux_loss_coef: float | None = field(
+        default=0.0,
+        metadata={"help": "Not part of CoRSA: must stay 0.0."},
+    )
+
+    dpo_weight: float = field(
+        default=1.0, metadata={"help": "Weight lambda of the DPO loss beside the SFT loss; 0 leaves SFT."}
+    )
+    sam_rho: float = field(
+        default=0.05, metadata={"help": "Radius of the sharpness-aware perturbation; 0 switches it off."}
+    )
+    sam_eps: float = field(default=1e-12, metadata={"help": "Epsilon added to the norms the algorithm divides by."})
+    pcgrad: bool = field(
+        default=True, metadata={"help": "Whether to project conflicting SFT and DPO gradients off each other."}
+    )
+    pcgrad_form: str = field(
+        default="sequential",
+        metadata={
+            "help": "'sequential' as in Algorithm 1 of the paper, or 'simultaneous' as in its text.",
+            "choices": ["sequential", "simultaneous"],
+        },
+    )
+    reference: str = field(
+        default="base",
+        metadata={
+            "help": "Reference of the DPO loss when training continues on an existing adapter: the 'base' model, or "
+            "the 'adapter' as it was when training began.",
+            "choices": list(REFERENCES),
+        },
+    )
+    one_backward: bool = field(
+        default=True,
+        metadata={"help": "Whether to take both gradients from one backward pass where that is exact."},
+    )
+
+    def __post_init__(self) -> None:
+        self.corsa_settings()  # says which setting is out of range
+        if not isfinite(self.beta) or self.beta <= 0:
+            raise ValueError(f"beta must be a finite number > 0, got {self.beta!r}.")
+        if not isfinite(self.learning_rate) or self.learning_rate < 0:
+            raise ValueError(f"learning_rate must be a finite number >= 0, got {self.learning_rate!r}.")
+        if self.reference not in REFERENCES:
+            raise ValueError(f"reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}.")
+        loss_types = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
+        if len(loss_types) != 1 or loss_types[0] == "sft" or self.loss_weights is not None:
+            raise ValueError(
+                f"loss_type={self.loss_type!r} with loss_weights={self.loss_weights!r}: CoRSA adds the SFT loss "
+                "itself. Name one preference loss in `loss_type`, such as 'sigmoid', leave `loss_weights` unset, and "
+                "set `dpo_weight`."
+            )
+        if self.router_aux_loss_coef not in (None, 0.0):
+            raise ValueError("router_aux_loss_coef must be 0.0: the load-balancing loss is not part of CoRSA.")
+        self.router_aux_loss_coef = 0.0
+        if self.fp16:
+            raise ValueError(
+                "fp16=True is not supported: the two gradients of a step are compared and projected before the "
+                "optimizer sees them, outside the gradient scaler's reach, and unscaled fp16 gradients underflow. "
+                "Use bf16=True, or bf16=False for float32."
+            )
+        if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "gradient_checkpointing_kwargs={'use_reentrant': True} is not supported: reentrant checkpointing "
+                "works with .backward() alone. Set 'use_reentrant' to False."
+            )
+        if self.deepspeed or self.fsdp:
+            raise ValueError(
+                "DeepSpeed and FSDP are not supported: the perturbation needs the norm over, and an exact copy of, "
+                "all LoRA parameters on every rank. Adapters are small: use plain data parallelism "
+                "(`accelerate launch --multi_gpu`), with a 4-bit base if memory is short."
+            )
+        super().__post_init__()
+
+    def corsa_settings(self) -> CorsaSettings:
+        """The settings of one step, without the trainer around it."""
+        return CorsaSettings(
+            dpo_weight=self.dpo_weight,
+            sam_rho=self.sam_rho,
+            sam_eps=self.sam_eps,
+            pcgrad=self.pcgrad,
+            pcgrad_form=self.pcgrad_form,  # type: ignore[arg-type]
+        )
