@@ -11,10 +11,17 @@ The rooms, in the order a step walks through them:
 """
 
 from corsa_plugins.corsa.gradients import Linearization, OneBackward, TaskGradients, TwoBackwards
-from corsa_plugins.corsa.objective import TokenWeights, dpo_loss, margin, sft_loss, token_weights
+from corsa_plugins.corsa.objective import (
+    NonFiniteGradientError,
+    TokenWeights,
+    dpo_loss,
+    margin,
+    sft_loss,
+    token_weights,
+)
 from corsa_plugins.corsa.pcgrad import Gram, MergeWeights, pcgrad_weights
 from corsa_plugins.corsa.sam import perturbed
-from corsa_plugins.corsa.step import CorsaSettings, CorsaStep, NonFiniteGradientError, corsa_step
+from corsa_plugins.corsa.step import CorsaSettings, CorsaStep, corsa_step
 
 __all__ = [
     "CorsaSettings",

@@ -18,7 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["TokenWeights", "dpo_loss", "margin", "sequence_log_probs", "sft_loss", "token_weights"]
+from corsa_plugins.errors import CorsaError
+
+__all__ = [
+    "NonFiniteGradientError",
+    "TokenWeights",
+    "dpo_loss",
+    "margin",
+    "sequence_log_probs",
+    "sft_loss",
+    "token_weights",
+]
+
+
+class NonFiniteGradientError(CorsaError, FloatingPointError):
+    """A loss or its gradient holds NaN or infinity. The parameters are as they were before the step."""
 
 
 def sequence_log_probs(log_probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,13 +95,23 @@ def token_weights(
     Args:
         log_probs: (R, T), from the model; its graph is not touched.
         sft, dpo: each maps a (R, T) tensor of log-probabilities to a scalar loss. Any differentiable loss will do.
+
+    Raises:
+        NonFiniteGradientError: a loss is NaN or infinite, or its derivative is.
     """
     leaf = log_probs.detach().requires_grad_()
     with torch.enable_grad():
         loss = sft(leaf)
         (sft_weights,) = torch.autograd.grad(loss, leaf)
+        _require_finite("SFT", loss, sft_weights)
         if dpo is None:
             return TokenWeights(sft_weights, None, loss.detach(), None)
         preference = dpo(leaf)
         (dpo_weights,) = torch.autograd.grad(preference, leaf)
+        _require_finite("DPO", preference, dpo_weights)
     return TokenWeights(sft_weights, dpo_weights, loss.detach(), preference.detach())
+
+
+def _require_finite(name: str, loss: Tensor, weights: Tensor) -> None:
+    if not bool(torch.isfinite(loss.detach() + weights.sum())):
+        raise NonFiniteGradientError(f"The {name} loss is not finite (NaN or infinity)")

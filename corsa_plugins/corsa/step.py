@@ -9,15 +9,11 @@ from math import isfinite
 from torch import Tensor
 
 from corsa_plugins.corsa.gradients import TaskGradients
+from corsa_plugins.corsa.objective import NonFiniteGradientError
 from corsa_plugins.corsa.pcgrad import PCGRAD_FORMS, Gram, MergeWeights, PCGradForm, pcgrad_weights
 from corsa_plugins.corsa.sam import perturbed
-from corsa_plugins.errors import CorsaError
 
-__all__ = ["CorsaSettings", "CorsaStep", "NonFiniteGradientError", "corsa_step"]
-
-
-class NonFiniteGradientError(CorsaError, FloatingPointError):
-    """A task gradient holds NaN or infinity. The parameters are as they were before the step."""
+__all__ = ["CorsaSettings", "CorsaStep", "corsa_step"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,7 @@ def corsa_step(
     Raises:
         NonFiniteGradientError: NaN or infinity in a gradient, saying which loss and at which of the two points.
     """
-    here = gradients()
-    gram = _finite_gram(here, "at the current parameters")
+    here, gram = _evaluate(gradients, "at the current parameters")
     weights = settings.merge(gram)
     if settings.sam_rho == 0:
         return CorsaStep(here.merge(weights), (gram.cosine,), (gram.conflicting,), 0.0)
@@ -98,8 +93,7 @@ def corsa_step(
     del here  # the merged direction is all that the second half needs: two gradients less in memory
     with perturbed(parameters, direction, scale):
         del direction
-        there = gradients()
-    gram_there = _finite_gram(there, "at the perturbed parameters")
+        there, gram_there = _evaluate(gradients, "at the perturbed parameters")
     return CorsaStep(
         there.merge(settings.merge(gram_there)),
         (gram.cosine, gram_there.cosine),
@@ -108,10 +102,14 @@ def corsa_step(
     )
 
 
-def _finite_gram(gradients: TaskGradients, where: str) -> Gram:
-    gram = Gram.of(gradients.sft, gradients.dpo)
+def _evaluate(gradients: Callable[[], TaskGradients], where: str) -> tuple[TaskGradients, Gram]:
+    try:
+        found = gradients()
+    except NonFiniteGradientError as error:
+        raise NonFiniteGradientError(f"{error} {where}") from None
+    gram = Gram.of(found.sft, found.dpo)
     # A NaN or infinity anywhere in a gradient makes its squared norm NaN or infinite.
     bad = [name for name, square in (("SFT", gram.sft_sft), ("DPO", gram.dpo_dpo)) if not isfinite(square)]
     if bad:
-        raise NonFiniteGradientError(f"The {' and the '.join(bad)} gradient {where} is not finite (NaN or infinity)")
-    return gram
+        raise NonFiniteGradientError(f"The {' and the '.join(bad)} gradient is not finite (NaN or infinity) {where}")
+    return found, gram

@@ -223,7 +223,7 @@ def test_step_restores_the_parameters_and_names_the_loss_when_a_gradient_is_not_
         bad = torch.tensor([1.0, float("inf"), 0.0]) if len(calls) == 2 else torch.ones(3)
         return TaskGradients([torch.ones(3)], [bad])
 
-    with pytest.raises(NonFiniteGradientError, match="DPO gradient at the perturbed parameters"):
+    with pytest.raises(NonFiniteGradientError, match=r"DPO gradient is not finite .* at the perturbed parameters"):
         corsa_step(gradients, phi, CorsaSettings())
     assert torch.equal(phi[0], torch.ones(3))
     assert not torch.equal(calls[1], calls[0])
