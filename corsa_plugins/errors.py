@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["CorsaError", "MissingExtraError", "require"]
+__all__ = ["CorsaError", "MissingExtraError", "SettingError", "missing_extra", "require"]
 
 
 class CorsaError(Exception):
@@ -16,7 +16,36 @@ class MissingExtraError(CorsaError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
-_NAMES = {"trl": "TRL", "peft": "PEFT", "easyeditor": "EasyEdit", "mergekit": "mergekit", "lm_eval": "lm-eval"}
+class SettingError(CorsaError, ValueError):
+    """A setting out of its range; the message names it and says what it may be."""
+
+
+_NAMES = {"trl": "TRL", "peft": "PEFT", "easyeditor": "EasyEdit", "lm_eval": "lm-eval"}
+_EXTRAS = {
+    "trl": "trl",
+    "peft": "trl",
+    "accelerate": "trl",
+    "datasets": "trl",
+    "easyeditor": "easyedit",
+    "mergekit": "mergekit",
+    "lm_eval": "eval",
+    "matplotlib": "eval",
+}
+"""Optional dependencies and the extra that brings each."""
+
+
+def missing_extra(error: ImportError, what: str) -> MissingExtraError | None:
+    """The one-line error for a failed import of an optional dependency by ``what``; ``None`` for any other import."""
+    if isinstance(error, MissingExtraError):
+        return error
+    top = (error.name or "").partition(".")[0]
+    if top not in _EXTRAS:
+        return None
+    return MissingExtraError(_needs(what, top, _EXTRAS[top]), name=error.name)
+
+
+def _needs(what: str, module: str, extra: str) -> str:
+    return f"{what} needs {_NAMES.get(module, module)}: pip install 'corsa-plugins[{extra}]'"
 
 
 def require(module: str, extra: str, *, what: str = "this") -> ModuleType:
@@ -40,6 +69,4 @@ def require(module: str, extra: str, *, what: str = "this") -> ModuleType:
         top = module.partition(".")[0]
         if error.name not in (module, top):
             raise
-        raise MissingExtraError(
-            f"{what} needs {_NAMES.get(top, top)}: pip install 'corsa-plugins[{extra}]'", name=module
-        ) from None
+        raise MissingExtraError(_needs(what, top, extra), name=module) from None

@@ -8,6 +8,7 @@ from math import isfinite
 from trl import DPOConfig
 
 from corsa_plugins.corsa import CorsaSettings
+from corsa_plugins.errors import SettingError
 
 __all__ = ["CoRSAConfig"]
 
@@ -106,34 +107,34 @@ class CoRSAConfig(DPOConfig):
     def __post_init__(self) -> None:
         self.corsa_settings()  # says which setting is out of range
         if not isfinite(self.beta) or self.beta <= 0:
-            raise ValueError(f"beta must be a finite number > 0, got {self.beta!r}.")
+            raise SettingError(f"beta must be a finite number > 0, got {self.beta!r}.")
         if not isfinite(self.learning_rate) or self.learning_rate < 0:
-            raise ValueError(f"learning_rate must be a finite number >= 0, got {self.learning_rate!r}.")
+            raise SettingError(f"learning_rate must be a finite number >= 0, got {self.learning_rate!r}.")
         if self.reference not in REFERENCES:
-            raise ValueError(f"reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}.")
+            raise SettingError(f"reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}.")
         loss_types = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
         if len(loss_types) != 1 or loss_types[0] == "sft" or self.loss_weights is not None:
-            raise ValueError(
+            raise SettingError(
                 f"loss_type={self.loss_type!r} with loss_weights={self.loss_weights!r}: CoRSA adds the SFT loss "
                 "itself. Name one preference loss in `loss_type`, such as 'sigmoid', leave `loss_weights` unset, and "
                 "set `dpo_weight`."
             )
         if self.router_aux_loss_coef not in (None, 0.0):
-            raise ValueError("router_aux_loss_coef must be 0.0: the load-balancing loss is not part of CoRSA.")
+            raise SettingError("router_aux_loss_coef must be 0.0: the load-balancing loss is not part of CoRSA.")
         self.router_aux_loss_coef = 0.0
         if self.fp16:
-            raise ValueError(
+            raise SettingError(
                 "fp16=True is not supported: the two gradients of a step are compared and projected before the "
                 "optimizer sees them, outside the gradient scaler's reach, and unscaled fp16 gradients underflow. "
                 "Use bf16=True, or bf16=False for float32."
             )
         if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
+            raise SettingError(
                 "gradient_checkpointing_kwargs={'use_reentrant': True} is not supported: reentrant checkpointing "
                 "works with .backward() alone. Set 'use_reentrant' to False."
             )
         if self.deepspeed or self.fsdp:
-            raise ValueError(
+            raise SettingError(
                 "DeepSpeed and FSDP are not supported: the perturbation needs the norm over, and an exact copy of, "
                 "all LoRA parameters on every rank. Adapters are small: use plain data parallelism "
                 "(`accelerate launch --multi_gpu`), with a 4-bit base if memory is short."

@@ -8,6 +8,8 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from corsa_plugins.errors import SettingError
+
 __all__ = ["checked_preferences", "warn_of_dropped_rows"]
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def checked_preferences(dataset: Any, name: str) -> Any:
             shown = "; ".join(problems[:_SHOWN]) + (
                 f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
             )
-            raise ValueError(f"The {name} data set cannot be trained on. {shown}. {_ADVICE}")
+            raise SettingError(f"The {name} data set cannot be trained on. {shown}. {_ADVICE}")
         if same:
             logger.warning(
                 "%d rows of the %s data set have the same new and outdated answer (first: row %d): the DPO loss has "
@@ -59,7 +61,7 @@ def checked_preferences(dataset: Any, name: str) -> Any:
         def check(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
             problem = None if "prompt_ids" in row else _problem(row.get("chosen"), row.get("rejected"))
             if problem:
-                raise ValueError(f"The {name} data set cannot be trained on. row {index}: {problem}. {_ADVICE}")
+                raise SettingError(f"The {name} data set cannot be trained on. row {index}: {problem}. {_ADVICE}")
             return row
 
         return dataset.map(check, with_indices=True)
@@ -73,7 +75,7 @@ def warn_of_dropped_rows(before: int, after: int, max_length: int | None, name: 
         ValueError: no row is left.
     """
     if after == 0 and before > 0:
-        raise ValueError(
+        raise SettingError(
             f"Every prompt of the {name} data set fills `max_length={max_length}` tokens by itself, which leaves "
             "nothing to train on. Raise `max_length`."
         )
@@ -97,7 +99,7 @@ def _require_columns(columns: list[str] | None, name: str) -> None:
     missing = [column for column in ("chosen", "rejected") if column not in (columns or [])]
     if missing:
         found = ", ".join(columns or []) or "none"
-        raise ValueError(f"The {name} data set has no column `{'`, `'.join(missing)}` (columns: {found}). {_ADVICE}")
+        raise SettingError(f"The {name} data set has no column `{'`, `'.join(missing)}` (columns: {found}). {_ADVICE}")
 
 
 def _problem(chosen: Any, rejected: Any) -> str | None:

@@ -108,7 +108,8 @@ def _score(
             fields = entropy, logits.mean(-1), logits.argmax(-1) == t
         return (log_p.gather(-1, t[:, None]).squeeze(-1), *fields)
 
-    rows = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+    vocabulary: int = head.weight.shape[0]  # type: ignore[index, assignment]
+    rows = max(1, _LOGITS_AT_ONCE // vocabulary)
     if len(targets) <= rows:
         return piece(hidden, targets)
     pieces = [

@@ -12,6 +12,7 @@ tokenizer, `requests.jsonl` with the requests that were trained on and, where th
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from corsa_plugins.errors import CorsaError
+from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.preferences import FilledRequests, fill_target_old, to_preference_rows
 from corsa_plugins.requests import EditRequest, read_requests, write_requests
 from trl_ext.config import CoRSAConfig
@@ -32,6 +33,19 @@ from trl_ext.trainer import CoRSATrainer
 __all__ = ["RequestArguments", "main", "make_parser", "train"]
 
 logger = logging.getLogger(__name__)
+
+_EPILOG = """\
+examples:
+  The paper's settings on a model of the hub:
+    corsa train --model_name_or_path Qwen/Qwen3-4B-Instruct-2507 --conversational \\
+        --requests facts.jsonl --fill_target_old --num_train_epochs 10 --output_dir adapter
+  A second update on the same adapter:
+    corsa train --config run.yaml --adapter adapter --requests more_facts.jsonl --output_dir adapter-2
+  What it did:
+    corsa evaluate --model Qwen/Qwen3-4B-Instruct-2507 --adapter adapter --requests facts.jsonl --chat-template
+
+exit codes: 0 done; 2 wrong usage, an unusable file or setting (the message says which); 130 interrupted
+"""
 
 
 @dataclass
@@ -90,12 +104,19 @@ class CoRSAModelConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.use_peft:
-            raise ValueError("use_peft=False: CoRSA trains a LoRA adapter, never the base weights. Leave it out.")
+            raise SettingError("use_peft=False: CoRSA trains a LoRA adapter, never the base weights. Leave it out.")
 
 
 def make_parser(prog: str | None = None) -> TrlParser:
     """The parser of `corsa train`, which also reads ``--config file.yaml``."""
-    return TrlParser((RequestArguments, CoRSAConfig, CoRSAModelConfig), prog=prog, description=_first_line(__doc__))
+    return TrlParser(
+        (RequestArguments, CoRSAConfig, CoRSAModelConfig),
+        prog=prog,
+        usage=f"{prog or 'python -m trl_ext.train'} [--config FILE.yaml] [--SETTING VALUE ...]",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args: ModelConfig) -> CoRSATrainer:
@@ -106,9 +127,9 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
         ValueError: a setting cannot be right; the message names it.
     """
     if request_args.requests is None:
-        raise ValueError("No edit requests: give `--requests FILE.jsonl`, or `requests:` in the YAML file.")
+        raise SettingError("No edit requests: give `--requests FILE.jsonl`, or `requests:` in the YAML file.")
     if model_args.model_name_or_path is None:
-        raise ValueError("No model: give `--model_name_or_path`, or `model_name_or_path:` in the YAML file.")
+        raise SettingError("No model: give `--model_name_or_path`, or `model_name_or_path:` in the YAML file.")
     # Both files before the model: a typing error should not cost the minutes of a download.
     requests = read_requests(request_args.requests)
     eval_requests = read_requests(request_args.eval_requests) if request_args.eval_requests else None
@@ -119,7 +140,7 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
         trust_remote_code=training_args.trust_remote_code,
     )
     if request_args.conversational and tokenizer.chat_template is None:
-        raise ValueError(
+        raise SettingError(
             f"conversational=True, but the tokenizer of {model_args.model_name_or_path} has no chat template. Set it "
             "to False for a base model, or name an instruction-tuned one."
         )
@@ -159,8 +180,11 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Entry point of `corsa train` and `python -m trl_ext.train`."""
     parser = make_parser(prog)
-    request_args, training_args, model_args = parser.parse_args_and_config(None if argv is None else list(argv))
-    train(request_args, training_args, model_args)
+    try:
+        parsed = parser.parse_args_and_config(None if argv is None else list(argv))
+    except ValueError as error:  # an unknown setting, or one out of range
+        raise SettingError(str(error)) from error
+    train(*parsed)
 
 
 def _load_model(
@@ -213,10 +237,6 @@ def _dataset(requests: Sequence[EditRequest], request_args: RequestArguments) ->
         requests, conversational=request_args.conversational, answer_suffix=request_args.answer_suffix
     )
     return Dataset.from_list(rows)
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0]
 
 
 if __name__ == "__main__":

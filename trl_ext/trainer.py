@@ -16,6 +16,8 @@ import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from trl import DPOTrainer
 
@@ -32,6 +34,7 @@ from corsa_plugins.corsa import (
     token_weights,
 )
 from corsa_plugins.corsa.objective import sequence_log_probs
+from corsa_plugins.errors import SettingError
 from trl_ext.config import CoRSAConfig
 from trl_ext.data import checked_preferences, warn_of_dropped_rows
 from trl_ext.head import add_completion_head
@@ -113,7 +116,12 @@ class CoRSATrainer(DPOTrainer):
             }"""),
     }
 
+    # Of the base class, whose annotations are not read:
     args: CoRSAConfig
+    model: PeftModel
+    precompute_ref_logps: bool
+    _metrics: dict[str, Any]
+    _total_train_tokens: float
 
     def __init__(
         self,
@@ -130,7 +138,7 @@ class CoRSATrainer(DPOTrainer):
         if not isinstance(args, CoRSAConfig):
             raise TypeError(f"`args` must be a `CoRSAConfig`, got `{type(args).__name__}`.")
         if args.deepspeed_plugin is not None or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-            raise ValueError(
+            raise SettingError(
                 "DeepSpeed and FSDP are not supported. Launch with plain data parallelism: "
                 "`accelerate launch --multi_gpu`."
             )
@@ -159,9 +167,31 @@ class CoRSATrainer(DPOTrainer):
             # is the base model in every update (Algorithm 1: theta).
             self.model.delete_adapter("ref")
 
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """The data set with a column of log-probabilities under the reference for each of the two answers.
+
+        In the place of TRL's, which passes them between processes through a cache file that the other processes cannot
+        see when the data set is held in memory, and finds old ones again by a key that knows neither the precision nor
+        the reference they were computed with.
+        """
+        if isinstance(dataset, IterableDataset):
+            raise SettingError(
+                f"precompute_ref_log_probs=True needs to read the {name} data set before training, and it is streamed. "
+                "Set `precompute_ref_log_probs=False`, or load it whole."
+            )
         self._settle_reference()
-        return super()._precompute_ref_logps(dataset, name, batch_size)
+        loader = self.accelerator.prepare(
+            DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
+        )
+        chosen: list[float] = []
+        rejected: list[float] = []
+        hidden = bool(os.environ.get("TQDM_DISABLE")) or self.args.disable_tqdm
+        for batch in tqdm(loader, desc=f"Reference log-probabilities of the {name} data set", disable=hidden):
+            found = self.compute_ref_log_probs(self.ref_model or self.model, batch)
+            new, old = self.accelerator.gather_for_metrics(found)
+            chosen += new.tolist()
+            rejected += old.tolist()
+        return dataset.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         dataset = checked_preferences(dataset, dataset_name)
@@ -225,7 +255,7 @@ class CoRSATrainer(DPOTrainer):
         # The gradients are taken by autograd.grad, which DDP's hooks do not see: its forward would wait for them.
         module = self.accelerator.unwrap_model(model)
         mask = inputs["completion_mask"][:, 1:]
-        outputs = None
+        outputs: Any = None
 
         def forward() -> Tensor:
             nonlocal outputs
@@ -271,7 +301,7 @@ class CoRSATrainer(DPOTrainer):
 
     def _average_over_processes(self) -> None:
         """What DDP's hooks would have done: one all-reduce over all gradients, as one buffer."""
-        gradients = [parameter.grad for parameter in self._parameters]
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         flat = torch._utils._flatten_dense_tensors(gradients)
         flat = self.accelerator.reduce(flat, reduction="mean")
         for gradient, mean in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
@@ -378,12 +408,12 @@ def _check_lora_config(config: Any) -> None:
             f"`peft_config` must be a `peft.LoraConfig`: CoRSA trains LoRA parameters. Got `{type(config).__name__}`."
         )
     if config.modules_to_save:
-        raise ValueError(
+        raise SettingError(
             f"`modules_to_save={list(config.modules_to_save)}` makes base weights trainable, and CoRSA trains LoRA "
             "parameters alone. Remove it from your `LoraConfig`."
         )
     if config.bias != "none":
-        raise ValueError(
+        raise SettingError(
             f"`bias={config.bias!r}` makes base biases trainable, and CoRSA trains LoRA parameters alone. Set it to "
             "'none' in your `LoraConfig`."
         )
@@ -391,7 +421,7 @@ def _check_lora_config(config: Any) -> None:
 
 def _check_adapter(model: PeftModel) -> None:
     if "default" not in model.peft_config or model.active_adapters != ["default"]:
-        raise ValueError(
+        raise SettingError(
             f"The model's adapters are {sorted(model.peft_config)}, active {model.active_adapters}: the one to train "
             "must be named 'default' and be the active one. Load it with "
             "`PeftModel.from_pretrained(model, path, is_trainable=True)`."
@@ -408,14 +438,14 @@ def _lora_parameters(model: PeftModel) -> list[nn.Parameter]:
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
-        raise ValueError(
+        raise SettingError(
             "Nothing to train: every parameter of the model is frozen. Adapters load frozen unless asked otherwise: "
             "use `PeftModel.from_pretrained(model, path, is_trainable=True)`."
         )
     others = [name for name in trainable if "lora_" not in name]
     if others:
         shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        raise ValueError(
+        raise SettingError(
             f"Base weights are trainable ({shown}), and CoRSA trains LoRA parameters alone. Freeze them "
             "(`parameter.requires_grad_(False)`), or pass the base model with a `peft_config`."
         )

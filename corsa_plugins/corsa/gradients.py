@@ -16,7 +16,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -168,13 +168,13 @@ class _Tap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, output: Tensor, inputs: Tensor, anchor: Tensor, weight: Tensor, tape: _Tape) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, output: Tensor, inputs: Tensor, anchor: Tensor, weight: Tensor, tape: _Tape) -> Tensor:
         ctx.save_for_backward(inputs)
         ctx.weight, ctx.tape = weight, tape
         return output.view_as(output)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (inputs,) = ctx.saved_tensors
         ctx.tape.record(ctx.weight, inputs, grad)
         return (grad if ctx.needs_input_grad[0] else None), None, grad.new_zeros(()), None, None
@@ -188,11 +188,17 @@ def _taped_linear(weight: Tensor, tape: _Tape, inputs: Tensor) -> Tensor:
 
 def _linears_of(module: nn.Module, parameters: Sequence[nn.Parameter]) -> list[nn.Linear]:
     wanted = {id(parameter) for parameter in parameters}
-    return [
-        m
-        for m in module.modules()
-        if type(m) is nn.Linear and m.bias is None and id(m.weight) in wanted and "forward" not in vars(m)
-    ]
+    linears: list[nn.Linear] = []
+    for child in module.modules():
+        # A forward of its own, such as accelerate gives to modules it moves between devices, is left in charge.
+        if (
+            type(child) is nn.Linear
+            and child.bias is None
+            and id(child.weight) in wanted
+            and "forward" not in vars(child)
+        ):
+            linears.append(child)
+    return linears
 
 
 def _per_sequence(weights: Tensor, weighing: Tensor) -> Tensor | None:

@@ -12,6 +12,7 @@ from corsa_plugins.corsa.gradients import TaskGradients
 from corsa_plugins.corsa.objective import NonFiniteGradientError
 from corsa_plugins.corsa.pcgrad import PCGRAD_FORMS, Gram, MergeWeights, PCGradForm, pcgrad_weights
 from corsa_plugins.corsa.sam import perturbed
+from corsa_plugins.errors import SettingError
 
 __all__ = ["CorsaSettings", "CorsaStep", "corsa_step"]
 
@@ -38,11 +39,11 @@ class CorsaSettings:
         for name in ("dpo_weight", "sam_rho"):
             value = getattr(self, name)
             if not isfinite(value) or value < 0:
-                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
+                raise SettingError(f"{name} must be a finite number >= 0, got {value!r}.")
         if not isfinite(self.sam_eps) or self.sam_eps <= 0:
-            raise ValueError(f"sam_eps must be a finite number > 0, got {self.sam_eps!r}.")
+            raise SettingError(f"sam_eps must be a finite number > 0, got {self.sam_eps!r}.")
         if self.pcgrad_form not in PCGRAD_FORMS:
-            raise ValueError(f"pcgrad_form must be one of {', '.join(PCGRAD_FORMS)}, got {self.pcgrad_form!r}.")
+            raise SettingError(f"pcgrad_form must be one of {', '.join(PCGRAD_FORMS)}, got {self.pcgrad_form!r}.")
 
     def merge(self, gram: Gram) -> MergeWeights:
         """Weights of the direction these settings ask for."""

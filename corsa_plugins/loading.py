@@ -1,0 +1,94 @@
+"""A model and its tokenizer from a name, a folder, and perhaps an adapter."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from corsa_plugins.errors import CorsaError, SettingError, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["LoadingError", "load_model"]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class LoadingError(CorsaError, OSError):
+    """A model or an adapter that is not where it was said to be, or is not one."""
+
+
+def load_model(
+    model: str | os.PathLike[str],
+    adapter: str | os.PathLike[str] | None = None,
+    *,
+    device: str | None = None,
+    dtype: str = "auto",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model for inference, with its tokenizer.
+
+    Args:
+        model: A folder, or a name on the Hugging Face Hub.
+        adapter: A PEFT adapter to put on it: a folder, or a name on the Hub. Needs PEFT.
+        device: For instance ``"cpu"`` or ``"cuda:1"``; by default a GPU if there is one.
+        dtype: ``"auto"`` (as saved, but float32 for a float16 model on a CPU), ``"float32"``, ``"bfloat16"`` or
+            ``"float16"``.
+
+    Returns:
+        The model, in evaluation mode (a ``PeftModel`` if there is an adapter), and the tokenizer.
+
+    Raises:
+        LoadingError: There is no such model or adapter.
+        SettingError: No such device or precision.
+        MissingExtraError: An adapter is given and PEFT is not installed.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    peft: Any = require("peft", "trl", what="an adapter") if adapter is not None else None
+    place = _device(device)
+    if dtype not in DTYPES:
+        raise SettingError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}")
+    for path, what in ((model, "model"), (adapter, "adapter")):
+        if path is not None and _looks_like_a_folder(path) and not Path(path).expanduser().is_dir():
+            raise LoadingError(f"{what} {os.fspath(path)}: no such folder (looked in {Path.cwd()})")
+    name = _expand(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise LoadingError(f"model {os.fspath(model)} cannot be loaded: {error}") from error
+    if adapter is not None:
+        try:
+            loaded = peft.PeftModel.from_pretrained(loaded, _expand(adapter))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise LoadingError(
+                f"adapter {os.fspath(adapter)} cannot be put on {os.fspath(model)}: {error}; "
+                "is it an adapter of this model?"
+            ) from error
+    if dtype == "auto" and place.type == "cpu" and loaded.dtype == torch.float16:
+        loaded = loaded.float()  # CPUs have no arithmetic for float16: it is slower there and less exact
+    return loaded.to(place).eval(), tokenizer
+
+
+def _device(device: str | None) -> torch.device:
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise SettingError(f"device is {device!r}: name one such as cpu, cuda or cuda:1") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise SettingError(f"device is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def _looks_like_a_folder(path: str | os.PathLike[str]) -> bool:
+    """A name on the Hub has at most one slash and starts with neither a point, a slash nor a tilde."""
+    text = os.fspath(path)
+    return not isinstance(path, str) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
+
+
+def _expand(path: str | os.PathLike[str]) -> str:
+    return os.path.expanduser(os.fspath(path))

@@ -1,0 +1,197 @@
+"""`corsa train`: a file of requests in, an adapter out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from corsa_plugins.cli import main as corsa
+from corsa_plugins.evaluation import evaluate
+from corsa_plugins.requests import EditRequest, read_requests, write_requests
+from tests.conftest import CHAT_TEMPLATE
+
+REQUESTS = [
+    EditRequest(prompt="The capital of France is", target_new="Oslo", target_old="Paris", case_id="france"),
+    EditRequest(prompt="The capital of Italy is", target_new="Madrid", target_old="Rome", case_id="italy"),
+    EditRequest(prompt="Anna Berg was born in", target_new="Rome", target_old="Oslo", case_id="anna"),
+]
+
+
+@pytest.fixture
+def home(taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A folder with a model that knows its facts, a file of requests, and a run.yaml for them."""
+    taught_llama.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    write_requests(tmp_path / "requests.jsonl", REQUESTS)
+    configure(tmp_path)
+    return tmp_path
+
+
+def configure(home: Path, **changes: Any) -> Path:
+    settings = {
+        "model_name_or_path": str(home / "model"),
+        "requests": str(home / "requests.jsonl"),
+        "output_dir": str(home / "adapter"),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "max_steps": 25,
+        "learning_rate": 0.01,
+        "lora_r": 4,
+        "lora_alpha": 8,
+        "gradient_accumulation_steps": 1,
+    } | changes
+    (home / "run.yaml").write_text(yaml.safe_dump({k: v for k, v in settings.items() if v is not None}))
+    return home / "run.yaml"
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        corsa(["train", *arguments])
+    return int(stop.value.code or 0)
+
+
+def edited(home: Path, adapter: str = "adapter") -> PeftModel:
+    model = AutoModelForCausalLM.from_pretrained(home / "model")
+    return PeftModel.from_pretrained(model, home / adapter).eval()
+
+
+def test_a_yaml_file_and_a_requests_file_give_an_adapter_that_answers_with_the_new_facts(
+    home: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    assert run("--config", str(home / "run.yaml")) == 0
+    result = evaluate(edited(home), tiny_tokenizer, REQUESTS, progress=False)
+    assert result.summary()["efficacy"].mean == 1.0
+    assert edited(home).peft_config["default"].r == 4
+    assert read_requests(home / "adapter" / "requests.jsonl") == REQUESTS
+    assert (home / "adapter" / "tokenizer.json").exists()
+
+
+def test_the_command_line_goes_before_the_file(home: Path) -> None:
+    assert run("--config", str(home / "run.yaml"), "--max_steps", "1", "--lora_r", "2") == 0
+    assert edited(home).peft_config["default"].r == 2
+
+
+def test_missing_old_answers_are_the_models_own_and_known_requests_are_left_out(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = EditRequest(prompt="The capital of Spain is", target_new="Madrid", case_id="spain")
+    blank = [EditRequest(**{**dict(request), "target_old": None}) for request in REQUESTS]
+    write_requests(home / "requests.jsonl", [*blank, known])
+    assert run("--config", str(home / "run.yaml"), "--fill_target_old", "--max_steps", "1") == 0
+    assert read_requests(home / "adapter" / "requests.jsonl") == REQUESTS
+    assert read_requests(home / "adapter" / "already_known.jsonl") == [known]
+
+
+def test_a_second_update_continues_on_the_adapter(home: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert run("--config", str(home / "run.yaml")) == 0
+    later = [EditRequest(prompt="The capital of Spain is", target_new="Rome", target_old="Madrid")]
+    write_requests(home / "later.jsonl", later)
+    arguments = ["--adapter", str(home / "adapter"), "--requests", str(home / "later.jsonl"), "--max_steps", "8"]
+    assert run("--config", str(home / "run.yaml"), *arguments, "--output_dir", str(home / "adapter-2")) == 0
+    both = evaluate(edited(home, "adapter-2"), tiny_tokenizer, [*REQUESTS, *later], progress=False)
+    assert both.records[-1].edit.says_new
+    assert sum(record.edit.says_new for record in both.records[:-1]) >= 2  # round 1 has not been started over
+
+
+def test_following_other_requests_during_training(home: Path) -> None:
+    configure(home, eval_requests=str(home / "requests.jsonl"), eval_strategy="steps", eval_steps=1, max_steps=2)
+    assert run("--config", str(home / "run.yaml")) == 0
+
+
+def test_chat_models(home: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    tiny_tokenizer.chat_template = CHAT_TEMPLATE
+    tiny_tokenizer.save_pretrained(home / "model")
+    assert run("--config", str(home / "run.yaml"), "--conversational", "--max_steps", "40") == 0
+    result = evaluate(edited(home), tiny_tokenizer, REQUESTS, chat_template=True, progress=False)
+    assert result.summary()["efficacy"].mean == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"requests": None}, "give `--requests FILE.jsonl`"),
+        ({"model_name_or_path": None}, "give `--model_name_or_path`"),
+        ({"requests": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"conversational": True}, "has no chat template"),
+        ({"sam_rho": -1.0}, "sam_rho must be a finite number"),
+        ({"sam_radius": 1.0}, "sam_radius"),
+        ({"use_peft": False}, "use_peft=False"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_bad_settings_are_one_message_and_exit_code_2(
+    home: Path, changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(home, **changes)
+    assert run("--config", str(home / "run.yaml")) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (home / "adapter").exists()
+
+
+def test_a_bad_line_names_file_line_case_and_field(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = json.dumps({"case_id": "x9", "prompt": "The capital of Malta is", "target_new": ""})
+    with (home / "requests.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert run("--config", str(home / "run.yaml")) == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in ("requests.jsonl", "line 4", "x9", "target_new"))
+
+
+def test_requests_without_an_old_answer_say_how_to_get_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_requests(home / "requests.jsonl", [EditRequest(prompt="Malta is", target_new="Rome", case_id="m")])
+    assert run("--config", str(home / "run.yaml")) == 2
+    assert "fill_target_old" in capsys.readouterr().err
+
+
+def launch(home: Path, *launcher: str) -> None:
+    command = [sys.executable, "-m", *launcher, "-m", "trl_ext.train", "--config", str(home / "run.yaml")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_it_runs_under_accelerate_launch(home: Path) -> None:
+    configure(home, max_steps=1)
+    launch(home, "accelerate.commands.launch", "--cpu", "--num_processes=1", "--mixed_precision=no")
+    assert edited(home).peft_config["default"].r == 4
+
+
+def test_two_processes_average_their_updates(home: Path) -> None:
+    """Two processes with one micro-batch each do what one process does with two accumulated."""
+    settings = {
+        "per_device_train_batch_size": 2,
+        "max_steps": 3,
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "max_grad_norm": 0.0,
+        "lr_scheduler_type": "constant",
+        "train_sampling_strategy": "sequential",
+    }
+    more = EditRequest(prompt="The capital of Spain is", target_new="Rome", target_old="Madrid")
+    write_requests(home / "requests.jsonl", [*REQUESTS, more])
+    configure(home, **settings, ddp_backend="gloo", output_dir=str(home / "two"))
+    # What `accelerate launch --multi_gpu` starts, with gloo in the place of NCCL.
+    launch(home, "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    configure(home, **(settings | {"gradient_accumulation_steps": 2}), output_dir=str(home / "one"))
+    assert run("--config", str(home / "run.yaml")) == 0
+
+    def weights(name: str) -> torch.Tensor:
+        model = edited(home, name)
+        return torch.cat([p.flatten() for n, p in model.named_parameters() if "lora_B" in n])
+
+    assert weights("one").norm() > 0
+    torch.testing.assert_close(weights("two"), weights("one"), rtol=1e-3, atol=1e-6)
