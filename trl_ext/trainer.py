@@ -120,6 +120,8 @@ class CoRSATrainer(DPOTrainer):
     args: CoRSAConfig
     model: PeftModel
     precompute_ref_logps: bool
+    train_dataset: Any
+    eval_dataset: Any
     _metrics: dict[str, Any]
     _total_train_tokens: float
 
@@ -148,24 +150,46 @@ class CoRSATrainer(DPOTrainer):
             peft_config = peft_config if peft_config is not None else paper_lora_config()
             _check_lora_config(peft_config)
 
-        self.args = args  # `_prepare_dataset`, which runs inside, reads it
-        super().__init__(model, ref_model, args, *positional, peft_config=peft_config, **kwargs)
+        precompute = args.precompute_ref_log_probs
+        # DPOTrainer would do it in its own constructor, against its own reference, and to name a cache file it would
+        # hash every weight of the model first: a minute for 8 billion of them.
+        args.precompute_ref_log_probs = False
+        try:
+            super().__init__(model, ref_model, args, *positional, peft_config=peft_config, **kwargs)
+        finally:
+            args.precompute_ref_log_probs = precompute
+        if self._is_vision_dataset:
+            raise SettingError("The data set holds images: CoRSA trains language models on text.")
 
-        self._settle_reference()
         self._settings = args.corsa_settings()
         self._parameters = _lora_parameters(self.model)
+        self._settle_reference()
         self._linearization = self._choose_linearization()
+        self.precompute_ref_logps = precompute
+        if precompute:
+            self._precompute_all()
 
     # ---- Before training ----
 
     def _settle_reference(self) -> None:
-        """Make the base model the reference, and give the model our head. Runs before the first reference forward."""
-        base = self.model.get_base_model()
-        add_completion_head(base)
+        """Make the base model the reference, and give the model our head."""
+        add_completion_head(self.model.get_base_model())
         if self.args.reference == "base" and "ref" in self.model.peft_config:
             # DPOTrainer copies an adapter that is passed in and makes the copy the reference; the paper's reference
             # is the base model in every update (Algorithm 1: theta).
             self.model.delete_adapter("ref")
+
+    def _precompute_all(self) -> None:
+        train_size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
+        eval_size = self.args.precompute_ref_batch_size or self.args.per_device_eval_batch_size
+        self.train_dataset = self._precompute_ref_logps(self.train_dataset, "train", train_size)
+        if isinstance(self.eval_dataset, dict):
+            self.eval_dataset = {
+                name: self._precompute_ref_logps(dataset, name, eval_size)
+                for name, dataset in self.eval_dataset.items()
+            }
+        elif self.eval_dataset is not None:
+            self.eval_dataset = self._precompute_ref_logps(self.eval_dataset, "eval", eval_size)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """The data set with a column of log-probabilities under the reference for each of the two answers.
@@ -179,7 +203,6 @@ class CoRSATrainer(DPOTrainer):
                 f"precompute_ref_log_probs=True needs to read the {name} data set before training, and it is streamed. "
                 "Set `precompute_ref_log_probs=False`, or load it whole."
             )
-        self._settle_reference()
         loader = self.accelerator.prepare(
             DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
         )

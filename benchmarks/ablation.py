@@ -1,0 +1,129 @@
+"""The paper's ablation (papers/corsa.md, Table 9) on the testbed: what each part of CoRSA adds.
+
+    python -m benchmarks.ablation [--seeds 0 1 2] [--output runs/ablation]
+
+Two rounds of 100 edits on one adapter, for every method with the same adapter, data, learning rate, epochs and order.
+A seed decides which facts are edited to what, the adapter's initial values, and the order of the data. Results are
+appended to `results.jsonl` as they come; a stopped run goes on where it was, and several may share a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from corsa_plugins.evaluation import Evaluation
+from corsa_plugins.testbed import load_testbed
+from trl_ext.demo import run_method
+from trl_ext.rounds import ABLATION, TESTBED_SETTINGS, Method
+
+# Student's t, 97.5 %, by degrees of freedom: the half-width of a 95 % interval over seeds.
+_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+COLUMNS = {
+    "efficacy": "efficacy",
+    "generality": "generality",
+    "retention": "old answers retained",
+    "untouched": "untouched facts",
+    "second generality": "generality of round 2",
+    "later generality": "generality of round 1 after round 2",
+    "forgetting": "forgetting of round 1",
+    "later retention": "old answers of round 1 after round 2",
+    "later untouched": "untouched facts after round 2",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
+    arguments = parser.parse_args(argv)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / "results.jsonl"
+    console = Console()
+    with Progress(console=console) as progress:
+        for seed in arguments.seeds:
+            for method in ABLATION:
+                if (method.name, seed) not in {(row["method"], row["seed"]) for row in _read(path)}:
+                    row = measure(method, seed, progress)
+                    with path.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+    rows = [row for row in _read(path) if row["seed"] in arguments.seeds]
+    wide = console if console.is_terminal else Console(width=200)
+    wide.print(table(rows))
+
+
+def measure(method: Method, seed: int, progress: Progress) -> dict[str, float | str | int]:
+    """Both rounds of one method and seed: shares in [0, 1], and seconds of training."""
+    testbed = load_testbed()
+    plan = testbed.world.edit_rounds(n_rounds=2, size=100, seed=seed, untouched=500)
+    with tempfile.TemporaryDirectory() as folder:
+        result = run_method(testbed, method, plan.rounds, plan.untouched, Path(folder), seed, progress)
+    first, later, second = (_means(e) for e in (result.first, result.first_later, result.second))
+    return {
+        "method": method.name,
+        "seed": seed,
+        "efficacy": first["efficacy"],
+        "generality": first["generality"],
+        "retention": first["old_retention"],
+        "untouched": first["untouched"],
+        "second generality": second["generality"],
+        "later generality": later["generality"],
+        "forgetting": first["generality"] - later["generality"],
+        "later retention": later["old_retention"],
+        "later untouched": later["untouched"],
+        "seconds": result.seconds,
+    }
+
+
+def table(rows: Sequence[dict[str, float | str]]) -> Table:
+    """A row for each method: the mean over seeds with the half-width of its 95 % interval, in percent."""
+    seeds = sorted({row["seed"] for row in rows})
+    names = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
+    settings = ", ".join(f"{k} {v}" for k, v in TESTBED_SETTINGS.items() if not isinstance(v, bool))
+    found = Table(
+        title=f"Testbed, two rounds of 100 edits, seeds {seeds}; {settings}; "
+        f"{', '.join(' '.join(item) for item in names.items())}; {torch.get_num_threads()} threads",
+        title_style="",
+    )
+    found.add_column("percent, mean ± 95 % over seeds")
+    for heading in COLUMNS.values():
+        found.add_column(heading, justify="right")
+    for method in ABLATION:
+        of_method = [row for row in rows if row["method"] == method.name]
+        if of_method:
+            found.add_row(method.name, *(_cell([float(row[key]) for row in of_method]) for key in COLUMNS))
+    return found
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean = 100 * statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.1f}"
+    half = _T.get(len(values) - 1, 1.96) * 100 * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{mean:.1f} ± {half:.1f}"
+
+
+def _means(evaluation: Evaluation) -> dict[str, float]:
+    return {name: interval.mean for name, interval in evaluation.summary().items()}
+
+
+def _read(path: Path) -> list[dict[str, float | str]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+if __name__ == "__main__":
+    main()
