@@ -13,20 +13,16 @@ import argparse
 import json
 import math
 import statistics
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from corsa_plugins.evaluation import Evaluation
-from corsa_plugins.testbed import load_testbed
-from trl_ext.demo import run_method
-from trl_ext.rounds import ABLATION, TESTBED_SETTINGS, Method
+from trl_ext.rounds import ABLATION, TESTBED_SETTINGS, Job, JobResult, run_jobs
 
 # Student's t, 97.5 %, by degrees of freedom: the half-width of a 95 % interval over seeds.
 _T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -52,28 +48,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "results.jsonl"
     console = Console()
+    done = {(row["method"], row["seed"]) for row in _read(path)}
+    jobs = [
+        Job(method, seed, 100, arguments.output / f"seed-{seed}" / method.folder)
+        for seed in arguments.seeds
+        for method in ABLATION
+        if (method.name, seed) not in done
+    ]
     with Progress(console=console) as progress:
-        for seed in arguments.seeds:
-            for method in ABLATION:
-                if (method.name, seed) not in {(row["method"], row["seed"]) for row in _read(path)}:
-                    row = measure(method, seed, progress)
-                    with path.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(row) + "\n")
+        bars = {id(job): progress.add_task(f"{job.method.name}, seed {job.seed}", total=1.0) for job in jobs}
+        for result in run_jobs(jobs, lambda job, share, _: progress.update(bars[id(job)], completed=share)):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_row(result)) + "\n")
     rows = [row for row in _read(path) if row["seed"] in arguments.seeds]
     wide = console if console.is_terminal else Console(width=200)
     wide.print(table(rows))
 
 
-def measure(method: Method, seed: int, progress: Progress) -> dict[str, float | str | int]:
-    """Both rounds of one method and seed: shares in [0, 1], and seconds of training."""
-    testbed = load_testbed()
-    plan = testbed.world.edit_rounds(n_rounds=2, size=100, seed=seed, untouched=500)
-    with tempfile.TemporaryDirectory() as folder:
-        result = run_method(testbed, method, plan.rounds, plan.untouched, Path(folder), seed, progress)
+def _row(result: JobResult) -> dict[str, float | str | int]:
+    """One method and seed: shares in [0, 1], and seconds of training."""
     first, later, second = (_means(e) for e in (result.first, result.first_later, result.second))
     return {
-        "method": method.name,
-        "seed": seed,
+        "method": result.job.method.name,
+        "seed": result.job.seed,
         "efficacy": first["efficacy"],
         "generality": first["generality"],
         "retention": first["old_retention"],
@@ -94,7 +91,7 @@ def table(rows: Sequence[dict[str, float | str]]) -> Table:
     settings = ", ".join(f"{k} {v}" for k, v in TESTBED_SETTINGS.items() if not isinstance(v, bool))
     found = Table(
         title=f"Testbed, two rounds of 100 edits, seeds {seeds}; {settings}; "
-        f"{', '.join(' '.join(item) for item in names.items())}; {torch.get_num_threads()} threads",
+        f"{', '.join(' '.join(item) for item in names.items())}; one CPU thread each",
         title_style="",
     )
     found.add_column("percent, mean ± 95 % over seeds")

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import queue
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 import transformers
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
+from corsa_plugins.evaluation import Evaluation, evaluate, save_evaluation
 from corsa_plugins.preferences import to_preference_rows
 from corsa_plugins.requests import EditRequest
+from corsa_plugins.testbed import LoraDefaults, load_testbed
 from trl_ext.config import CoRSAConfig
 from trl_ext.trainer import CoRSATrainer
 
-__all__ = ["ABLATION", "CORSA", "LORA_SFT", "TESTBED_SETTINGS", "Method", "train_update"]
+__all__ = [
+    "ABLATION",
+    "CORSA",
+    "LORA_SFT",
+    "TESTBED_SETTINGS",
+    "Job",
+    "JobResult",
+    "Method",
+    "run_jobs",
+    "train_update",
+]
 
-# The paper's adapter and batch (A.2). The learning rate and the number of epochs are the testbed's: with them LoRA SFT
-# has just learnt 95 % of its edits. Every method gets the same ones.
+_DEFAULTS = LoraDefaults()
+
+#: The testbed's own settings, for every method alike. The adapter is `paper_lora_config`, the trainer's default.
 TESTBED_SETTINGS: Mapping[str, Any] = {
-    "learning_rate": 5e-4,
-    "num_train_epochs": 20,
-    "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 4,
+    "learning_rate": _DEFAULTS.learning_rate,
+    "num_train_epochs": _DEFAULTS.epochs,
+    "per_device_train_batch_size": _DEFAULTS.batch_size,
+    "gradient_accumulation_steps": _DEFAULTS.accumulation,
     "gradient_checkpointing": False,
     "bf16": False,
     "use_cpu": True,
@@ -40,6 +60,11 @@ class Method:
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The name as a folder is named."""
+        return "-".join("".join(c if c.isalnum() else " " for c in self.name.lower()).split())
 
 
 LORA_SFT = Method("LoRA SFT", {"dpo_weight": 0.0, "sam_rho": 0.0})
@@ -80,7 +105,7 @@ def train_update(
     """
     config: dict[str, Any] = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": 10}
     config |= {**settings, **method.settings, "output_dir": str(output_dir), "seed": seed}
-    with _quiet():
+    with quiet():
         trainer = CoRSATrainer(
             model=model,
             args=CoRSAConfig(**config),
@@ -94,6 +119,114 @@ def train_update(
     return trainer
 
 
+@dataclass(frozen=True)
+class Job:
+    """Two updates on one adapter by one method.
+
+    Attributes:
+        seed: which facts are edited to what, the adapter's initial values, and the order of the data.
+        size: edits in a round.
+        output: gets the adapter of each round and every evaluation with its records.
+    """
+
+    method: Method
+    seed: int
+    size: int
+    output: Path
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job did to the testbed.
+
+    Attributes:
+        first: round 1 (and the untouched facts) right after round 1.
+        first_later: round 1 (and the untouched facts) after round 2.
+        second: round 2 right after it.
+        seconds: time spent training, both rounds.
+    """
+
+    job: Job
+    first: Evaluation
+    first_later: Evaluation
+    second: Evaluation
+    seconds: float
+
+
+Report = Callable[[Job, float, str], None]
+
+
+def run_jobs(jobs: Sequence[Job], report: Report | None = None) -> Iterator[JobResult]:
+    """Run jobs side by side, a process for each core, and yield the results as they come.
+
+    The testbed is so small that a second thread does nothing for it, and a second process halves the time.
+
+    Args:
+        report: called in this process with a job, the share of it that is done, and what it is doing.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers = max(1, min(len(jobs), os.cpu_count() or 1))
+    with context.Manager() as manager:
+        news = manager.Queue()
+        with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            running = {pool.submit(_run_job, index, job, news) for index, job in enumerate(jobs)}
+            try:
+                while running:
+                    finished, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    _pass_on(news, jobs, report)
+                    for future in finished:
+                        yield future.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pass_on(news: Any, jobs: Sequence[Job], report: Report | None) -> None:
+    while True:
+        try:
+            index, share, doing = news.get_nowait()
+        except queue.Empty:
+            return
+        if report is not None:
+            report(jobs[index], share, doing)
+
+
+_MOMENTS = {"first": "round 1 right after it", "first_later": "round 1 after round 2", "second": "round 2"}
+
+
+def _run_job(index: int, job: Job, news: Any) -> JobResult:
+    """Two updates on one adapter, measured after each."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of the frameworks, about each other
+    transformers.utils.logging.disable_progress_bar()
+    testbed = load_testbed()
+    plan = testbed.world.edit_rounds(n_rounds=2, size=job.size, seed=job.seed, untouched=500)
+    model: Any = testbed.model
+    seconds = 0.0
+    found: dict[str, Evaluation] = {}
+    for number, requests in enumerate(plan.rounds):
+
+        def on_step(share: float, number: int = number) -> None:
+            news.put((index, (number + share) / 2, f"round {number + 1}"))
+
+        started = time.monotonic()
+        folder = job.output / f"round-{number + 1}"
+        trainer = train_update(model, testbed.tokenizer, requests, job.method, folder, seed=job.seed, on_step=on_step)
+        seconds += time.monotonic() - started
+        model = trainer.model
+        news.put((index, (number + 1) / 2, "evaluating"))
+        for name in ("first",) if number == 0 else ("first_later", "second"):
+            found[name] = evaluate(
+                model,
+                testbed.tokenizer,
+                plan.rounds[1 if name == "second" else 0],
+                label=f"{job.method.name}, {_MOMENTS[name]}",
+                untouched=None if name == "second" else plan.untouched,
+                progress=False,
+            )
+            save_evaluation(found[name], job.output / f"evaluation-{name.replace('_', '-')}")
+    news.put((index, 1.0, "done"))
+    return JobResult(job, **found, seconds=seconds)
+
+
 class _Progress(TrainerCallback):
     def __init__(self, on_step: Callable[[float], None]):
         self.on_step = on_step
@@ -103,7 +236,7 @@ class _Progress(TrainerCallback):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the frameworks' bars and notices, which are about a single training among many."""
     verbosity = transformers.logging.get_verbosity()
     bars = datasets.utils.logging.is_progress_bar_enabled()

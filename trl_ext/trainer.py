@@ -243,9 +243,11 @@ class CoRSATrainer(DPOTrainer):
             if callable(getattr(self.optimizer, "train", None)):
                 self.optimizer.train()  # schedule-free optimizers
             inputs = self._with_reference(self._prepare_inputs(inputs))
+            # The gradients are taken by autograd.grad, which DDP's hooks do not see: its forward would wait for them.
+            module = self.accelerator.unwrap_model(model)
             losses: list[TokenWeights] = []
             try:
-                step = corsa_step(lambda: self._gradients(model, inputs, losses), self._parameters, self._settings)
+                step = corsa_step(lambda: self._gradients(module, inputs, losses), self._parameters, self._settings)
             except NonFiniteGradientError as error:
                 raise NonFiniteGradientError(
                     f"{error}, in step {self.state.global_step + 1}. The parameters are as they were after step "
@@ -272,11 +274,9 @@ class CoRSATrainer(DPOTrainer):
             inputs = {**inputs, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
         return inputs
 
-    def _gradients(self, model: nn.Module, inputs: dict[str, Any], losses: list[TokenWeights]) -> TaskGradients:
+    def _gradients(self, module: nn.Module, inputs: dict[str, Any], losses: list[TokenWeights]) -> TaskGradients:
         """Both task gradients at the parameters' current values, from one forward. Appends to ``losses``; the first
         evaluation of a step is the one that is logged."""
-        # The gradients are taken by autograd.grad, which DDP's hooks do not see: its forward would wait for them.
-        module = self.accelerator.unwrap_model(model)
         mask = inputs["completion_mask"][:, 1:]
         outputs: Any = None
 

@@ -33,9 +33,15 @@ class Gram:
     def of(cls, sft: Sequence[Tensor], dpo: Sequence[Tensor] | None) -> Gram:
         """Accumulated in float64: Algorithm 1 divides by the norm of a difference of nearly equal vectors when the
         gradients nearly oppose each other, and float32 sums would leave nothing but rounding there."""
-        if dpo is None:
-            return cls(_inner(sft, sft), 0.0, 0.0)
-        return cls(_inner(sft, sft), _inner(dpo, dpo), _inner(sft, dpo))
+        total: Tensor | None = None
+        for index, gradient in enumerate(sft):
+            g = _fine(gradient)
+            h = None if dpo is None else _fine(dpo[index])
+            zero = g.new_zeros(())
+            part = torch.stack([g @ g, zero if h is None else h @ h, zero if h is None else g @ h])
+            # A model split over devices has its adapters on several.
+            total = part if total is None else total + part.to(total.device)
+        return cls(0.0, 0.0, 0.0) if total is None else cls(*total.tolist())
 
     @property
     def cosine(self) -> float:
@@ -92,11 +98,6 @@ def pcgrad_weights(
     return MergeWeights(1.0 - dpo_weight * q, dpo_weight * (1.0 + p * q) - p)
 
 
-def _inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-    if not left:
-        return 0.0
+def _fine(gradient: Tensor) -> Tensor:
     # MPS has no float64; its float32 is the best there is.
-    dtype = torch.float32 if left[0].device.type == "mps" else torch.float64
-    parts = [torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype)) for a, b in zip(left, right, strict=True)]
-    home = parts[0].device  # a model split over devices has its adapters on several
-    return float(torch.stack([part.to(home) for part in parts]).sum())
+    return gradient.reshape(-1).to(torch.float32 if gradient.device.type == "mps" else torch.float64)
