@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from corsa_plugins.errors import require
 from corsa_plugins.evaluation import Evaluation
 from trl_ext.rounds import ABLATION, TESTBED_SETTINGS, Job, JobResult, run_jobs
 
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--plot", type=Path, help="draw the table as a picture (needs matplotlib)")
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "results.jsonl"
@@ -63,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [row for row in _read(path) if row["seed"] in arguments.seeds]
     wide = console if console.is_terminal else Console(width=200)
     wide.print(table(rows))
+    if arguments.plot:
+        plot(rows, arguments.plot)
 
 
 def _row(result: JobResult) -> dict[str, float | str | int]:
@@ -102,6 +106,31 @@ def table(rows: Sequence[dict[str, float | str]]) -> Table:
         if of_method:
             found.add_row(method.name, *(_cell([float(row[key]) for row in of_method]) for key in COLUMNS))
     return found
+
+
+def plot(rows: Sequence[dict[str, float | str]], path: Path) -> None:
+    """Bars of the mean over seeds, each seed a dot, readable without colour."""
+    require("matplotlib", "eval", what="--plot")
+    import matplotlib.pyplot as plt
+
+    shown = {"generality": "up", "retention": "down", "untouched": "up", "later generality": "up"}
+    methods = [method for method in ABLATION if any(row["method"] == method.name for row in rows)]
+    figure, panels = plt.subplots(1, len(shown), figsize=(11, 3.2), sharey=True)
+    for panel, (key, better) in zip(panels, shown.items(), strict=True):
+        for place, method in enumerate(reversed(methods)):
+            values = [100 * float(row[key]) for row in rows if row["method"] == method.name]
+            full = method.name.endswith("(CoRSA)")
+            panel.barh(place, statistics.mean(values), color="#1f5f8b" if full else "#c9d3da", edgecolor="#33444f")
+            panel.plot(values, [place] * len(values), "o", color="#e07b39", markersize=4, markeredgecolor="#333333")
+        panel.set_title(f"{COLUMNS[key]}\n({'more' if better == 'up' else 'less'} is better)", fontsize=9)
+        panel.set_xlim(0, 100)
+        panel.tick_params(labelsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(methods)), [method.name for method in reversed(methods)])
+    figure.supxlabel("percent; bars are means, dots are seeds", fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
 
 
 def _cell(values: Sequence[float]) -> str:

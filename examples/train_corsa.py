@@ -6,6 +6,7 @@ python examples/train_corsa.py Qwen/Qwen3-4B-Instruct-2507 examples/facts.jsonl 
 import sys
 
 import rich
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -24,7 +25,7 @@ requests = fill_target_old(model, tokenizer, read_requests(requests_file), chat_
 before = evaluate(model, tokenizer, requests, label="before", chat_template=chat)
 trainer = CoRSATrainer(
     model,
-    args=CoRSAConfig(output, num_train_epochs=10, report_to="none"),
+    args=CoRSAConfig(output, num_train_epochs=10, report_to="none", use_cpu=not torch.cuda.is_available()),
     train_dataset=Dataset.from_list(to_preference_rows(requests, conversational=chat)),
     processing_class=tokenizer,
 )

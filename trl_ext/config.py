@@ -128,18 +128,24 @@ class CoRSAConfig(DPOConfig):
                 "optimizer sees them, outside the gradient scaler's reach, and unscaled fp16 gradients underflow. "
                 "Use bf16=True, or bf16=False for float32."
             )
-        if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise SettingError(
-                "gradient_checkpointing_kwargs={'use_reentrant': True} is not supported: reentrant checkpointing "
-                "works with .backward() alone. Set 'use_reentrant' to False."
-            )
         if self.deepspeed or self.fsdp:
             raise SettingError(
                 "DeepSpeed and FSDP are not supported: the perturbation needs the norm over, and an exact copy of, "
                 "all LoRA parameters on every rank. Adapters are small: use plain data parallelism "
                 "(`accelerate launch --multi_gpu`), with a 4-bit base if memory is short."
             )
+        if self.torch_compile:
+            raise SettingError(
+                "torch_compile=True is not supported: a compiled backward pass gives one gradient, and CoRSA takes two "
+                "from it. Leave it out."
+            )
         super().__post_init__()
+        # After it, because it reads JSON given on a command line.
+        if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise SettingError(
+                "gradient_checkpointing_kwargs={'use_reentrant': True} is not supported: reentrant checkpointing "
+                "works with .backward() alone. Set 'use_reentrant' to False."
+            )
 
     def corsa_settings(self) -> CorsaSettings:
         """The settings of one step, without the trainer around it."""

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-__all__ = ["add_completion_head"]
+__all__ = ["add_completion_head", "remove_completion_head"]
 
 # Logits held at once, in elements: 2**27 float32 are 512 MiB. Past it the projection is done in pieces, each of which
 # is computed again in the backward pass instead of being kept.
@@ -52,16 +52,21 @@ class _LogitMap:
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap is not None else logits
 
 
-def add_completion_head(model: PreTrainedModel) -> None:
+def add_completion_head(model: PreTrainedModel, before: Any = None) -> None:
     """Answer ``model(..., labels=labels, fused_lm_head=True)`` with completion positions only, on any device.
 
     To be called after TRL's ``add_fused_lm_head``, whose interface it keeps: labels (R, T) are -100 off the completion,
     and every field of the returned ``FusedCausalLMOutput`` is (R, T - 1) and zero there. Calls without
     ``fused_lm_head`` reach the model unchanged. Calling it again changes nothing.
 
+    Args:
+        model: changed in place: its ``forward`` is replaced.
+        before: the ``forward`` that the instance had before TRL's head, if it had one of its own;
+            :func:`remove_completion_head` puts it back.
+
     A model whose logits are not a scaled, soft-capped projection of its last hidden state keeps TRL's head.
     """
-    if getattr(model, "_corsa_completion_head", False):
+    if _has_completion_head(model):
         return
     fused_forward = model.forward
     logit_map = _LogitMap.of(model)
@@ -78,11 +83,13 @@ def add_completion_head(model: PreTrainedModel) -> None:
         targets = labels[:, 1:]
         mask = targets != -100
         fields = _score(hidden[mask], targets[mask], self.get_output_embeddings(), logit_map)
-        log_probs, entropy, mean_logits, is_top1 = (x.new_zeros(mask.shape).masked_scatter(mask, x) for x in fields)
+        fields = tuple(x.new_zeros(mask.shape).masked_scatter(mask, x) for x in fields)
+        log_probs, entropy, log_sum_sq_probs, mean_logits, is_top1 = fields
         return FusedCausalLMOutput(
             loss=-log_probs.sum() / mask.sum().clamp(min=1),
             log_probs=log_probs,
             entropy=entropy,
+            log_sum_sq_probs=log_sum_sq_probs,
             mean_logits=mean_logits,
             is_top1=is_top1,
             label_mask=mask,
@@ -90,22 +97,38 @@ def add_completion_head(model: PreTrainedModel) -> None:
 
     # `generate` reads the signature of the forward to validate its arguments.
     forward.__wrapped__ = type(model).forward  # type: ignore[attr-defined]
+    forward.corsa_before = before  # type: ignore[attr-defined]
     model.forward = types.MethodType(forward, model)
-    model._corsa_completion_head = True
 
 
-def _score(
-    hidden: Tensor, targets: Tensor, head: torch.nn.Module, logit_map: _LogitMap
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-probability, entropy, mean logit and top-1 hit of each of N positions, from hidden states (N, d)."""
+def remove_completion_head(model: PreTrainedModel) -> None:
+    """Undo :func:`add_completion_head`, and TRL's head under it; nothing happens to a model without ours.
 
-    def piece(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    A trainer puts its heads on the model it is given. The next trainer of the same model would put its own around
+    them.
+    """
+    if _has_completion_head(model):
+        before = model.forward.__func__.corsa_before
+        del model.forward
+        if before is not None:
+            model.forward = before
+
+
+def _has_completion_head(model: PreTrainedModel) -> bool:
+    return hasattr(getattr(vars(model).get("forward"), "__func__", None), "corsa_before")
+
+
+def _score(hidden: Tensor, targets: Tensor, head: torch.nn.Module, logit_map: _LogitMap) -> tuple[Tensor, ...]:
+    """Log-probability, entropy, log of the sum of squared probabilities, mean logit and top-1 hit of each of N
+    positions, from hidden states (N, d)."""
+
+    def piece(h: Tensor, t: Tensor) -> tuple[Tensor, ...]:
         logits = logit_map(head(h))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         log_p = torch.log_softmax(logits, dim=-1)
         with torch.no_grad():
             entropy = -(log_p.exp() * log_p).sum(-1)
-            fields = entropy, logits.mean(-1), logits.argmax(-1) == t
+            fields = entropy, torch.logsumexp(2 * log_p, -1), logits.mean(-1), logits.argmax(-1) == t
         return (log_p.gather(-1, t[:, None]).squeeze(-1), *fields)
 
     vocabulary: int = head.weight.shape[0]  # type: ignore[index, assignment]
@@ -116,7 +139,7 @@ def _score(
         checkpoint(piece, h, t, use_reentrant=False)
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
     ]
-    return tuple(torch.cat(field) for field in zip(*pieces, strict=True))  # type: ignore[return-value]
+    return tuple(torch.cat(field) for field in zip(*pieces, strict=True))
 
 
 @torch.no_grad()

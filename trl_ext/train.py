@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,15 +132,20 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
         raise SettingError("No edit requests: give `--requests FILE.jsonl`, or `requests:` in the YAML file.")
     if model_args.model_name_or_path is None:
         raise SettingError("No model: give `--model_name_or_path`, or `model_name_or_path:` in the YAML file.")
+    if training_args.eval_strategy != "no" and request_args.eval_requests is None:
+        raise SettingError(
+            f"eval_strategy={training_args.eval_strategy.value!r} needs requests to follow: give `--eval_requests`."
+        )
     # Both files before the model: a typing error should not cost the minutes of a download.
     requests = read_requests(request_args.requests)
     eval_requests = read_requests(request_args.eval_requests) if request_args.eval_requests else None
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        trust_remote_code=training_args.trust_remote_code,
-    )
+    with _named(f"model_name_or_path={model_args.model_name_or_path}"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+        )
     if request_args.conversational and tokenizer.chat_template is None:
         raise SettingError(
             f"conversational=True, but the tokenizer of {model_args.model_name_or_path} has no chat template. Set it "
@@ -161,6 +168,8 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
     evaluated = None
     if eval_requests is not None:
         evaluated = _fill(model, tokenizer, eval_requests, request_args, training_args.device).requests
+        if not evaluated:
+            raise SettingError(f"{request_args.eval_requests}: the model already answers every request as wanted.")
     trainer = CoRSATrainer(
         model=model,
         args=training_args,
@@ -198,10 +207,21 @@ def _load_model(
         "quantization_config": get_quantization_config(model_args),
     } | (training_args.model_init_kwargs or {})
     training_args.model_init_kwargs = None  # the trainer is given the model itself
-    model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, **settings)
+    with _named(f"model_name_or_path={model_args.model_name_or_path}"):
+        model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, **settings)
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        with _named(f"adapter={adapter}"):
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     return model
+
+
+@contextmanager
+def _named(setting: str) -> Iterator[None]:
+    """What cannot be loaded is said to be so, by the setting that names it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{setting} cannot be loaded: {error}") from error
 
 
 def _fill(
@@ -240,4 +260,7 @@ def _dataset(requests: Sequence[EditRequest], request_args: RequestArguments) ->
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CorsaError as error:
+        sys.exit(f"error: {error}")

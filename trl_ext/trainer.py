@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
-import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -37,7 +38,7 @@ from corsa_plugins.corsa.objective import sequence_log_probs
 from corsa_plugins.errors import SettingError
 from trl_ext.config import CoRSAConfig
 from trl_ext.data import checked_preferences, warn_of_dropped_rows
-from trl_ext.head import add_completion_head
+from trl_ext.head import add_completion_head, remove_completion_head
 
 __all__ = ["CoRSATrainer", "paper_lora_config"]
 
@@ -145,10 +146,17 @@ class CoRSATrainer(DPOTrainer):
                 "`accelerate launch --multi_gpu`."
             )
         if isinstance(model, PeftModel):
+            _drop_own_reference(model)
             _check_adapter(model)
         else:
+            _check_bare(model)
             peft_config = peft_config if peft_config is not None else paper_lora_config()
-            _check_lora_config(peft_config)
+            _check_lora_config(peft_config, new=True)
+        own_forward = None
+        if not isinstance(model, str):
+            base = model.get_base_model() if isinstance(model, PeftModel) else model
+            remove_completion_head(base)  # of an earlier trainer of the same model
+            own_forward = vars(base).get("forward")
 
         precompute = args.precompute_ref_log_probs
         # DPOTrainer would do it in its own constructor, against its own reference, and to name a cache file it would
@@ -160,24 +168,31 @@ class CoRSATrainer(DPOTrainer):
             args.precompute_ref_log_probs = precompute
         if self._is_vision_dataset:
             raise SettingError("The data set holds images: CoRSA trains language models on text.")
+        if self.accelerator.mixed_precision == "fp16":
+            raise SettingError("Launched with fp16 mixed precision, which is not supported. Use bf16, or none.")
 
         self._settings = args.corsa_settings()
         self._parameters = _lora_parameters(self.model)
         self._settle_reference()
+        add_completion_head(self.model.get_base_model(), own_forward)
         self._linearization = self._choose_linearization()
-        self.precompute_ref_logps = precompute
-        if precompute:
+        self._noisy = self.neftune_noise_alpha is not None or any(
+            isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules()
+        )
+        # Without a DPO loss nothing of training depends on the reference; evaluation runs it as it goes.
+        self.precompute_ref_logps = precompute and args.dpo_weight > 0
+        if self.precompute_ref_logps:
             self._precompute_all()
 
     # ---- Before training ----
 
     def _settle_reference(self) -> None:
-        """Make the base model the reference, and give the model our head."""
-        add_completion_head(self.model.get_base_model())
+        """Make the base model the reference, unless the adapter as it was is asked for."""
         if self.args.reference == "base" and "ref" in self.model.peft_config:
             # DPOTrainer copies an adapter that is passed in and makes the copy the reference; the paper's reference
             # is the base model in every update (Algorithm 1: theta).
             self.model.delete_adapter("ref")
+        self.model._corsa_reference = "ref" in self.model.peft_config
 
     def _precompute_all(self) -> None:
         train_size = self.args.precompute_ref_batch_size or self.args.per_device_train_batch_size
@@ -203,6 +218,8 @@ class CoRSATrainer(DPOTrainer):
                 f"precompute_ref_log_probs=True needs to read the {name} data set before training, and it is streamed. "
                 "Set `precompute_ref_log_probs=False`, or load it whole."
             )
+        stale = [name for name in ("ref_chosen_logps", "ref_rejected_logps") if name in dataset.column_names]
+        dataset = dataset.remove_columns(stale)  # of another trainer, perhaps against another reference
         loader = self.accelerator.prepare(
             DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
         )
@@ -224,13 +241,20 @@ class CoRSATrainer(DPOTrainer):
         return prepared
 
     def _choose_linearization(self) -> OneBackward | TwoBackwards:
-        if not self.args.one_backward or self.use_weighting or self.ld_alpha is not None:
-            return TwoBackwards(self._parameters)
         obstacle = OneBackward.obstacle(self.model, self._parameters)
-        if obstacle is not None:
-            logger.info("Two backward passes per gradient pair: %s.", obstacle)
-            return TwoBackwards(self._parameters)
-        return OneBackward(self.model, self._parameters)
+        if not self.args.one_backward:
+            obstacle = "`one_backward` is False"
+        elif self.use_weighting or self.ld_alpha is not None:
+            obstacle = "`use_weighting` and `ld_alpha` weigh the tokens of a sequence differently"
+        if obstacle is None:
+            return OneBackward(self.model, self._parameters)
+        if self.args.activation_offloading and self.args.dpo_weight > 0:
+            raise SettingError(
+                f"activation_offloading=True cannot be used here: it serves a single backward pass, and two are needed "
+                f"because {obstacle}. Set it to False."
+            )
+        logger.info("Two backward passes for the two gradients: %s.", obstacle)
+        return TwoBackwards(self._parameters)
 
     # ---- A step ----
 
@@ -246,8 +270,14 @@ class CoRSATrainer(DPOTrainer):
             # The gradients are taken by autograd.grad, which DDP's hooks do not see: its forward would wait for them.
             module = self.accelerator.unwrap_model(model)
             losses: list[TokenWeights] = []
+
+            def gradients() -> TaskGradients:
+                return self._gradients(module, inputs, losses)
+
+            if self._noisy:
+                gradients = _with_the_same_noise(gradients)
             try:
-                step = corsa_step(lambda: self._gradients(module, inputs, losses), self._parameters, self._settings)
+                step = corsa_step(gradients, self._parameters, self._settings)
             except NonFiniteGradientError as error:
                 raise NonFiniteGradientError(
                     f"{error}, in step {self.state.global_step + 1}. The parameters are as they were after step "
@@ -257,6 +287,9 @@ class CoRSATrainer(DPOTrainer):
             self._accumulate(step.update)
             self._log_step(step)
             self._report_fallback()
+            every = self.args.torch_empty_cache_steps
+            if every is not None and self.state.global_step % every == 0:
+                clear_device_cache()
             here = losses[0]
             loss = here.sft_loss
             if here.dpo_loss is not None:
@@ -403,11 +436,12 @@ class CoRSATrainer(DPOTrainer):
     # ---- Saving ----
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        # The frozen copy of `reference="adapter"` is a means of training, not a result.
-        copy = Path(output_dir or self.args.output_dir) / "ref"
-        if self.args.should_save and "ref" in self.model.peft_config and (copy / "adapter_config.json").exists():
-            shutil.rmtree(copy)
+        # The trained adapter alone: the frozen copy of `reference="adapter"` is a means of training, not a result.
+        self.model.save_pretrained = functools.partial(self.model.save_pretrained, selected_adapters=["default"])
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del self.model.save_pretrained
 
 
 def _model_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -425,7 +459,26 @@ def _sft(log_probs: Tensor, mask: Tensor, paired: bool) -> Tensor:
     return -log_probs[mask.bool()].mean()
 
 
-def _check_lora_config(config: Any) -> None:
+def _with_the_same_noise(gradients: Callable[[], TaskGradients]) -> Callable[[], TaskGradients]:
+    """Both looks of a step with the same dropout masks and NEFTune noise, so that they differ by the perturbation."""
+    states: list[Any] = []
+
+    def evaluate() -> TaskGradients:
+        if not states:
+            states.append((torch.get_rng_state(), torch.cuda.get_rng_state_all()))
+        else:
+            torch.set_rng_state(states[0][0])
+            torch.cuda.set_rng_state_all(states[0][1])
+        return gradients()
+
+    return evaluate
+
+
+# They fold a part of the adapter's initial value into the base weights, and adapter off is then not the base model.
+_INITIALIZATIONS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def _check_lora_config(config: Any, new: bool = False) -> None:
     if not isinstance(config, LoraConfig):
         raise TypeError(
             f"`peft_config` must be a `peft.LoraConfig`: CoRSA trains LoRA parameters. Got `{type(config).__name__}`."
@@ -440,9 +493,35 @@ def _check_lora_config(config: Any) -> None:
             f"`bias={config.bias!r}` makes base biases trainable, and CoRSA trains LoRA parameters alone. Set it to "
             "'none' in your `LoraConfig`."
         )
+    start = config.init_lora_weights
+    if new and isinstance(start, str) and start.startswith(_INITIALIZATIONS_THAT_CHANGE_THE_BASE):
+        raise SettingError(
+            f"`init_lora_weights={start!r}` changes the base weights, and CoRSA's reference is the base model as it "
+            "was. Use True, 'gaussian', 'orthogonal' or 'eva' in your `LoraConfig`."
+        )
+
+
+def _drop_own_reference(model: PeftModel) -> None:
+    """The copy that an earlier trainer of this model made for `reference="adapter"`: this one makes its own."""
+    if getattr(model, "_corsa_reference", False):
+        model.delete_adapter("ref")
+        model._corsa_reference = False
+
+
+def _check_bare(model: str | PreTrainedModel) -> None:
+    if not isinstance(model, str) and any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise SettingError(
+            "The model carries an adapter that was put on it without a `PeftModel`, and a new one would replace it. "
+            "To train on it, load it with `PeftModel.from_pretrained(base, path, is_trainable=True)`."
+        )
 
 
 def _check_adapter(model: PeftModel) -> None:
+    if "ref" in model.peft_config:
+        raise SettingError(
+            "The model has an adapter named 'ref', the name TRL gives to its reference. Remove it with "
+            "`model.delete_adapter('ref')`, or load it under another name."
+        )
     if "default" not in model.peft_config or model.active_adapters != ["default"]:
         raise SettingError(
             f"The model's adapters are {sorted(model.peft_config)}, active {model.active_adapters}: the one to train "

@@ -80,9 +80,10 @@ class OneBackward:
             and B matrices are. :meth:`obstacle` says what stands in the way, if anything does.
         parameters: those weights, in the order the gradients are wanted in.
 
-    When a batch turns out not to fit (a loss that weighs the tokens of a sequence differently, a layer that mixes
-    sequences, such as a mixture of experts), that call is answered by :class:`TwoBackwards`, and so are later ones;
-    :attr:`fallback_reason` then says why.
+    When a batch turns out not to fit (a loss that weighs the tokens of a sequence differently; a layer that mixes
+    sequences, such as a mixture of experts; a weight that is used past its layer, as PEFT does with adapters of fused
+    experts), that call is answered by :class:`TwoBackwards`, and so are later ones; :attr:`fallback_reason` then says
+    why.
     """
 
     def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter]):
@@ -102,6 +103,11 @@ class OneBackward:
         for parameter in parameters:
             if id(parameter) not in owned:
                 return f"{names.get(id(parameter), 'a parameter')} is not the weight of a bias-free nn.Linear"
+        wanted = {id(parameter) for parameter in parameters}
+        for name, child in module.named_modules():
+            # PEFT's name for what computes something else from the same matrices.
+            if getattr(child, "lora_variant", None) and any(id(p) in wanted for p in child.parameters()):
+                return f"{name} is a variant of LoRA"
         return None
 
     def __call__(self, forward: Callable[[], Tensor], weigh: Callable[[Tensor], TokenWeights]) -> TaskGradients:
@@ -118,6 +124,8 @@ class OneBackward:
                 self.fallback_reason = "the loss weighs the tokens of one sequence differently"
             elif tape.rows - {log_probs.shape[0]}:
                 self.fallback_reason = "a layer with an adapter does not keep one row per sequence"
+            elif any(id(parameter) not in tape.seen for parameter in self.parameters):
+                self.fallback_reason = "a weight of an adapter is not used through its layer"
             else:
                 # Within the block, because gradient checkpointing runs the forward again during the backward.
                 tape.factors = [factor for factor in factors if factor is not None]
@@ -146,6 +154,7 @@ class _Tape:
 
     def __init__(self, anchor: Tensor) -> None:
         self.anchor = anchor
+        self.seen: set[int] = set()  # id of each weight whose layer has been called
         self.rows: set[int] = set()  # number of sequences each tap saw; -1 for an input that is not (R, T, d)
         self.factors: list[Tensor] = []  # per task: (R,) the weight of each sequence
         self.grads: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})  # per task: id(parameter) -> gradient
@@ -182,6 +191,7 @@ class _Tap(torch.autograd.Function):
 
 def _taped_linear(weight: Tensor, tape: _Tape, inputs: Tensor) -> Tensor:
     output = F.linear(inputs, weight.detach())
+    tape.seen.add(id(weight))
     tape.rows.add(inputs.shape[0] if inputs.dim() == 3 else -1)
     return _Tap.apply(output, inputs.detach(), tape.anchor.to(output.device), weight, tape)
 

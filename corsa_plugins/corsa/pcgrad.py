@@ -21,6 +21,11 @@ PCGradForm = Literal["sequential", "simultaneous"]
 PCGRAD_FORMS: tuple[str, ...] = ("sequential", "simultaneous")
 
 
+# Squared sine of an angle below which the rounding of float32 gradients, 6e-8 of each entry, is a hundredth of what is
+# left after projecting.
+_ROUNDING = 1e-10
+
+
 @dataclass(frozen=True)
 class Gram:
     """The inner products of the two task gradients over all tensors together."""
@@ -54,11 +59,6 @@ class Gram:
         """Whether the gradients oppose each other: g_sft . g_dpo < 0."""
         return self.sft_dpo < 0
 
-    def norm(self, weights: MergeWeights) -> float:
-        """Euclidean norm of ``weights.sft * g_sft + weights.dpo * g_dpo``."""
-        a, b = weights.sft, weights.dpo
-        return sqrt(max(a * a * self.sft_sft + 2 * a * b * self.sft_dpo + b * b * self.dpo_dpo, 0.0))
-
 
 @dataclass(frozen=True)
 class MergeWeights:
@@ -76,7 +76,7 @@ def pcgrad_weights(
     Without a conflict it is the plain sum, ``g_sft + dpo_weight * g_dpo``. With one:
 
     * ``"sequential"`` (Algorithm 1, line 6): g_sft is projected off g_dpo, then g_dpo off the *projected* g_sft, both
-      with the inner product taken before either;
+      with the inner product taken before either. Where nothing of g_sft is left but rounding, g_dpo stays as it was;
     * ``"simultaneous"`` (section 3, Pi(.;.)): each is projected off the other as it was, so that the projected g_sft is
       orthogonal to g_dpo and the projected g_dpo to g_sft.
 
@@ -93,7 +93,11 @@ def pcgrad_weights(
         q = gram.sft_dpo / (gram.sft_sft + eps)
         return MergeWeights(1.0 - dpo_weight * q, dpo_weight - p)
     projected = gram.sft_sft - 2 * p * gram.sft_dpo + p * p * gram.dpo_dpo  # ||g_sft'||^2
-    q = gram.sft_dpo / (max(projected, 0.0) + eps)
+    if projected <= _ROUNDING * gram.sft_sft:
+        # The gradients oppose each other exactly, but for rounding: what is left of g_sft is noise, and line 6 would
+        # divide by its norm and blow it up without bound. Nothing is left to project g_dpo off.
+        return MergeWeights(1.0, dpo_weight - p)
+    q = gram.sft_dpo / (projected + eps)
     # g_dpo' = g_dpo - q * g_sft', and the sum g_sft' + lambda * g_dpo' collected by gradient
     return MergeWeights(1.0 - dpo_weight * q, dpo_weight * (1.0 + p * q) - p)
 

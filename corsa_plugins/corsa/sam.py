@@ -28,8 +28,10 @@ def perturbed(parameters: Sequence[Tensor], direction: Sequence[Tensor], scale: 
         with torch.no_grad():
             for parameter, step in zip(parameters, direction, strict=True):
                 parameter.add_(step, alpha=scale)
+        torch.clear_autocast_cache()  # an autocast around the whole step would go on with copies of phi
         yield
     finally:
         with torch.no_grad():
             for parameter, original in zip(parameters, saved, strict=True):
                 parameter.copy_(original)
+        torch.clear_autocast_cache()

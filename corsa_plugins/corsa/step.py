@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, sqrt
 
 from torch import Tensor
 
@@ -88,9 +88,10 @@ def corsa_step(
     if settings.sam_rho == 0:
         return CorsaStep(here.merge(weights), (gram.cosine,), (gram.conflicting,), 0.0)
 
-    ascent_norm = gram.norm(weights)
-    scale = settings.sam_rho / (ascent_norm + settings.sam_eps)
     direction = here.merge(weights)
+    # Of the direction itself: the norm that the weights and inner products give cancels where gradients oppose.
+    ascent_norm = sqrt(Gram.of(direction, None).sft_sft)
+    scale = settings.sam_rho / (ascent_norm + settings.sam_eps)
     del here  # the merged direction is all that the second half needs: two gradients less in memory
     with perturbed(parameters, direction, scale):
         del direction

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
 from corsa_plugins.corsa import (
@@ -175,6 +175,26 @@ def test_a_layer_that_does_not_keep_sequences_apart_falls_back_to_two() -> None:
         assert_same(one(*closures(model)), plain, FLOAT64)
     assert one.fallback_reason is not None
     assert "one row per sequence" in one.fallback_reason
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]}]
+)
+def test_adapters_of_fused_experts_are_served(settings: dict[str, object]) -> None:
+    """PEFT computes with their matrices itself, without calling the layers that hold them."""
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2, experts_implementation="eager",
+    )  # fmt: skip
+    model = with_adapter(MixtralForCausalLM(config), **settings).eval()
+    phi = parameters(model)
+    plain = TwoBackwards(phi)(*closures(model))
+    assert all(float(g.abs().max()) > 0 for g in plain.sft)  # every expert has seen a token
+    if OneBackward.obstacle(model, phi) is None:
+        one = OneBackward(model, phi)
+        assert_same(one(*closures(model)), plain, 1e-5)
+        assert one.fallback_reason is not None
 
 
 def test_token_weights_that_differ_within_a_sequence_fall_back_to_two() -> None:

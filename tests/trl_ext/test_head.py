@@ -20,7 +20,7 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from trl_ext import head as head_module
-from trl_ext.head import add_completion_head
+from trl_ext.head import _has_completion_head, add_completion_head, remove_completion_head
 
 SMALL = {
     "vocab_size": 97,
@@ -75,12 +75,14 @@ def test_equals_the_models_own_logits(family: str, pieces: bool, monkeypatch: py
 
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     add_completion_head(model)
-    assert model._corsa_completion_head
+    assert _has_completion_head(model)
     found = model(input_ids=ids, labels=labels, fused_lm_head=True)
     torch.testing.assert_close(found.log_probs, expected, rtol=1e-4, atol=1e-5)
     (grad,) = torch.autograd.grad(found.log_probs.sum(), model.get_input_embeddings().weight)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.entropy, -(own.exp() * own).sum(-1) * mask, rtol=1e-4, atol=1e-5)
+    squares = torch.logsumexp(2 * own, -1).masked_fill(~mask, 0)
+    torch.testing.assert_close(found.log_sum_sq_probs, squares, rtol=1e-4, atol=1e-5)
     assert torch.equal(found.is_top1, (own.argmax(-1) == ids[:, 1:]) & mask)
 
 
@@ -124,3 +126,15 @@ def test_a_model_whose_logits_it_cannot_explain_keeps_trls_head() -> None:
     fused = model.forward
     add_completion_head(model)
     assert model.forward == fused
+
+
+def test_removing_gives_the_model_back_as_it_was() -> None:
+    model = build("llama").eval()
+    ids, labels = a_batch()
+    add_fused_lm_head(model)
+    add_completion_head(model)
+    add_completion_head(model)
+    remove_completion_head(model)
+    remove_completion_head(model)
+    assert "forward" not in vars(model)
+    assert model(input_ids=ids, labels=labels).logits.shape == (4, 11, 97)

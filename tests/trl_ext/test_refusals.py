@@ -35,6 +35,7 @@ from trl_ext import CoRSAConfig, CoRSATrainer
         ({"loss_type": "sft"}, "CoRSA adds the SFT loss itself"),
         ({"fp16": True, "bf16": False}, "Use bf16=True"),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "Set 'use_reentrant' to False"),
+        ({"torch_compile": True}, "torch_compile=True is not supported"),
         ({"router_aux_loss_coef": 0.1}, "router_aux_loss_coef must be 0.0"),
         ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "use plain data parallelism"),
     ],
@@ -76,13 +77,37 @@ def test_trainable_base_weights(make_trainer: MakeTrainer, tiny_llama: LlamaForC
     [
         ({"modules_to_save": ["embed_tokens"]}, "Remove it from your `LoraConfig`"),
         ({"bias": "all"}, "Set it to 'none'"),
+        ({"init_lora_weights": "pissa"}, "changes the base weights"),
         ({"target_modules": ["q_proj", "lm_head"]}, "Remove `'lm_head'` from your `target_modules`"),
     ],
-    ids=["modules_to_save", "bias", "head"],
+    ids=["modules_to_save", "bias", "pissa", "head"],
 )
 def test_adapters_that_train_more_than_lora(make_trainer: MakeTrainer, config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_trainer(peft_config=lora(**config))
+
+
+def test_an_adapter_outside_a_peft_model(make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM) -> None:
+    tiny_llama.add_adapter(lora())
+    before = {name: p.clone() for name, p in tiny_llama.named_parameters() if "lora_" in name}
+    with pytest.raises(ValueError, match=r"a new one would replace it\. .*PeftModel.from_pretrained"):
+        make_trainer(model=tiny_llama)
+    assert all(torch.equal(p, before[n]) for n, p in tiny_llama.named_parameters() if n in before)
+
+
+def test_an_adapter_with_the_name_of_the_reference(make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM) -> None:
+    model = trained_adapter(tiny_llama)
+    model.add_adapter("ref", lora())
+    with pytest.raises(ValueError, match="delete_adapter"):
+        make_trainer(model=model)
+    assert "ref" in model.peft_config
+
+
+def test_activation_offloading_where_two_backward_passes_are_needed(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(one_backward=False)
+    trainer.args.activation_offloading = True  # TRL's own set-up of it needs an accelerator
+    with pytest.raises(ValueError, match="activation_offloading=True cannot be used here"):
+        trainer._choose_linearization()
 
 
 def test_an_adapter_that_is_not_lora(make_trainer: MakeTrainer) -> None:

@@ -129,6 +129,9 @@ def test_chat_models(home: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Non
         ({"sam_rho": -1.0}, "sam_rho must be a finite number"),
         ({"sam_radius": 1.0}, "sam_radius"),
         ({"use_peft": False}, "use_peft=False"),
+        ({"model_name_or_path": "/no/such/model"}, "model_name_or_path=/no/such/model cannot be loaded"),
+        ({"adapter": "/no/such/adapter"}, "adapter=/no/such/adapter cannot be loaded"),
+        ({"eval_strategy": "steps"}, "give `--eval_requests`"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
