@@ -6,7 +6,6 @@ the batch size and the order of the prompts change nothing in the results beyond
 
 from __future__ import annotations
 
-import inspect
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from corsa_plugins.architecture import accepts_logits_to_keep
 from corsa_plugins.errors import SettingError
 from corsa_plugins.tokenization import encode_prompt, join
 
@@ -177,7 +177,7 @@ def score_targets(
     """
     rows = [join(tokenizer, prompt, target, chat_template) for prompt, target in pairs]
     device = _device(model)
-    can_keep = _accepts_logits_to_keep(model)
+    can_keep = accepts_logits_to_keep(_base(model))
 
     def score(batch: list[Any]) -> list[TargetScore]:
         ids, mask = _pad([row.prompt_ids + row.target_ids for row in batch], 0, side="right")
@@ -270,7 +270,3 @@ def _base(model: PreTrainedModel) -> Any:
 def _device(model: PreTrainedModel) -> torch.device:
     """Where inputs go: with a device map, the device of the embedding."""
     return next(model.get_input_embeddings().parameters()).device
-
-
-def _accepts_logits_to_keep(model: PreTrainedModel) -> bool:
-    return "logits_to_keep" in inspect.signature(_base(model).forward).parameters

@@ -1,0 +1,93 @@
+"""Edit requests as the token ids R-SFT trains on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from corsa_plugins.errors import SettingError
+from corsa_plugins.requests import EditRequest, RequestError, check_requests
+from corsa_plugins.rsft.settings import RSFTSettings
+from corsa_plugins.tokenization import TokenizationError, join
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Sample", "make_samples"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair (q_n, a_n) of the editing data set.
+
+    Attributes:
+        index: Its place among the requests.
+        name: How messages and the report refer to it.
+        prompt_ids: q_n.
+        target_ids: a_n, the ``target_new`` of the request.
+    """
+
+    index: int
+    name: str
+    prompt_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+
+
+def make_samples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    settings: RSFTSettings,
+) -> list[Sample]:
+    """Tokenise the requests as :func:`corsa_plugins.tokenization.join` does everywhere else.
+
+    Raises:
+        RequestError: No requests; or, listed together, those that give no tokens, are longer than the model can
+            read, or have tokens the model does not know.
+        SettingError: ``append_eos`` with a tokenizer that has no end-of-sequence token.
+    """
+    if not requests:
+        raise RequestError("there are no edit requests: give at least one")
+    if settings.append_eos and tokenizer.eos_token_id is None:
+        raise SettingError("append_eos is on, and the tokenizer has no end-of-sequence token: set one, or leave it off")
+    end = [tokenizer.eos_token_id] if settings.append_eos else []
+    longest, vocabulary = _limits(model)
+    samples: list[Sample] = []
+    problems: list[str] = []
+    for index, request in enumerate(requests):
+        name = request.name(index)
+        try:
+            prompt_ids, target_ids = join(tokenizer, request.prompt, request.target_new, settings.chat_template)
+        except TokenizationError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        sample = Sample(index, name, tuple(prompt_ids), (*target_ids, *end))
+        length = len(sample.prompt_ids) + len(sample.target_ids)
+        unknown = max(*sample.prompt_ids, *sample.target_ids)
+        if longest is not None and length > longest:
+            problems.append(f"{name}: {length} tokens, and the model reads {longest}: shorten it")
+        elif unknown >= vocabulary:
+            problems.append(
+                f"{name}: token {unknown}, and the model embeds {vocabulary}: use the model's own tokenizer"
+            )
+        samples.append(sample)
+    if problems:
+        raise RequestError(problems, f"{len(problems)} edit requests cannot be trained on")
+    for conflict in check_requests(requests).contradictions:
+        logger.warning(
+            "requests %s contradict each other: the prompt %r is given %s; the last one trained wins",
+            ", ".join(map(str, conflict.indices)),
+            conflict.prompt,
+            " and ".join(map(repr, conflict.targets)),
+        )
+    return samples
+
+
+def _limits(model: PreTrainedModel) -> tuple[int | None, int]:
+    config: Any = model.config.get_text_config()
+    embedding: Any = model.get_input_embeddings()
+    return getattr(config, "max_position_embeddings", None), int(embedding.weight.shape[0])

@@ -1,0 +1,106 @@
+"""The settings of R-SFT, with the paper's values as defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal, get_args
+
+from corsa_plugins.deltas import check_density, check_weight
+from corsa_plugins.errors import SettingError
+
+__all__ = ["LossReduction", "OnInterrupt", "Optimizer", "RSFTSettings"]
+
+Optimizer = Literal["adamw", "sgd"]
+LossReduction = Literal["mean", "sum"]
+OnInterrupt = Literal["restore", "keep"]
+
+
+@dataclass(frozen=True)
+class RSFTSettings:
+    """What to train, how long, and what to leave behind.
+
+    Attributes:
+        epochs: E, passes over the samples.
+        steps: K, the most consecutive steps on one sample within an epoch.
+        loss_threshold: tau, in the unit of ``loss_reduction``. A sample whose loss, evaluated before a step, is under
+            it is left for the next epoch. 0 never stops early.
+        learning_rate: eta of SGD; the peak of AdamW's.
+        optimizer: ``"adamw"``: AdamW, the rate falling as a cosine of the number of updates made, from the peak
+            to zero after ``epochs * samples * steps`` of them; samples that stop early make fewer, and the run
+            then ends above zero. ``"sgd"``: plain gradient descent at a constant rate, as Algorithm 1 writes it.
+        weight_decay: Of AdamW, decoupled.
+        loss_reduction: ``"mean"``: nats per token of the answer, what supervised fine-tuning minimises and the paper's
+            runs, made in an ordinary trainer, compared with tau. ``"sum"``: -log P(answer | prompt) as Eq. 1 writes it,
+            which asks more of long answers. Equal for answers of one token.
+        layer: The block whose FFN trains, counted from 0; ignored with ``modules``.
+        modules: Names of the modules that train instead, all of their parameters, as in ``model.named_modules()``.
+        seed: ``None``: samples in the order given, every epoch (Algorithm 1, line 4). A number: a new order each
+            epoch, drawn from this seed alone.
+        append_eos: Train the end-of-sequence token behind each answer too.
+        chat_template: Put prompts through the tokenizer's chat template.
+        reuse_prefix: Run the blocks below the lowest one that trains once per sample: they are frozen, so what they
+            put out never changes. Off, every pass runs the whole model, with the same result.
+        prefix_cache_gib: Most memory, on the model's device, for these outputs, in GiB of 2^30 bytes; one takes
+            tokens * hidden size numbers (240 KiB for 30 tokens of an 8B model in bfloat16). Samples without room in it
+            run through the frozen blocks once per visit, that is, per epoch, instead of once.
+        head_on_answers: Run the vocabulary head at the positions that predict the answer only, with the same result.
+        weight: Second stage (Eq. 6), after the last epoch: what the change of each trained parameter is scaled by, the
+            paper's 1 - alpha. 1 leaves it whole.
+        density: And the share of its elements that stays, the largest in magnitude; the rest goes back. 1 keeps all.
+            See :func:`corsa_plugins.deltas.merge_deltas`; the usual values are 0.8 and 0.2.
+        on_interrupt: What an interrupted run leaves: ``"restore"``, the weights from before it, bit for bit;
+            ``"keep"``, those after the last finished epoch, bit for bit.
+    """
+
+    epochs: int = 5
+    steps: int = 6
+    loss_threshold: float = 0.1
+    learning_rate: float = 5e-4
+    optimizer: Optimizer = "adamw"
+    weight_decay: float = 0.0
+    loss_reduction: LossReduction = "mean"
+    layer: int = 5
+    modules: Sequence[str] | None = None
+    seed: int | None = None
+    append_eos: bool = False
+    chat_template: bool = False
+    reuse_prefix: bool = True
+    prefix_cache_gib: float = 1.0
+    head_on_answers: bool = True
+    weight: float = 1.0
+    density: float = 1.0
+    on_interrupt: OnInterrupt = "restore"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps"):
+            _require(self, name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer of at least 1")
+        _require(self, "layer", _is_int(self.layer) and self.layer >= 0, "the number of a block, counted from 0")
+        _require(self, "learning_rate", _is_number(self.learning_rate) and self.learning_rate > 0, "a number over 0")
+        for name in ("loss_threshold", "weight_decay", "prefix_cache_gib"):
+            value = getattr(self, name)
+            _require(self, name, _is_number(value) and value >= 0, "a finite number, 0 or more")
+        for name, kind in (("optimizer", Optimizer), ("loss_reduction", LossReduction), ("on_interrupt", OnInterrupt)):
+            _require(self, name, getattr(self, name) in get_args(kind), f"one of {', '.join(get_args(kind))}")
+        _require(self, "seed", self.seed is None or _is_int(self.seed), "an integer, or None for the order given")
+        check_weight(self.weight)
+        check_density(self.density)
+        if self.modules is not None:
+            # A string is a sequence too, of letters.
+            named = not isinstance(self.modules, str) and all(isinstance(name, str) for name in self.modules)
+            _require(self, "modules", named and len(self.modules) > 0, "a list of names of modules, or None")
+            object.__setattr__(self, "modules", tuple(self.modules))
+
+
+def _require(settings: RSFTSettings, name: str, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise SettingError(f"{name} is {getattr(settings, name)!r}: it must be {wanted}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
