@@ -14,6 +14,7 @@ import copy
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -48,12 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--prompt", type=int, default=24, help="tokens of a prompt, about")
     arguments = parser.parse_args(argv)
 
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of the frameworks, about each other
     tokenizer = load_testbed().tokenizer
     torch.manual_seed(0)
     config = LlamaConfig(

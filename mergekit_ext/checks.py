@@ -1,0 +1,160 @@
+"""Everything that can be said against a recipe before any tensor is read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mergekit.common import ModelReference
+from mergekit.config import ConditionalParameter, MergeConfiguration
+from mergekit.options import MergeOptions
+from pydantic import ValidationError
+
+from corsa_plugins.errors import CorsaError
+from mergekit_ext.method import scaled_pruned_delta
+from mergekit_ext.models import StoredModel, read_stored_model
+from mergekit_ext.registration import METHOD
+
+__all__ = ["RecipeError", "check_recipe"]
+
+
+class RecipeError(CorsaError, ValueError):
+    """A recipe that cannot be carried out; the message names the setting, the model or the tensor."""
+
+
+def check_recipe(config: MergeConfiguration, options: MergeOptions, out: Path) -> dict[ModelReference, StoredModel]:
+    """Refuse what would fail, or go wrong unseen, in the middle of a merge.
+
+    Models on the Hub are downloaded, as mergekit would. Settings and agreement of the models are checked for our own
+    method; what other methods allow is mergekit's to say.
+
+    Returns:
+        The models of the recipe as they are on disk; of ``model+adapter``, the model.
+
+    Raises:
+        RecipeError: A parameter is unknown or out of range, or the models differ in architecture, shape or vocabulary,
+            or the device is not there.
+        ModelError: A model is not complete.
+    """
+    device = str(options.device or "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RecipeError(f"device is {device!r}, and this machine has no CUDA device that torch can use")
+    if config.merge_method == METHOD:
+        _check_settings(config)
+    stored = {model: _read(model, options) for model in sorted(config.referenced_models(), key=str)}
+    if config.merge_method == METHOD:
+        base = config.base_model or next((s.base_model for s in config.slices or [] if s.base_model), None)
+        if base is not None and base in stored:
+            for model, files in stored.items():
+                if model != base:
+                    _check_agreement(config, options, (str(base), stored[base]), (str(model), files))
+    _check_space(config, stored, out)
+    return stored
+
+
+def _check_settings(config: MergeConfiguration) -> None:
+    slices = config.slices or []
+    if config.base_model is None and not (slices and all(piece.base_model for piece in slices)):
+        raise RecipeError(f"{METHOD} needs a base: add `base_model:` to the recipe")
+    specs = {parameter.name: parameter for parameter in scaled_pruned_delta.spec.parameters}
+    for where, settings in _all_settings(config):
+        for name, setting in settings.items():
+            if name not in specs:
+                raise RecipeError(f"{where}: {METHOD} has no parameter {name!r}; it has {', '.join(specs)}")
+            for value in _values(setting):
+                try:
+                    specs[name].validate(value)
+                except ValidationError as error:
+                    detail = error.errors()[0]
+                    cause = detail.get("ctx", {}).get("error")
+                    raise RecipeError(f"{where}: {cause or f'{name} is {value!r}: ' + detail['msg']}") from None
+
+
+def _all_settings(config: MergeConfiguration) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every block of parameters in a recipe, and where it is."""
+    yield "parameters", config.parameters or {}
+    parts: list[tuple[str, Any]] = [("", config)]
+    parts += [(f"modules.{name}.", module) for name, module in (config.modules or {}).items()]
+    for prefix, part in parts:
+        if prefix:
+            yield f"{prefix}parameters", part.parameters or {}
+        for model in part.models or []:
+            yield f"{prefix}models, {model.model}", model.parameters or {}
+        for index, piece in enumerate(part.slices or []):
+            yield f"{prefix}slices[{index}]", piece.parameters or {}
+            for source in piece.sources:
+                yield f"{prefix}slices[{index}], {source.model}", source.parameters or {}
+
+
+def _values(setting: Any) -> Iterator[Any]:
+    """The scalars in a setting: a number, a gradient over layers, or filters with either."""
+    if isinstance(setting, ConditionalParameter):
+        yield from _values(setting.value)
+    elif isinstance(setting, list):
+        for part in setting:
+            yield from _values(part)
+    else:
+        yield setting
+
+
+def _read(model: ModelReference, options: MergeOptions) -> StoredModel:
+    for part in (model.model, model.lora):
+        local = part is not None and (part.path.startswith((".", "/", "~")) or part.path.count("/") > 1)
+        if part is not None and local and not os.path.isdir(part.path):
+            raise RecipeError(f"model {model}: no such folder: {part.path} (looked in {Path.cwd()})")
+    try:
+        path = Path(model.local_path(cache_dir=options.transformers_cache, ignore_lora=True))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model {model} is neither a folder nor found on the Hub: {error}") from error
+    return read_stored_model(path, str(model))
+
+
+def _check_agreement(
+    config: MergeConfiguration, options: MergeOptions, base: tuple[str, StoredModel], other: tuple[str, StoredModel]
+) -> None:
+    (base_name, one), (name, two) = base, other
+    if one.architecture != two.architecture and not options.allow_crimes:
+        raise RecipeError(f"{name} is a {two.architecture} and {base_name} a {one.architecture}: they have no delta")
+    aligned = bool(config.tokenizer or config.tokenizer_source or options.unsafe_truncate_embeddings)
+    sizes = (one.config.get("vocab_size"), two.config.get("vocab_size"))
+    if sizes[0] != sizes[1] and not aligned:
+        raise RecipeError(
+            f"{name} has a vocabulary of {sizes[1]} tokens and {base_name} one of {sizes[0]}: align them with "
+            "`tokenizer: {source: base}` in the recipe"
+        )
+    for tensor in sorted(one.shapes.keys() & two.shapes.keys()):
+        ours, theirs = one.shapes[tensor], two.shapes[tensor]
+        vocabulary = aligned and sizes[0] in ours and sizes[1] in theirs
+        if ours != theirs and not vocabulary:
+            raise RecipeError(f"{tensor} has shape {theirs} in {name} and {ours} in {base_name}: they have no delta")
+    if not aligned:
+        _check_tokens(base, other)
+
+
+def _check_tokens(base: tuple[str, StoredModel], other: tuple[str, StoredModel]) -> None:
+    """Rows of an embedding can only be subtracted if they are of the same tokens."""
+    files = [model.path / "tokenizer.json" for _, model in (base, other)]
+    if not all(file.exists() for file in files) or files[0].read_bytes() == files[1].read_bytes():
+        return
+    ours, theirs = base[1].vocabulary(), other[1].vocabulary()
+    if ours is None or theirs is None or ours == theirs:
+        return
+    token = min(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    raise RecipeError(
+        f"{other[0]} and {base[0]} have different vocabularies: token {token!r} has id {theirs.get(token)} in the one "
+        f"and {ours.get(token)} in the other; align them with `tokenizer: {{source: base}}` in the recipe"
+    )
+
+
+def _check_space(config: MergeConfiguration, stored: Mapping[ModelReference, StoredModel], out: Path) -> None:
+    donor = stored.get(config.base_model) if config.base_model else None
+    if donor is None or config.slices or config.modules or config.dtype or config.out_dtype:
+        return  # how large the output will be is mergekit's to know
+    folder = next(parent for parent in out.parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < donor.size:
+        raise RecipeError(f"{out} needs {donor.size / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB left")

@@ -1,0 +1,179 @@
+"""A mergekit recipe carried out so that the output is whole or not there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from mergekit.config import MergeConfiguration
+from mergekit.io.tasks import LoaderCache
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+from pydantic import ValidationError
+
+from corsa_plugins.errors import CorsaError
+from mergekit_ext.checks import RecipeError, check_recipe
+from mergekit_ext.models import ModelError, StoredModel, read_stored_model
+from mergekit_ext.output import OutputError, check_output, disk_errors, new_directory
+from mergekit_ext.recipes import find_recipe
+from mergekit_ext.registration import METHOD, register
+
+__all__ = ["Merged", "merge_recipe", "read_recipe"]
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The outcome of :func:`merge_recipe`.
+
+    Attributes:
+        path: The folder of the merged model.
+        changed: The tensors to which ``scaled_pruned_delta`` added a delta, all others being the base's own;
+            ``None`` for other merge methods.
+    """
+
+    path: Path
+    changed: tuple[str, ...] | None
+
+
+def read_recipe(recipe: str | os.PathLike[str]) -> tuple[MergeConfiguration, str]:
+    """A recipe and its text.
+
+    Args:
+        recipe: A YAML file, or the name of a packaged recipe.
+
+    Raises:
+        RecipeError: There is no such recipe, or it is not one.
+    """
+    path = find_recipe(recipe)
+    try:
+        text = path.read_text(encoding="utf-8")
+        return MergeConfiguration.model_validate(yaml.safe_load(text)), text
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        told = "; ".join(f"{'.'.join(map(str, d['loc'])) or 'the recipe'}: {d['msg']}" for d in details[:3])
+        raise RecipeError(f"{path}: {told}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RuntimeError) as error:  # mergekit's validators raise RuntimeError
+        raise RecipeError(f"{path}: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def merge_recipe(
+    recipe: str | os.PathLike[str], out: str | os.PathLike[str], options: MergeOptions | None = None
+) -> Merged:
+    """Merge as ``mergekit-yaml`` does, with ``scaled_pruned_delta`` known and the output whole or not there.
+
+    Args:
+        recipe: A YAML file, or the name of a packaged recipe. Any merge method of mergekit.
+        out: The folder to make.
+        options: mergekit's own. Where a recipe has ``model+adapter`` and no ``lora_merge_cache`` is set, the merged
+            models go to a temporary folder beside ``out``.
+
+    Returns:
+        Where the output is, and what was changed; a warning is logged if nothing was.
+
+    Raises:
+        RecipeError: The recipe, its settings or its models are at fault; see :func:`mergekit_ext.checks.check_recipe`.
+        ModelError: A model is not complete.
+        DeltaError: A tensor holds NaN or infinity.
+        OutputError: The output is not empty or cannot be written.
+    """
+    register()
+    options = options or MergeOptions()
+    final = check_output(out)
+    config, text = read_recipe(recipe)
+    stored = check_recipe(config, options, final)
+    with new_directory(final) as partial, _loaders(), _logged_errors() as errors, _changed_tensors() as changed:
+        with tempfile.TemporaryDirectory(dir=partial.parent, prefix="adapters-") as adapters:
+            if options.lora_merge_cache is None and any(model.lora for model in stored):
+                options = options.model_copy(update={"lora_merge_cache": adapters})
+            _run(config, partial, options, text, final)
+        donor = config.base_model or config.referenced_models()[0]
+        _check_whole(partial, stored[donor], options, final, errors)
+    if config.merge_method != METHOD:
+        return Merged(final, None)
+    if not changed:
+        logger.warning("%s is the base: no edited model differs from it where weight and density are not 0", final)
+    return Merged(final, tuple(changed))
+
+
+def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, text: str, final: Path) -> None:
+    try:
+        with disk_errors(final):
+            run_merge(config, str(partial), options=options, config_source=text)
+    except CorsaError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        # mergekit's own complaints: a method it does not know, a setting that is missing, models that do not match
+        logger.debug("mergekit's traceback", exc_info=True)
+        raise RecipeError(str(error)) from error
+
+
+@contextmanager
+def _loaders() -> Iterator[None]:
+    """mergekit keeps every model it opened in a table of the class: start and leave it empty, for files change."""
+    LoaderCache().loaders.clear()
+    try:
+        yield
+    finally:
+        LoaderCache().loaders.clear()
+
+
+def _check_whole(
+    partial: Path, donor: StoredModel, options: MergeOptions, final: Path, errors: list[logging.LogRecord]
+) -> None:
+    try:
+        read_stored_model(partial, str(final))
+    except ModelError as error:
+        raise OutputError(f"{final} was not written whole: {error}; nothing is left of it") from error
+    if errors and options.copy_tokenizer and any((donor.path / name).exists() for name in _TOKENIZER_FILES):
+        cause = errors[0].exc_info[1] if errors[0].exc_info else errors[0].getMessage()
+        raise OutputError(f"{final}: the tokenizer could not be copied: {cause}; nothing is left of the output")
+
+
+@contextmanager
+def _logged_errors() -> Iterator[list[logging.LogRecord]]:
+    """What mergekit logs as an error and goes on: a tokenizer that it cannot copy, for instance to a full disk."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = records.append  # type: ignore[method-assign, assignment]
+    log = logging.getLogger("mergekit.merge")
+    log.addHandler(handler)
+    try:
+        yield records
+    finally:
+        log.removeHandler(handler)
+
+
+@contextmanager
+def _changed_tensors() -> Iterator[list[str]]:
+    """The tensors that the method says it changed.
+
+    It says so in its log, whichever of mergekit's threads it runs in; what is not wanted there stays out of it.
+    """
+    log = logging.getLogger("mergekit_ext.method")
+    names: list[str] = []
+    level, wanted = log.level, log.getEffectiveLevel()
+
+    def collect(record: logging.LogRecord) -> bool:
+        if record.msg.startswith("changed") and isinstance(record.args, tuple):
+            names.append(str(record.args[0]))
+        return record.levelno >= wanted
+
+    log.addFilter(collect)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield names
+    finally:
+        log.removeFilter(collect)
+        log.setLevel(level)

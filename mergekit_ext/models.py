@@ -1,0 +1,116 @@
+"""What a model's folder says about itself without loading it: its files, its tensors' shapes, its vocabulary."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corsa_plugins.errors import CorsaError
+
+__all__ = ["ModelError", "StoredModel", "read_stored_model"]
+
+
+class ModelError(CorsaError, ValueError):
+    """A model's folder that is not complete."""
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model on disk.
+
+    Attributes:
+        path: Its folder.
+        config: The contents of ``config.json``.
+        shapes: The shape of every tensor; empty where the weights are pickled, which would have to be loaded.
+        size: Bytes of all tensors; that of the files where the weights are pickled.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    size: int
+
+    @property
+    def architecture(self) -> str:
+        """The class of the model, or its type where no class is given."""
+        return str((self.config.get("architectures") or [self.config.get("model_type")])[0])
+
+    def vocabulary(self) -> dict[str, int] | None:
+        """Token to id, from ``tokenizer.json``; ``None`` if there is none, or none with a list of tokens."""
+        try:
+            saved = json.loads((self.path / "tokenizer.json").read_text(encoding="utf-8"))
+            tokens = saved["model"]["vocab"]
+            if isinstance(tokens, list):
+                tokens = {token: index for index, (token, _) in enumerate(tokens)}
+            return {**tokens, **{token["content"]: token["id"] for token in saved.get("added_tokens", [])}}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def read_stored_model(path: Path, label: str) -> StoredModel:
+    """Look at a model's folder: its configuration and the headers of its weight files.
+
+    Args:
+        path: The folder.
+        label: What errors call the model.
+
+    Raises:
+        ModelError: There is no configuration, a shard is missing or cut short, or there are no weights.
+    """
+    if not path.is_dir():
+        raise ModelError(f"model {label}: {path} is no folder")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"model {label}: {path} has no config.json: is it the folder of a model?") from None
+    except ValueError as error:
+        raise ModelError(f"model {label}: {path / 'config.json'} is not JSON: {error}") from error
+    # in the order in which mergekit looks for them
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = path / f"{name}.index.json"
+        if index.exists():
+            files = [path / file for file in _indexed_files(index, label)]
+        elif (path / name).exists():
+            files = [path / name]
+        else:
+            continue
+        for file in files:
+            if not file.exists():
+                raise ModelError(f"model {label}: shard {file.name} is missing from {path}: copy or download it again")
+        if name.endswith(".bin"):
+            return StoredModel(path, config, {}, sum(file.stat().st_size for file in files))
+        shapes: dict[str, tuple[int, ...]] = {}
+        size = sum(_read_header(file, label, shapes) for file in files)
+        return StoredModel(path, config, shapes, size)
+    raise ModelError(f"model {label}: {path} has no weights (model.safetensors or pytorch_model.bin)")
+
+
+def _indexed_files(index: Path, label: str) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"model {label}: {index} is not an index of shards: {error!r}") from error
+
+
+def _read_header(file: Path, label: str, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Add the shapes in a safetensors file to ``shapes``; the bytes of its tensors.
+
+    The file is not mapped into memory, as the library would: it may be larger than that.
+    """
+    try:
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > file.stat().st_size:
+                raise ValueError("no safetensors file, or cut short in its header")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        shapes.update({name: tuple(entry["shape"]) for name, entry in header.items()})
+        size = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        missing = 8 + length + size - file.stat().st_size
+        if missing:
+            raise ValueError(f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"model {label}: {file} cannot be read: {error}; copy or download it again") from error
+    return size

@@ -1,0 +1,88 @@
+"""Tiny models on disk, and recipes carried out on them."""
+
+from __future__ import annotations
+
+import copy
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
+
+from tests.conftest import llama
+
+collect_ignore_glob = [] if find_spec("mergekit") else ["test_*.py"]
+
+VOCABULARY = 64
+
+
+def changed(model, seed, where="", scale=0.05, dtype=None):
+    """A copy of ``model`` with noise on the parameters whose names contain ``where``."""
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if where in name:
+                noise = torch.randn(parameter.shape, generator=generator) * scale
+                parameter.copy_((parameter.float() + noise).to(parameter.dtype))
+    return other
+
+
+def stored(path):
+    """All tensors of a saved model."""
+    tensors = {}
+    for file in sorted(Path(path).glob("*.safetensors")):
+        tensors.update(load_file(file))
+    for file in sorted(Path(path).glob("*.bin")):
+        tensors.update(torch.load(file))
+    return tensors
+
+
+class Workshop:
+    """Saves models, carries out recipes."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.count = 0
+
+    def save(self, name, model, **options):
+        model.save_pretrained(self.folder / name, **options)
+        return str(self.folder / name)
+
+    def recipe(self, **settings):
+        self.count += 1
+        path = self.folder / f"recipe-{self.count}.yaml"
+        path.write_text(yaml.safe_dump({"merge_method": "scaled_pruned_delta", **settings}))
+        return path
+
+    def merge(self, options=None, **settings):
+        """The merged tensors, by name."""
+        from mergekit.options import MergeOptions
+
+        from mergekit_ext.merging import merge_recipe
+
+        recipe = self.recipe(**settings)
+        out = self.folder / f"out-{self.count}"
+        self.merged = merge_recipe(recipe, out, MergeOptions(quiet=True, **(options or {})))
+        return stored(out)
+
+
+@pytest.fixture
+def workshop(tmp_path):
+    return Workshop(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _base_model() -> LlamaForCausalLM:
+    return llama(VOCABULARY)
+
+
+@pytest.fixture
+def base_model(_base_model):
+    return copy.deepcopy(_base_model)
