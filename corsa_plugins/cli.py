@@ -139,7 +139,9 @@ def _add_extension(app: typer.Typer, name: str, command: Any) -> None:
 def _add_raw(app: typer.Typer, name: str, function: Callable[..., Any], text: str) -> None:
     """A command that gets its arguments as they are, ``--help`` among them."""
     raw = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
-    app.command(name, help=text, context_settings=raw, add_help_option=False)(function)
+    # A short help of its own is wrapped, not cut: the list of commands is where a missing extra is read about.
+    summary = " ".join(text.partition("\n\n")[0].split())
+    app.command(name, help=text, short_help=summary, context_settings=raw, add_help_option=False)(function)
 
 
 def _show_version(wanted: bool) -> None:
