@@ -6,10 +6,10 @@ import copy
 from functools import cache, partial
 
 import pytest
-from conftest import CHAT_TEMPLATE, byte_level_tokenizer, sentencepiece_tokenizer
 from tokenizers import processors
 
 from corsa_plugins.tokenization import TokenizationError, encode_prompt, join, separate
+from tests.conftest import CHAT_TEMPLATE, byte_level_tokenizer, sentencepiece_tokenizer
 
 PAIRS = [
     ("The capital of France is", "Paris"),

@@ -101,7 +101,7 @@ def question_table(before: Evaluation, results: Sequence[JobResult], count: int 
 
 
 def _said(evaluation: Evaluation, index: int, form: int) -> str:
-    return cut_answer(evaluation.records[index].paraphrases[form].output).strip()
+    return cut_answer(evaluation.records[index].paraphrases[form].output) or "(nothing)"
 
 
 def _percent(evaluation: Evaluation, metric: str) -> str:
