@@ -139,6 +139,11 @@ class CoRSAConfig(DPOConfig):
                 "torch_compile=True is not supported: a compiled backward pass gives one gradient, and CoRSA takes two "
                 "from it. Leave it out."
             )
+        if any(part in str(getattr(self.optim, "value", self.optim)) for part in ("lomo", "layerwise")):
+            raise SettingError(
+                f"optim={self.optim!r} is not supported: it steps inside the backward pass, before the two gradients "
+                "have been merged. Use another optimizer, such as 'adamw_torch'."
+            )
         super().__post_init__()
         # After it, because it reads JSON given on a command line.
         if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):

@@ -35,6 +35,8 @@ from trl_ext import CoRSAConfig, CoRSATrainer
         ({"loss_type": "sft"}, "CoRSA adds the SFT loss itself"),
         ({"fp16": True, "bf16": False}, "Use bf16=True"),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "Set 'use_reentrant' to False"),
+        ({"optim": "lomo"}, "steps inside the backward pass"),
+        ({"optim": "galore_adamw_layerwise"}, "steps inside the backward pass"),
         ({"torch_compile": True}, "torch_compile=True is not supported"),
         ({"router_aux_loss_coef": 0.1}, "router_aux_loss_coef must be 0.0"),
         ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "use plain data parallelism"),
