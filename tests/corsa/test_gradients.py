@@ -166,6 +166,21 @@ class TokenWise(nn.Module):
         return CausalLMOutput(logits=self.head(self.layer(tokens).unflatten(0, input_ids.shape)))
 
 
+class Shared(TokenWise):
+    """A model that runs one layer twice, as models with shared blocks do."""
+
+    def forward(self, input_ids: Tensor) -> CausalLMOutput:
+        return CausalLMOutput(logits=self.head(self.layer(torch.tanh(self.layer(self.embedding(input_ids))))))
+
+
+def test_a_layer_that_runs_twice_gets_both_gradients() -> None:
+    model = Shared().double()
+    phi = parameters(model)
+    one = OneBackward(model, phi)
+    assert_same(one(*closures(model)), TwoBackwards(phi)(*closures(model)), FLOAT64)
+    assert one.fallback_reason is None
+
+
 def test_a_layer_that_does_not_keep_sequences_apart_falls_back_to_two() -> None:
     model = TokenWise().double()
     phi = parameters(model)
