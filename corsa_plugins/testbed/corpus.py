@@ -1,7 +1,7 @@
 """What the model reads: biographies and questions, packed into rows of tokens.
 
 A biography names its subject once, and tells the facts in shuffled order behind a pronoun. That is what makes the
-model gather all it knows of a person at the name, where an editor of FFN weights writes (DESIGN.md, section 9).
+model gather all it knows of a person at the name, where an editor of FFN weights writes.
 """
 
 from __future__ import annotations
