@@ -14,7 +14,6 @@ from corsa_plugins import __version__
 from corsa_plugins.cli import GROUP, main
 from corsa_plugins.evaluation import load_evaluation
 from corsa_plugins.requests import EditRequest, Probe, read_probes, read_requests, write_probes, write_requests
-from corsa_plugins.testbed.cache import SHIPPED
 
 
 @dataclass
@@ -268,7 +267,6 @@ def test_the_script_exits_with_the_code_and_writes_errors_to_stderr(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="the testbed's files are not in this checkout")
 def test_the_requests_files_of_a_testbed_are_what_evaluate_reads(corsa, tmp_path):
     result = corsa("testbed", "--out", tmp_path / "world")
     assert result.exit_code == 0, result.output

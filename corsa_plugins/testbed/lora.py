@@ -1,4 +1,4 @@
-"""The LoRA settings that the testbed's numbers are quoted for."""
+"""The training settings that the testbed's numbers are quoted for."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ class LoraDefaults:
     testbed promises. Results on those plans are thus not independent of the choice; use other seeds to compare.
     """
 
-    rank: int = 32
-    alpha: int = 64
     learning_rate: float = 5e-4
     epochs: int = 28
     batch_size: int = 4
     accumulation: int = 4
-    target_modules: str = "all-linear"
