@@ -1,0 +1,109 @@
+"""CounterFact and multi-CounterFact.
+
+Source: Meng et al., Locating and Editing Factual Associations in GPT (NeurIPS 2022) and Mass-Editing Memory in a
+Transformer (ICLR 2023); repositories ``kmeng01/rome`` and ``kmeng01/memit`` (``dsets/counterfact.py``), data at
+``https://memit.baulab.info/data/dsets/``. A copy lies on the Hub as ``azhx/counterfact``, whose card lists the fields.
+
+A record has ``case_id``, ``pararel_idx``, ``requested_rewrite`` (``prompt`` with ``{}``, ``relation_id``, ``subject``,
+``target_new`` and ``target_true``, each ``{"str", "id"}``) and the lists ``paraphrase_prompts``,
+``neighborhood_prompts``, ``attribute_prompts`` and ``generation_prompts``. Multi-CounterFact is the part of it whose
+edits do not contradict each other, with the same fields. Both are JSON lists, which are loaded whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from corsa_plugins.formats.base import Drops, Format, HubSource
+from corsa_plugins.formats.fields import (
+    case_id,
+    fill,
+    make_request,
+    optional_text,
+    place_subject,
+    probe,
+    record_at,
+    require_text,
+    texts,
+)
+from corsa_plugins.requests import EditRequest
+
+__all__ = ["COUNTERFACT", "MULTI_COUNTERFACT", "convert"]
+
+HUB = HubSource("azhx/counterfact", ("train", "test"))
+
+MAPPING = {
+    "case_id": "case_id",
+    "requested_rewrite.prompt": "prompt, with {} filled in",
+    "requested_rewrite.subject": "subject",
+    "requested_rewrite.target_new.str": "target_new",
+    "requested_rewrite.target_true.str": "target_old, and the answer of the neighborhood probes",
+    "paraphrase_prompts": "paraphrases",
+    "neighborhood_prompts": "neighborhood",
+}
+
+DROPPED = {
+    "pararel_idx": "the place in another data set",
+    "requested_rewrite.relation_id": "a Wikidata name; requests have no relation",
+    "requested_rewrite.target_new.id": "a Wikidata name",
+    "requested_rewrite.target_true.id": "a Wikidata name",
+    "attribute_prompts": "prompts whose true answer is target_new; no metric here asks them",
+    "generation_prompts": "free continuations about the subject, which have no right answer",
+}
+
+
+def convert(record: Mapping[str, Any], index: int, drops: Drops) -> list[EditRequest]:
+    """One record of CounterFact, which is one request.
+
+    Raises:
+        RecordError: Saying which field is missing or wrong.
+    """
+    rewrite = record_at(record, "requested_rewrite")
+    where = "requested_rewrite."
+    subject = require_text(rewrite, "subject", where)
+    prompt = fill(require_text(rewrite, "prompt", where), subject)
+    new = require_text(record_at(rewrite, "target_new", where), "str", f"{where}target_new.")
+    true = rewrite.get("target_true")
+    old = (
+        optional_text(record_at(rewrite, "target_true", where), "str", f"{where}target_true.")
+        if true is not None
+        else None
+    )
+    request = make_request(
+        drops,
+        prompt=prompt,
+        target_new=new,
+        target_old=old,
+        subject=place_subject(subject, prompt, drops),
+        paraphrases=texts(record, "paraphrase_prompts"),
+        neighborhood=tuple(probe(text, old) for text in texts(record, "neighborhood_prompts")),
+        case_id=case_id(record, index),
+    )
+    return [request]
+
+
+COUNTERFACT = Format(
+    name="counterfact",
+    description="CounterFact: 21,919 counterfactual statements of one fact, with paraphrases and neighbours",
+    homepage="https://rome.baulab.info",
+    licence="MIT (repository kmeng01/rome)",
+    obtain="https://rome.baulab.info/data/dsets/counterfact.json",
+    mapping=MAPPING,
+    dropped=DROPPED,
+    signatures=(("requested_rewrite.prompt", "requested_rewrite.target_new.str", "paraphrase_prompts"),),
+    convert=convert,
+    hub=HUB,
+)
+
+MULTI_COUNTERFACT = Format(
+    name="multi-counterfact",
+    description="multi-CounterFact: the 20,877 records of CounterFact that do not contradict each other",
+    homepage="https://memit.baulab.info",
+    licence="MIT (repository kmeng01/memit)",
+    obtain="https://memit.baulab.info/data/dsets/multi_counterfact.json",
+    mapping=MAPPING,
+    dropped=DROPPED,
+    signatures=COUNTERFACT.signatures,
+    convert=convert,
+)
