@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_write_text"]
+__all__ = ["atomic_directory", "atomic_write_text"]
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -47,3 +49,47 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
             os.unlink(temporary)
         raise
     return path
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder to fill, which becomes ``path``, completely or not at all.
+
+    Within the block, files are written to a temporary folder beside ``path``. Afterwards it takes the place of
+    ``path``, and what was there before is deleted; if anything is raised, ``path`` is as it was and nothing is left
+    behind. Where the process is killed between the two renamings that replace an existing folder, the old
+    content is beside it under ``.NAME.*.old``.
+
+    Raises:
+        NotADirectoryError: ``path`` is a file.
+        OSError: The folder cannot be written to; for instance the disk is full.
+    """
+    path = Path(path)
+    target = path.resolve()
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{path} is a file: name a folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o777 & ~umask)  # mkdtemp makes the folder private
+        if target.exists():
+            old = temporary.with_suffix(".old")
+            os.rename(target, old)
+            try:
+                os.rename(temporary, target)
+            except BaseException:
+                os.rename(old, target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

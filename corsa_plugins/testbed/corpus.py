@@ -33,6 +33,15 @@ def sentences(world: World) -> Iterator[str]:
         yield from (" " + person.name.split()[-1] for _ in range(100))
 
 
+def facts_as_text(world: World) -> Iterator[str]:
+    """Every fact twice, as a statement and as one of its questions: text to collect key statistics on."""
+    for number, fact in enumerate(world.facts):
+        forms = world.forms(fact.relation)
+        questions = [form for form in forms if form.startswith("question")]
+        for form in (STATEMENT, questions[number % len(questions)]):
+            yield f"{world.prompts(fact, form)} {fact.answer}."
+
+
 class Kind(IntEnum):
     """What a token is to its document."""
 

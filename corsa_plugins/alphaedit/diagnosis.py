@@ -1,0 +1,211 @@
+"""Which requests fight each other, earlier edits, or what the model should keep: known before anything is edited."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from corsa_plugins.alphaedit.columns import unit_columns
+from corsa_plugins.alphaedit.conflict import pairwise_conflict, sample_conflict, subspace_conflict
+from corsa_plugins.alphaedit.nullspace import NullSpace
+from corsa_plugins.errors import require
+
+__all__ = ["Conflicts", "Diagnosis", "LayerConflicts", "RequestConflicts", "layer_conflicts"]
+
+
+@dataclass(frozen=True)
+class LayerConflicts:
+    """Conflicts of N requests at one layer.
+
+    Attributes:
+        layer: The block.
+        preserved: (N,) s(k, K0) of Eq. 3 over the sample of preserved keys; ``None`` without one.
+        subspace: (N,) the share of the key outside the null space (Eq. 6).
+        prior: (N, M) |cos| with the key of each edit in force; M may be 0.
+        prior_names: The M edits in force.
+        batch: (N, N) |cos| with each other, 0 on the diagonal.
+    """
+
+    layer: int
+    preserved: Tensor | None
+    subspace: Tensor
+    prior: Tensor
+    prior_names: tuple[str, ...]
+    batch: Tensor
+
+
+def layer_conflicts(
+    layer: int, keys: Tensor, space: NullSpace, sample: Tensor | None, prior: Tensor, prior_names: Sequence[str]
+) -> LayerConflicts:
+    """All conflicts of keys (d, N) with a sample of preserved keys (d, S), prior keys (d, M), and each other."""
+    cosines = unit_columns(keys, "keys").T @ unit_columns(prior.to(keys.device), "prior keys", rows=keys.shape[0])
+    return LayerConflicts(
+        layer=layer,
+        preserved=None if sample is None else sample_conflict(keys, sample).cpu(),
+        subspace=subspace_conflict(space.coordinates(keys), space.n_null).cpu(),
+        prior=cosines.abs().clamp(max=1).cpu(),
+        prior_names=tuple(prior_names),
+        batch=pairwise_conflict(keys).cpu(),
+    )
+
+
+@dataclass(frozen=True)
+class RequestConflicts:
+    """The highest conflicts of one request over the edited layers; ``None`` where there is nothing to conflict with."""
+
+    preserved_conflict: float | None
+    subspace_conflict: float
+    prior_conflict: float | None
+    prior_conflict_with: str | None
+    batch_conflict: float | None
+    batch_conflict_with: str | None
+
+
+@dataclass(frozen=True)
+class Conflicts:
+    """Conflicts of a list of requests at every edited layer.
+
+    Attributes:
+        names: Of the requests.
+        layers: In ascending order.
+    """
+
+    names: tuple[str, ...]
+    layers: tuple[LayerConflicts, ...]
+
+    def of(self, index: int) -> RequestConflicts:
+        """The figures of one request."""
+        preserved = [float(layer.preserved[index]) for layer in self.layers if layer.preserved is not None]
+        prior = _highest([(layer.prior[index], layer.prior_names) for layer in self.layers])
+        others = [name for i, name in enumerate(self.names) if i != index]
+        keep = torch.arange(len(self.names)) != index
+        batch = _highest([(layer.batch[index][keep], others) for layer in self.layers])
+        return RequestConflicts(
+            preserved_conflict=max(preserved) if preserved else None,
+            subspace_conflict=max(float(layer.subspace[index]) for layer in self.layers),
+            prior_conflict=prior[0],
+            prior_conflict_with=prior[1],
+            batch_conflict=batch[0],
+            batch_conflict_with=batch[1],
+        )
+
+    def means(self) -> dict[str, float | None]:
+        """Means over the requests, as the paper gives them for a data set (Table 1)."""
+        found = [self.of(index) for index in range(len(self.names))]
+        return {
+            name: _mean([getattr(conflict, name) for conflict in found])
+            for name in ("preserved_conflict", "subspace_conflict", "prior_conflict", "batch_conflict")
+        }
+
+
+def _highest(rows: Sequence[tuple[Tensor, Sequence[str]]]) -> tuple[float | None, str | None]:
+    found = [(float(row.max()), names[int(row.argmax())]) for row, names in rows if len(row)]
+    return max(found) if found else (None, None)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What an edit of some requests would meet, without making it.
+
+    Attributes:
+        conflicts: Of the requests.
+        reach: By request, the probability of its target with its v* in place; ``None`` if values were not asked for.
+        inconsistency: By request, |r| = |v* - Wk|; ``None`` likewise.
+    """
+
+    conflicts: Conflicts
+    reach: tuple[float, ...] | None = None
+    inconsistency: tuple[float, ...] | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One mapping of plain data for each request."""
+        rows = []
+        for index, name in enumerate(self.conflicts.names):
+            row: dict[str, Any] = {"index": index, "name": name, **vars(self.conflicts.of(index))}
+            if self.reach is not None and self.inconsistency is not None:
+                row |= {"value_probability": self.reach[index], "inconsistency": self.inconsistency[index]}
+            rows.append(row)
+        return rows
+
+    def table(self) -> Any:
+        """A :class:`rich.table.Table`, the requests of the highest conflict first."""
+        from rich.table import Table
+        from rich.text import Text
+
+        with_values = self.reach is not None
+        table = Table(title=str(self))
+        for heading in ("request", "K0", "K0 sub.", "Kp", "with", "batch", "with", *(("p(v*)", "|r|") * with_values)):
+            table.add_column(heading)
+        for row in sorted(self.rows(), key=lambda row: -_worst(row)):
+            cells = [
+                row["name"],
+                _cell(row["preserved_conflict"]),
+                _cell(row["subspace_conflict"]),
+                _cell(row["prior_conflict"]),
+                row["prior_conflict_with"] or "-",
+                _cell(row["batch_conflict"]),
+                row["batch_conflict_with"] or "-",
+            ]
+            if with_values:
+                cells += [f"{row['value_probability']:.2f}", f"{row['inconsistency']:.3g}"]
+            table.add_row(*map(Text, cells))
+        return table
+
+    def figure(self, path: str | os.PathLike[str]) -> Path:
+        """Draw the conflicts: a histogram each of K0, Kp and batch, and who conflicts with whom. PNG, SVG or PDF.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        require("matplotlib", "eval", what="a figure")
+        from matplotlib.figure import Figure
+
+        found = [self.conflicts.of(index) for index in range(len(self.conflicts.names))]
+        shown = {
+            "preserved keys (Eq. 3)": [c.preserved_conflict for c in found],
+            "preserved space (Eq. 6)": [c.subspace_conflict for c in found],
+            "earlier edits": [c.prior_conflict for c in found],
+            "same batch": [c.batch_conflict for c in found],
+        }
+        known = {name: [v for v in values if v is not None] for name, values in shown.items()}
+        known = {name: values for name, values in known.items() if values}
+        figure = Figure(figsize=(3.2 * (len(known) + 1), 3), layout="constrained")
+        axes = figure.subplots(1, len(known) + 1)
+        for axis, (name, values) in zip(axes, known.items(), strict=False):
+            axis.hist(values, bins=20, range=(0, 1), color="0.45")
+            axis.set(title=f"conflict with {name}", xlabel="conflict", ylabel="requests", xlim=(0, 1))
+            axis.title.set_fontsize("small")
+        highest = torch.stack([torch.cat([layer.batch, layer.prior], dim=1) for layer in self.conflicts.layers]).amax(0)
+        image = axes[-1].imshow(highest.numpy(), vmin=0, vmax=1, cmap="Greys", aspect="auto", interpolation="nearest")
+        axes[-1].set(title="who with whom", xlabel="requests, then earlier edits", ylabel="request")
+        axes[-1].title.set_fontsize("small")
+        figure.colorbar(image, ax=axes[-1], label="conflict")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        return path
+
+    def __str__(self) -> str:
+        """One line."""
+        means = {name: value for name, value in self.conflicts.means().items() if value is not None}
+        shown = ", ".join(f"{name.removesuffix('_conflict')} {value:.2f}" for name, value in means.items())
+        return f"mean conflicts of {len(self.conflicts.names)} requests: {shown}"
+
+
+def _worst(row: dict[str, Any]) -> float:
+    return max(row[name] or 0.0 for name in ("subspace_conflict", "prior_conflict", "batch_conflict"))
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

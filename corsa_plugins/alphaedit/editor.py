@@ -1,0 +1,574 @@
+"""AlphaEdit+ on a model (papers/alphaedit-plus.md, Algorithm 1); AlphaEdit is the same editor with its parts off."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from corsa_plugins.alphaedit.conflict import prior_weights
+from corsa_plugins.alphaedit.contexts import generate_contexts
+from corsa_plugins.alphaedit.diagnosis import Conflicts, Diagnosis, layer_conflicts
+from corsa_plugins.alphaedit.keys import request_keys, request_outputs
+from corsa_plugins.alphaedit.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.report import EditReport, LayerReport, RequestReport, verdict
+from corsa_plugins.alphaedit.settings import AlphaEditSettings
+from corsa_plugins.alphaedit.smoothing import SmoothingChoice, select_smoothing, smoothing
+from corsa_plugins.alphaedit.solver import relative_ridge, solve
+from corsa_plugins.alphaedit.state import EditBatch, EditState, LayerUpdate, StateError, write_weight
+from corsa_plugins.alphaedit.values import Values, find_values
+from corsa_plugins.architecture import Architecture, LinearMap, find_architecture
+from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.fingerprint import Fingerprint
+from corsa_plugins.inference import TargetScore, generate_answers, score_targets
+from corsa_plugins.requests import EditRequest, Probe, RequestError, check_requests
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["AlphaEditor", "EditError", "PreservedKeys"]
+
+logger = logging.getLogger(__name__)
+
+_MAX_WARNINGS = 10
+
+
+class EditError(CorsaError, RuntimeError):
+    """An edit that gave NaN or infinity. The weights and the state are as before."""
+
+
+class PreservedKeys(Protocol):
+    """What an editor asks about K0, as :class:`~corsa_plugins.alphaedit.statistics.KeyStatistics` answers it."""
+
+    def check(self, model: PreTrainedModel, architecture: Architecture | None = None) -> None:
+        """Raise unless these are of this model."""
+
+    def null_space(self, layer: int, rule: NullSpaceRule) -> NullSpace:
+        """The null space of the preserved keys at a layer."""
+
+    def sample(self, layer: int) -> Tensor | None:
+        """Some of the preserved keys (d_in, S) of a layer, if kept."""
+
+
+class AlphaEditor:
+    """Edits facts in a model's weights, in place, a batch at a time; any batch can be taken out again.
+
+    >>> editor = AlphaEditor(model, tokenizer, statistics, AlphaEditSettings(layers=(4, 5, 6, 7, 8)))  # doctest: +SKIP
+    >>> report = editor.edit(read_requests("facts.jsonl"))  # doctest: +SKIP
+    >>> editor.state.save("edits")  # doctest: +SKIP
+
+    Memory, beside the model: a copy of the edited weights in main memory and one on their device during an edit; for
+    each edit in force its key, residual and direction, 2 d_in + d_out numbers a layer; n x n work for n edits in
+    force. Nothing of size d_in x d_in is held.
+
+    Args:
+        model: A causal language model of transformers, without an adapter, in any precision, on any device.
+        tokenizer: Its tokenizer.
+        statistics: Of the keys to preserve, made of this model (``corsa stats``). ``None`` serves an editor that
+            only takes edits back.
+        settings: Which layers, and how.
+        state: Edits that are in force already; ``None``: none are, and the weights are the originals. Where the model
+            has the originals of ``state``, see :meth:`apply`.
+        architecture: Where the model's parts are, if they cannot be found.
+
+    Raises:
+        StateError, StatisticsError: State or statistics are of another model.
+        SettingError, ArchitectureError: The model has no such layers, or they cannot be edited.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        statistics: PreservedKeys | None,
+        settings: AlphaEditSettings,
+        *,
+        state: EditState | None = None,
+        architecture: Architecture | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.statistics = statistics
+        self.settings = settings
+        self.architecture = architecture or find_architecture(model)
+        self._maps: dict[int, LinearMap] = {}
+        self._null_spaces: dict[tuple[int, NullSpaceRule], NullSpace] = {}
+        if statistics is not None:
+            statistics.check(model, self.architecture)
+        self._state = state or EditState(Fingerprint.of(model, self.architecture))
+        for layer in {*settings.layers, *self._state.originals}:
+            self._maps[layer] = _editable(self.architecture, layer)
+        if state is not None:
+            state.check(model, self._maps, self.architecture)
+
+    @property
+    def state(self) -> EditState:
+        """The edits in force, as of the last call; an immutable object that can be saved."""
+        return self._state
+
+    # --- what a user does --------------------------------------------------------------------------------------------
+
+    def edit(
+        self,
+        requests: Iterable[EditRequest],
+        *,
+        name: str | None = None,
+        keep: Sequence[Probe] = (),
+        answers: bool = True,
+        progress: bool = False,
+    ) -> EditReport:
+        """Make the model answer ``target_new`` to each request, all of them together as one batch.
+
+        ``paraphrases``, ``neighborhood`` and ``portability`` are never looked at. Smoothed targets are chosen on
+        ``validation_prompts``, or where a request has none, on its prompt behind the generated contexts.
+
+        Args:
+            requests: Each with a subject.
+            name: Of the batch, to revert it by; by default a number.
+            keep: Probes with answers that should stay, to validate smoothed targets on as well.
+            answers: Whether to ask the model for its answers before and after, for the report.
+            progress: Show progress bars.
+
+        Returns:
+            The report. The batch is in :attr:`state`.
+
+        Raises:
+            RequestError: No requests, or some that cannot be edited, all of them named.
+            EditError: NaN or infinity, naming the layer or the request.
+            StateError: The weights were changed by something else, or there is a batch of this name.
+
+            Whatever is raised, weights and state are bit for bit as before.
+        """
+        requests = tuple(requests)
+        self._check(requests, keep)
+        state = self._known_state().with_layers({layer: self._maps[layer] for layer in self.settings.layers})
+        name = name if name is not None else _free_name(state)
+        if any(batch.name == name for batch in state.batches):
+            raise StateError(f"there is a batch {name!r} already: choose another name")
+        with self._intact():
+            if not state.contexts:
+                state = replace(state, contexts=self._contexts())
+            batch = self._make_batch(state, requests, name, keep, answers, progress)
+            # From a copy of everything it is computed from, so that what a later process writes has the same bits.
+            after = replace(state, batches=(*state.batches, batch))
+            mark = after.write(self._maps)
+            # One assignment: an interruption sees the edit made or not made.
+            self._state = state.with_batch(batch, mark)
+        # Of targets out of reach there has been a warning while their values were looked for.
+        missed = [r for r in batch.report.not_edited if r.value_probability >= self.settings.reach]
+        for request in missed[:_MAX_WARNINGS]:
+            logger.warning("%s: %s", request.name, request.verdict)
+        if len(missed) > _MAX_WARNINGS:
+            logger.warning("... nor were %d more requests taken; see the report", len(missed) - _MAX_WARNINGS)
+        return batch.report
+
+    def revert(self, name: str) -> None:
+        """Take a batch out again; its keys are forgotten, the other batches stay as they are.
+
+        With every batch reverted, in any order, the weights are the originals, bit for bit.
+
+        Raises:
+            StateError: There is no such batch, or the weights were changed by something else.
+        """
+        state = self._known_state()
+        place = state.batches.index(state.batch(name))
+        remaining = replace(state, batches=state.batches[:place] + state.batches[place + 1 :])
+        with self._intact():
+            mark = remaining.write(self._maps)
+            self._state = state.without(name, mark)
+
+    def revert_all(self) -> None:
+        """Put the original weights back and forget every batch."""
+        state = self._known_state()
+        with self._intact():
+            state.first(0).write(self._maps)
+            self._state = state.first(0)
+
+    def apply(self) -> None:
+        """Put every batch of :attr:`state` into a model that has the originals, or the first few of the batches.
+
+        Raises:
+            StateError: The weights are none that the state knows.
+        """
+        if self._in_force(self._state) == len(self._state.batches):
+            return
+        with self._intact():
+            self._state.write(self._maps)
+
+    def null_space(self, layer: int) -> NullSpace:
+        """The null space that edits of the layer start from."""
+        key = (layer, self.settings.null_space)
+        if key not in self._null_spaces:
+            space = self._preserved().null_space(*key)
+            if space.d != self._maps[layer].d_in:
+                raise SettingError(
+                    f"layer {layer}: the statistics are {space.d} wide, and the keys {self._maps[layer].d_in}"
+                )
+            if self.settings.search and not space.ordered:
+                logger.warning(
+                    "layer %d: the null space was given as a projector, which does not say in what order eigenvectors "
+                    "could be added to it: none will be",
+                    layer,
+                )
+            self._null_spaces[key] = space
+        return self._null_spaces[key]
+
+    def diagnose(self, requests: Iterable[EditRequest], *, values: bool = False, progress: bool = False) -> Diagnosis:
+        """What an edit of the requests would meet at the present weights; nothing is changed.
+
+        Args:
+            requests: Each with a subject.
+            values: Look for v* too, which takes as long as in an edit: tells which targets are out of reach, and
+                the inconsistency |r|.
+            progress: Show a progress bar.
+
+        Raises:
+            RequestError, StateError: As in :meth:`edit`.
+        """
+        requests = tuple(requests)
+        self._check(requests, ())
+        state = self._known_state()
+        contexts = state.contexts or self._contexts()
+        conflicts = self._conflicts(state, requests, self._keys(requests, self.settings.layers, contexts))
+        if not values:
+            return Diagnosis(conflicts)
+        found = self._values(requests, contexts, progress)
+        inconsistency = (found.vectors - found.initial).norm(dim=0)
+        return Diagnosis(conflicts, tuple(found.probability.tolist()), tuple(inconsistency.tolist()))
+
+    # --- one batch ---------------------------------------------------------------------------------------------------
+
+    def _make_batch(
+        self,
+        state: EditState,
+        requests: tuple[EditRequest, ...],
+        name: str,
+        keep: Sequence[Probe],
+        answers: bool,
+        progress: bool,
+    ) -> EditBatch:
+        layers = self.settings.layers
+        before = self._ask(requests, answers, progress)
+        values = self._values(requests, state.contexts, progress)
+        conflicts = self._conflicts(state, requests, self._keys(requests, layers, state.contexts))
+        solved = [self._edit_layer(state, requests, place, values, keep) for place in range(len(layers))]
+        left = values.vectors - self._outputs(requests)
+        keys = self._keys(requests, layers, state.contexts)
+        after = self._ask(requests, answers, progress)
+        reports = []
+        for index, request in enumerate(requests):
+            report = RequestReport(
+                index=index,
+                name=request.name(index),
+                prompt=request.prompt,
+                target_new=request.target_new,
+                value_probability=float(values.probability[index]),
+                **vars(conflicts.of(index)),
+                inconsistency=float((values.vectors - values.initial)[:, index].norm()),
+                smoothing=tuple(float(layer.smoothing[index]) for layer in solved),
+                residual=float(left[:, index].norm()),
+                answer_before=before.answers[index],
+                answer_after=after.answers[index],
+                known_before=before.scores[index].top1,
+                edited=after.scores[index].top1,
+                verdict="",
+            )
+            reports.append(replace(report, verdict=verdict(report, self.settings.reach)))
+        return EditBatch(
+            name=name,
+            requests=requests,
+            layers={
+                layer: LayerUpdate(self._stored(keys[layer]), part.left, part.right)
+                for layer, part in zip(layers, solved, strict=True)
+            },
+            settings=self.settings,
+            report=EditReport(name, tuple(reports), tuple(part.report for part in solved)),
+        )
+
+    def _edit_layer(
+        self, state: EditState, requests: Sequence[EditRequest], place: int, values: Values, keep: Sequence[Probe]
+    ) -> _SolvedLayer:
+        """Algorithm 1 at one layer; its weight holds the update afterwards."""
+        settings, layer = self.settings, self.settings.layers[place]
+        linear, space = self._maps[layer], self.null_space(layer)
+        keys = self._keys(requests, [layer], state.contexts)[layer]
+        inconsistency = (values.vectors - self._outputs(requests)).double()
+        residual = inconsistency / (len(settings.layers) - place)
+        self._finite(layer, "keys", keys, requests)
+        self._finite(layer, "residuals", residual, requests)
+
+        new = space.coordinates(keys)
+        prior_keys = state.prior_keys(layer, linear.d_in).to(keys.device)
+        weights = (
+            prior_weights(prior_keys, keys) if settings.conflict_weights else prior_keys.new_ones(prior_keys.shape[1])
+        )
+        beta = settings.prior_weight * (place + 1 if settings.prior_weight_by_layer else 1)
+        prior = space.coordinates(prior_keys) * (beta * weights.double()).sqrt()
+        ridge = settings.ridge
+        if settings.ridge_unit == "relative":
+            ridge = relative_ridge(settings.ridge, new, space.n_null)
+
+        norms = inconsistency.norm(dim=0)
+
+        def smoothed(t: int) -> Tensor:
+            return torch.zeros_like(norms) if settings.smoothing is None else smoothing(norms, t, settings.smoothing)
+
+        solution = solve(
+            new,
+            prior,
+            residual * (1 - smoothed(0)),
+            ridge=ridge,
+            n_null=space.n_null,
+            search=settings.search if space.ordered else None,
+        )
+        right = self._stored(space.combine(solution.coefficients))
+        updates = state.updates(layer)
+
+        def put(t: int) -> Tensor:
+            left = self._stored(residual * (1 - smoothed(t)))
+            write_weight(linear, state.originals[layer], [*updates, LayerUpdate(left, left, right)])
+            return left
+
+        choice: SmoothingChoice | None = None
+        if settings.smoothing is not None and bool(smoothed(0).any()):
+            pairs = self._validation(state, requests, keep)
+
+            def score(t: int) -> float:
+                put(t)
+                return self._score(pairs)
+
+            choice = select_smoothing(score, settings.smoothing)
+        t = choice.t if choice else 0
+        left = put(t)
+        self._finite(layer, "update", left.abs().sum(0) + right.abs().sum(0), requests)
+        return _SolvedLayer(
+            left=left,
+            right=right,
+            smoothing=smoothed(t),
+            report=LayerReport(
+                layer=layer,
+                width=linear.d_in,
+                null_space=space.n_null,
+                added=solution.added,
+                ridge=ridge,
+                objective=(solution.objective[0], solution.objective[-1]),
+                prior_weight=float(weights.mean()) if len(weights) else None,
+                smoothing_step=choice.t if choice else None,
+                validation_scores=tuple(choice.scores) if choice else (),
+            ),
+        )
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _preserved(self) -> PreservedKeys:
+        if self.statistics is None:
+            raise SettingError("this editor has no statistics of the keys to preserve: give them to edit with it")
+        return self.statistics
+
+    def _check(self, requests: Sequence[EditRequest], keep: Sequence[Probe]) -> None:
+        if not requests:
+            raise RequestError("there are no edit requests: give at least one")
+        problems = [
+            f"{request.name(i)}: has no subject, and its key is read at the last token of one: add the field"
+            for i, request in enumerate(requests)
+            if not request.subject
+        ]
+        if problems:
+            raise RequestError(problems, f"{len(problems)} edit requests cannot be edited")
+        for i, probe in enumerate(keep):
+            if probe.answer is None:
+                raise RequestError(f"keep[{i}] ({probe.prompt!r}) has no answer: give the one that should stay")
+        for conflict in check_requests(requests).contradictions:
+            logger.warning(
+                "requests %s contradict each other: the prompt %r is given %s; the edit lands between them",
+                ", ".join(map(str, conflict.indices)),
+                conflict.prompt,
+                " and ".join(map(repr, conflict.targets)),
+            )
+
+    def _contexts(self) -> tuple[str, ...]:
+        return generate_contexts(
+            self.model,
+            self.tokenizer,
+            n=self.settings.n_contexts,
+            length=self.settings.context_length,
+            architecture=self.architecture,
+        )
+
+    def _values(self, requests: Sequence[EditRequest], contexts: Sequence[str], progress: bool) -> Values:
+        return find_values(
+            self.model,
+            self.tokenizer,
+            requests,
+            self.settings.layers[-1],
+            contexts,
+            self.settings.values,
+            progress=progress,
+            architecture=self.architecture,
+        )
+
+    def _conflicts(self, state: EditState, requests: Sequence[EditRequest], keys: Mapping[int, Tensor]) -> Conflicts:
+        found = []
+        for layer in self.settings.layers:
+            prior = [request.name(i) for i, request in enumerate(state.prior_requests(layer))]
+            prior_keys = state.prior_keys(layer, self._maps[layer].d_in)
+            sample = self._preserved().sample(layer)
+            found.append(layer_conflicts(layer, keys[layer], self.null_space(layer), sample, prior_keys, prior))
+        return Conflicts(tuple(request.name(i) for i, request in enumerate(requests)), tuple(found))
+
+    def _keys(
+        self, requests: Sequence[EditRequest], layers: Sequence[int], contexts: Sequence[str]
+    ) -> dict[int, Tensor]:
+        return request_keys(
+            self.model,
+            self.tokenizer,
+            requests,
+            layers,
+            contexts,
+            fact_token=self.settings.values.fact_token,
+            batch_size=self.settings.batch_size,
+            architecture=self.architecture,
+        )
+
+    def _outputs(self, requests: Sequence[EditRequest]) -> Tensor:
+        return request_outputs(
+            self.model,
+            self.tokenizer,
+            requests,
+            self.settings.layers[-1],
+            fact_token=self.settings.values.fact_token,
+            batch_size=self.settings.batch_size,
+            architecture=self.architecture,
+        )
+
+    def _stored(self, tensor: Tensor) -> Tensor:
+        """As it is kept: what is written into the weights is made of these very numbers."""
+        dtype = self.settings.dtype
+        if dtype is None:
+            dtype = "float64" if self._maps[self.settings.layers[0]].weight.dtype == torch.float64 else "float32"
+        return tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
+
+    def _finite(self, layer: int, what: str, columns: Tensor, requests: Sequence[EditRequest]) -> None:
+        bad = (~torch.isfinite(columns)).reshape(-1, len(requests)).any(0).nonzero().flatten().tolist()
+        if bad:
+            names = ", ".join(requests[i].name(i) for i in bad[:3])
+            raise EditError(
+                f"layer {layer}: NaN or infinity in the {what} of {names}{' and others' if len(bad) > 3 else ''}; "
+                "look for NaN in the model's weights, or load it in a wider precision; nothing was changed"
+            )
+
+    def _validation(
+        self, state: EditState, requests: Sequence[EditRequest], keep: Sequence[Probe]
+    ) -> list[tuple[str, str]]:
+        """(prompt, answer) pairs to choose smoothed targets on, none of them a test prompt."""
+        pairs = []
+        for request in requests:
+            prompts = request.validation_prompts or [c.replace("{}", request.prompt) for c in state.contexts[1:]]
+            pairs += [(prompt, request.target_new) for prompt in prompts or [request.prompt]]
+        return pairs + [(probe.prompt, str(probe.answer)) for probe in keep]
+
+    def _score(self, pairs: list[tuple[str, str]]) -> float:
+        scores = score_targets(self.model, self.tokenizer, pairs, batch_size=self.settings.batch_size)
+        if self.settings.validation_score == "accuracy":
+            return sum(score.top1 for score in scores) / len(scores)
+        return float(torch.tensor([score.log_prob / score.n_tokens for score in scores]).double().exp().mean())
+
+    def _ask(self, requests: Sequence[EditRequest], answers: bool, progress: bool) -> _Asked:
+        pairs = [(request.prompt, request.target_new) for request in requests]
+        scores = score_targets(self.model, self.tokenizer, pairs, batch_size=self.settings.batch_size)
+        said: list[str | None] = [None] * len(requests)
+        if answers:
+            longest = max(score.n_tokens for score in scores)
+            prompts = [request.prompt for request in requests]
+            generated = generate_answers(
+                self.model, self.tokenizer, prompts, max_new_tokens=longest + 4, batch_size=self.settings.batch_size
+            )
+            said = [answer.text for answer in generated]
+        return _Asked(scores, said)
+
+    # --- state and weights -------------------------------------------------------------------------------------------
+
+    def _in_force(self, state: EditState) -> int:
+        count = state.in_force(self._maps)
+        if count is None:
+            names = ", ".join(state.modules.values())
+            raise StateError(
+                f"the weights of {names} are neither what the last edit left nor what they were before one: something "
+                "else changed them. Put them back, or start a new state, which takes them as the originals"
+            )
+        return count
+
+    def _known_state(self) -> EditState:
+        """The state, without edits that someone has taken back by restoring the weights."""
+        count = self._in_force(self._state)
+        if count < len(self._state.batches):
+            names = ", ".join(batch.name for batch in self._state.batches[count:])
+            logger.info("the weights are those from before batch %s: forgetting it", names)
+            self._state = self._state.first(count)
+        return self._state
+
+    @contextmanager
+    def _intact(self) -> Iterator[None]:
+        """Within the block: whatever is raised before the state is replaced, the edited weights are put back."""
+        state = self._state
+        weights = {layer: place.weight.detach().clone() for layer, place in self._maps.items()}
+        try:
+            yield
+        except BaseException:
+            if self._state is state:
+                _persist(lambda: self._put_back(weights))
+            raise
+
+    @torch.no_grad()
+    def _put_back(self, weights: Mapping[int, Tensor]) -> None:
+        for layer, weight in weights.items():
+            self._maps[layer].weight.copy_(weight)
+
+
+@dataclass(frozen=True)
+class _SolvedLayer:
+    left: Tensor
+    right: Tensor
+    smoothing: Tensor
+    report: LayerReport
+
+
+@dataclass(frozen=True)
+class _Asked:
+    scores: list[TargetScore]
+    answers: list[str | None]
+
+
+def _editable(architecture: Architecture, layer: int) -> LinearMap:
+    linear = architecture.ffn(layer).down
+    weight = linear.weight
+    if not weight.is_floating_point() or tuple(weight.shape) != (linear.d_out, linear.d_in):
+        raise SettingError(
+            f"{linear.name} is stored as {weight.dtype} of shape {tuple(weight.shape)}: a quantised weight cannot be "
+            "edited; load the model in bfloat16 or float32"
+        )
+    if weight.is_meta:
+        raise SettingError(f"{linear.name} is offloaded: load the model so that it fits, or on the CPU")
+    return linear
+
+
+def _free_name(state: EditState) -> str:
+    taken = {batch.name for batch in state.batches}
+    number = len(state.batches) + 1
+    while str(number) in taken:
+        number += 1
+    return str(number)
+
+
+def _persist(action: Callable[[], None]) -> None:
+    """Do it to the end, whoever presses Ctrl-C meanwhile."""
+    while True:
+        try:
+            return action()
+        except KeyboardInterrupt:
+            continue

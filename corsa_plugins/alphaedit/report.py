@@ -1,0 +1,197 @@
+"""What an edit did, request by request, so that nobody has to wait for a metric to learn that one did nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["EditReport", "LayerReport", "RequestReport", "verdict"]
+
+HIGH_CONFLICT = 0.9
+"""From here on a conflict is named as the likely cause of an edit that was not taken."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What the solve did at one layer.
+
+    Attributes:
+        layer: The block.
+        width: d_in.
+        null_space: Eigenvectors in the null space before the search.
+        added: Eigenvectors the search added to it.
+        ridge: lambda, absolute.
+        objective: Of Eq. 7 at the first smoothed target, before the search and after it.
+        prior_weight: Mean of Lambda_p over the earlier edits; ``None`` without any.
+        smoothing_step: t of the smoothed target that was chosen; ``None`` where no request was smoothed.
+        validation_scores: By t, of the smoothed targets that were tried.
+    """
+
+    layer: int
+    width: int
+    null_space: int
+    added: int
+    ridge: float
+    objective: tuple[float, float]
+    prior_weight: float | None
+    smoothing_step: int | None
+    validation_scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RequestReport:
+    """What became of one request. Conflicts are the highest over the edited layers.
+
+    Attributes:
+        index: Its place among the requests of the batch.
+        name: Case id or place, and prompt.
+        prompt: The edit prompt.
+        target_new: The answer wanted.
+        value_probability: Of target_new (the product over its tokens) behind the prompt, with v* in place: the most
+            the edit can reach.
+        preserved_conflict: s(k, K0) of Eq. 3 over the sample of preserved keys; ``None`` without a sample.
+        subspace_conflict: The share of the key outside the null space, sqrt(1 - |Pk|^2 / |k|^2) (Eq. 6).
+        prior_conflict: s(k, Kp) with the edits in force before; ``None`` without any.
+        prior_conflict_with: The name of that earlier request.
+        batch_conflict: s with the other requests of the batch; ``None`` without any.
+        batch_conflict_with: The name of that other request.
+        inconsistency: |r| = |v* - Wk| before the edit, at the output of the last edited block.
+        smoothing: beta(t) that was used, by layer in their order; 0 leaves the target as it is.
+        residual: |v* - Wk| after the edit.
+        answer_before: What the model said to the prompt; ``None`` if it was not asked.
+        answer_after: What it says now.
+        known_before: Whether every token of target_new was the most likely one before.
+        edited: Whether it is so now.
+        verdict: In words.
+    """
+
+    index: int
+    name: str
+    prompt: str
+    target_new: str
+    value_probability: float
+    preserved_conflict: float | None
+    subspace_conflict: float
+    prior_conflict: float | None
+    prior_conflict_with: str | None
+    batch_conflict: float | None
+    batch_conflict_with: str | None
+    inconsistency: float
+    smoothing: tuple[float, ...]
+    residual: float
+    answer_before: str | None
+    answer_after: str | None
+    known_before: bool
+    edited: bool
+    verdict: str
+
+
+def verdict(report: RequestReport, reach: float) -> str:
+    """A plain sentence: edited, known already, or why probably not."""
+    if report.edited:
+        return "known already" if report.known_before else "edited"
+    if report.value_probability < reach:
+        return (
+            f"out of reach: even with its value vector the target has probability {report.value_probability:.3g}; "
+            "try more value steps, a larger clamp or other layers"
+        )
+    left = report.residual / report.inconsistency if report.inconsistency else 0.0
+    remains = f"not taken: {100 * left:.0f} % of its residual remains"
+    if (report.prior_conflict or 0) >= HIGH_CONFLICT:
+        return (
+            f"{remains}; it conflicts with the earlier edit {report.prior_conflict_with} ({report.prior_conflict:.2f})"
+        )
+    if (report.batch_conflict or 0) >= HIGH_CONFLICT:
+        return f"{remains}; it conflicts with {report.batch_conflict_with} ({report.batch_conflict:.2f})"
+    if report.subspace_conflict >= HIGH_CONFLICT:
+        return f"{remains}; its key lies in the space to preserve ({report.subspace_conflict:.2f})"
+    if any(report.smoothing):
+        return f"{remains}; its target was smoothed by {max(report.smoothing):.2f}"
+    return f"{remains}; a smaller ridge takes edits further"
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """What one batch did.
+
+    Attributes:
+        batch: Its name.
+        requests: In the order given.
+        layers: In ascending order.
+    """
+
+    batch: str
+    requests: tuple[RequestReport, ...]
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def not_edited(self) -> tuple[RequestReport, ...]:
+        """Requests the model does not answer with target_new now."""
+        return tuple(request for request in self.requests if not request.edited)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data that :meth:`from_dict` reads back, also through JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EditReport:
+        """The report of :meth:`as_dict`'s data."""
+        return cls(
+            data["batch"],
+            tuple(RequestReport(**{**r, "smoothing": tuple(r["smoothing"])}) for r in data["requests"]),
+            tuple(
+                LayerReport(
+                    **{
+                        **layer,
+                        "objective": tuple(layer["objective"]),
+                        "validation_scores": tuple(layer["validation_scores"]),
+                    }
+                )
+                for layer in data["layers"]
+            ),
+        )
+
+    def table(self) -> Any:
+        """A :class:`rich.table.Table`, one row a request."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=str(self))
+        for heading in (
+            "request",
+            "target",
+            "p(v*)",
+            "K0",
+            "K0 sub.",
+            "Kp",
+            "batch",
+            "|r|",
+            "left",
+            "answer",
+            "verdict",
+        ):
+            table.add_column(heading)
+        for r in self.requests:
+            row = [
+                r.name,
+                r.target_new,
+                f"{r.value_probability:.2f}",
+                *(("-" if c is None else f"{c:.2f}") for c in (r.preserved_conflict, r.subspace_conflict)),
+                *(("-" if c is None else f"{c:.2f}") for c in (r.prior_conflict, r.batch_conflict)),
+                f"{r.inconsistency:.3g}",
+                f"{r.residual:.3g}",
+                "-" if r.answer_after is None else r.answer_after,
+                r.verdict,
+            ]
+            table.add_row(*map(Text, row))
+        return table
+
+    def __str__(self) -> str:
+        """One line."""
+        edited = len(self.requests) - len(self.not_edited)
+        added = ", ".join(f"{layer.added} at layer {layer.layer}" for layer in self.layers)
+        return (
+            f"batch {self.batch}: {edited} of {len(self.requests)} requests edited; eigenvectors added to the null "
+            f"space: {added}"
+        )

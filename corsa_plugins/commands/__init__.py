@@ -1,0 +1,1 @@
+"""Commands of ``corsa`` that are a module each; none of them imports torch before it is called."""
