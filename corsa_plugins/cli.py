@@ -19,7 +19,10 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from corsa_plugins import __version__
+from corsa_plugins.commands.edit import diagnose, edit
+from corsa_plugins.commands.stats import stats
 from corsa_plugins.errors import CorsaError, SettingError, missing_extra
+from corsa_plugins.formats.command import convert
 
 __all__ = ["GROUP", "build_app", "main", "passthrough"]
 
@@ -39,6 +42,12 @@ EXAMPLES
     corsa testbed --out world
   Does the model know the new answers already?
     corsa evaluate --model world/model --requests world/round_1.jsonl
+  Facts from a published data set?
+    corsa convert --format counterfact counterfact.json facts.jsonl
+  Edit them into the weights, and see beforehand which of them will fight:
+    corsa stats --model M --text wiki.jsonl --layers 4,5,6,7,8 --output stats
+    corsa diagnose --model M --requests facts.jsonl --statistics stats --settings llama3-8b
+    corsa edit --model M --requests facts.jsonl --statistics stats --settings llama3-8b --output edited
   What did an adapter change, and what else did it break?
     corsa evaluate --model world/model --adapter runs/round_1 --baseline world/model \\
         --requests world/round_1.jsonl --untouched world/untouched.jsonl --output results
@@ -110,6 +119,10 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     app.callback()(_global_options)
     app.command("evaluate")(evaluate)
     app.command("testbed")(get_testbed)
+    app.command("convert")(convert)
+    app.command("stats")(stats)
+    app.command("edit")(edit)
+    app.command("diagnose")(diagnose)
     called = _called(arguments)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         if called == entry.name:
@@ -170,17 +183,29 @@ def evaluate(
         typer.Option(help='Facts that should have stayed, JSON Lines: {"prompt", "answer"}, or edit requests.'),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter to put on the model.")] = None,
+    edited: Annotated[
+        str | None, typer.Option(help="Measure this edited model, against --model if there is no --baseline.")
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="What to compare with: a model, or a folder of saved results.")
     ] = None,
+    later: Annotated[
+        bool,
+        typer.Option("--later", help="The baseline is these edits right after their update: report forgetting."),
+    ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for records.jsonl, untouched.jsonl, summary.json.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for report.html, records.jsonl, untouched.jsonl, summary.json."),
     ] = None,
     label: Annotated[str | None, typer.Option(help="What to call this model in tables and files.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences per forward pass.")] = 64,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Length of the answers in tokens.  [default: the longest expected one, plus 16]"),
+    ] = None,
+    fluency_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure fluency on texts of this many tokens behind each edit prompt (slow)."),
     ] = None,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Ask through the chat template.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...  [default: a GPU if there is one]")] = None,
@@ -193,22 +218,29 @@ def evaluate(
 
     Measured on every request: efficacy (the edit prompt), generality (paraphrases), how often the old answer still
     comes, specificity and portability (the request's probes), probabilities of the new and the old answer; and the
-    share of untouched facts still answered right. Means come with 95 % bootstrap intervals over requests. Every
-    verdict can be traced to a prompt and an output in records.jsonl.
+    share of untouched facts still answered right. With a baseline from before the edits also locality (answers that
+    stayed as they were); with --later and a baseline from right after the update, forgetting and old-knowledge
+    activation. Means come with 95 % bootstrap intervals over requests. Every verdict can be traced to a prompt and an
+    output in records.jsonl, and read in report.html.
+
+    An interrupted evaluation with --output goes on where it was when the same command is given again.
 
     \b
     EXAMPLES
       corsa evaluate --model M --requests facts.jsonl
       corsa evaluate --model M --adapter runs/facts --baseline M \\
           --requests facts.jsonl --untouched others.jsonl --output results
-      corsa evaluate --model M --adapter runs/later --requests facts.jsonl --baseline results
+      corsa evaluate --model M --adapter runs/later --requests facts.jsonl --baseline results --later
+      corsa evaluate --model M --edited runs/edited --requests facts.jsonl --output results
 
     \b
     FILES
+      DIR/report.html      tables, and every request with its answers: one file, to open in a browser, offline
       DIR/records.jsonl    one line per request: prompts, outputs as they came, verdicts, log-probabilities
       DIR/untouched.jsonl  the same for untouched facts
       DIR/summary.json     the means with their intervals and definitions
       DIR/baseline/        the same three for --baseline, when that is a model
+      DIR/unfinished.jsonl what is answered so far, while it runs
 
     \b
     EXIT CODES
@@ -218,6 +250,8 @@ def evaluate(
 
     from corsa_plugins.evaluation import change_table, load_evaluation, save_evaluation, summary_table
     from corsa_plugins.evaluation import evaluate as run
+    from corsa_plugins.evaluation.html import versions, write_report
+    from corsa_plugins.evaluation.moments import check_asked
     from corsa_plugins.evaluation.report import SUMMARY
     from corsa_plugins.loading import load_model
     from corsa_plugins.requests import read_probes, read_requests
@@ -227,36 +261,63 @@ def evaluate(
     # Files first: a typo in one should not cost the loading of a model.
     if requests is None and untouched is None:
         raise SettingError("nothing to evaluate: give --requests, --untouched, or both")
+    if edited and adapter:
+        raise SettingError("--edited and --adapter: give one; an adapter of an edited model goes with --model EDITED")
+    if edited and not baseline:
+        baseline = model
+    if later and not baseline:
+        raise SettingError("--later needs --baseline: the results from right after the update")
     asked = read_requests(requests) if requests else []
     facts = read_probes(untouched) if untouched else []
-    saved = load_evaluation(baseline) if baseline and (Path(baseline).expanduser() / SUMMARY).exists() else None
-    if saved and saved.settings and max_new_tokens is None:
-        max_new_tokens = saved.settings.get("max_new_tokens")
     if output and output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file: name a folder for the results")
-    settings: dict[str, Any] = {
-        "untouched": facts,
-        "batch_size": batch_size,
+    saved = load_evaluation(baseline) if baseline and (Path(baseline).expanduser() / SUMMARY).exists() else None
+    if saved and saved.settings:
+        max_new_tokens = max_new_tokens or saved.settings.get("max_new_tokens")
+        fluency_tokens = fluency_tokens or saved.settings.get("fluency_tokens")
+    answering = {
         "max_new_tokens": max_new_tokens,
         "chat_template": chat_template,
-        "progress": not quiet,
+        "fluency_tokens": fluency_tokens,
     }
+    if saved:
+        check_asked(saved, asked, facts, answering)
+    settings: dict[str, Any] = {"untouched": facts, "batch_size": batch_size, "progress": not quiet, **answering}
+    files = {"after": output / "unfinished.jsonl", "before": output / "baseline" / "unfinished.jsonl"} if output else {}
+
+    def measure(loaded: Any, tokenizer: Any, name: str, moment: str) -> Any:
+        return run(loaded, tokenizer, asked, label=name, checkpoint=files.get(moment), **settings)
 
     before = saved
     if baseline and not saved and not (adapter and baseline == model):
         # One model at a time is in memory.
-        before = run(*load_model(baseline, device=device, dtype=dtype), asked, label=Path(baseline).name, **settings)
-    loaded, tokenizer = load_model(model, adapter, device=device, dtype=dtype)
+        before = measure(*load_model(baseline, device=device, dtype=dtype), Path(baseline).name, "before")
+    loaded, tokenizer = load_model(edited or model, adapter, device=device, dtype=dtype)
     if baseline and not before:
         with loaded.disable_adapter():
-            before = run(loaded, tokenizer, asked, label=Path(baseline).name, **settings)
-    after = run(loaded, tokenizer, asked, label=label or Path(adapter or model).name, **settings)
+            before = measure(loaded, tokenizer, Path(baseline).name, "before")
+    after = measure(loaded, tokenizer, label or Path(adapter or edited or model).name, "after")
+    title = f"{len(asked)} requests, {len(facts)} untouched facts"
     if output:
         if before and not saved:
             save_evaluation(before, output / "baseline")
-        save_evaluation(after, output)
-    title = f"{len(asked)} requests, {len(facts)} untouched facts: means with 95 % intervals"
-    _show(change_table(before, after, title) if before else summary_table([after], title=title))
+        save_evaluation(after, output, baseline=before, later=later)
+        options = {
+            "model": model, "adapter": adapter, "edited": edited, "requests": requests, "untouched": untouched,
+            "baseline": baseline, "later": later, "batch_size": batch_size, "device": device, "dtype": dtype,
+        }  # fmt: skip
+        given = {name: str(value) for name, value in options.items() if value not in (None, False)}
+        write_report(
+            output / "report.html",
+            [before, after] if before else [after],
+            title=f"{after.label}: {title}",
+            asked={"command": "corsa evaluate", **given, **(after.settings or {}), **versions()},
+            later=later,
+        )
+        for file in files.values():
+            file.unlink(missing_ok=True)
+    heading = f"{title}: means with 95 % intervals"
+    _show(change_table(before, after, heading, later=later) if before else summary_table([after], title=heading))
     if output:
         typer.echo(f"written to {output}")
 
@@ -286,11 +347,14 @@ def get_testbed(
       OUT/round_1.jsonl ...  edit requests, round_1 to round_3
       OUT/untouched.jsonl    facts of people whom no round edits
       OUT/same_subject.jsonl the other facts of the edited people
+      OUT/texts.txt          documents of the kind it was trained on, for corsa stats
 
     \b
     EXIT CODES
       0 done; 1 a check failed; 2 wrong usage or a damaged testbed; 130 interrupted
     """
+    from corsa_plugins.alphaedit.texts import texts_of_testbed
+    from corsa_plugins.files import atomic_write_text
     from corsa_plugins.requests import write_requests
     from corsa_plugins.testbed import TestbedRecipe, build_testbed, load_testbed
 
@@ -307,7 +371,8 @@ def get_testbed(
         files = {f"round_{number}": requests for number, requests in enumerate(plan.rounds, start=1)}
         for name, requests in {**files, "untouched": plan.untouched, "same_subject": plan.same_subject}.items():
             write_requests(out / f"{name}.jsonl", requests)
-        typer.echo(f"written to {out}: model, {', '.join(files)}, untouched, same_subject")
+        atomic_write_text(out / "texts.txt", "".join(f"{text}\n" for text in texts_of_testbed(bed, 3000)))
+        typer.echo(f"written to {out}: model, {', '.join(files)}, untouched, same_subject, texts.txt")
     elif not check:
         typer.echo(f"the testbed is in {bed.path}; write it and its edit requests to a folder with --out")
     if check and not _testbed_holds(bed):

@@ -9,8 +9,9 @@ import textwrap
 from dataclasses import dataclass
 
 import pytest
+import torch
 
-from corsa_plugins import __version__
+from corsa_plugins import __version__, inference
 from corsa_plugins.cli import GROUP, main
 from corsa_plugins.evaluation import load_evaluation
 from corsa_plugins.requests import EditRequest, Probe, read_probes, read_requests, write_probes, write_requests
@@ -169,9 +170,62 @@ class TestEvaluate:
             line for line in result.output.splitlines() if "%" in line
         ]
 
+    def test_an_edited_model_is_compared_with_the_model(self, corsa, world, taught_llama, tiny_tokenizer):
+        with torch.no_grad():
+            taught_llama.lm_head.weight.mul_(-1)
+        taught_llama.save_pretrained(world / "edited")
+        tiny_tokenizer.save_pretrained(world / "edited")
+        arguments = [
+            "evaluate", "--model", world / "model", "--edited", world / "edited", "--requests",
+            world / "requests.jsonl", "--untouched", world / "untouched.jsonl", "--device", "cpu", "--quiet",
+        ]  # fmt: skip
+        result = corsa(*arguments, "--output", world / "results", "--fluency-tokens", "8")
+        assert result.exit_code == 0, result.stderr
+        summary = json.loads((world / "results" / "summary.json").read_text())
+        assert (summary["label"], summary["baseline"]) == ("edited", "model")
+        assert summary["change"]["efficacy"]["mean"] == -0.5
+        assert summary["two_moments"]["untouched_locality"]["mean"] == 0
+        assert summary["settings"]["fluency_tokens"] == 8
+        page = (world / "results" / "report.html").read_text()
+        assert "The capital of France is" in page
+        assert str(world / "edited") in page
+        later = corsa(*arguments, "--baseline", world / "results", "--later", "--output", world / "later")
+        assert later.exit_code == 0, later.stderr
+        assert "Fluency" not in later.stderr
+        moments = json.loads((world / "later" / "summary.json").read_text())["two_moments"]
+        assert "locality" not in moments
+        assert moments["forgetting_edit_prompt"]["mean"] == 0
+
+    def test_an_interrupted_evaluation_goes_on(self, corsa, world, monkeypatch):
+        arguments = [
+            "evaluate", "--model", world / "model", "--requests", world / "requests.jsonl", "--untouched",
+            world / "untouched.jsonl", "--output", world / "results", "--batch-size", "1", "--device", "cpu", "--quiet",
+        ]  # fmt: skip
+        real, calls = inference.score_targets, []
+
+        def interrupted(model, tokenizer, pairs, **options):
+            calls.append(pairs)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return real(model, tokenizer, pairs, **options)
+
+        monkeypatch.setattr(sys.modules["corsa_plugins.evaluation.evaluate"], "score_targets", interrupted)
+        assert corsa(*arguments).exit_code == 130
+        assert not (world / "results" / "summary.json").exists()
+        assert (world / "results" / "unfinished.jsonl").exists()
+        second = corsa(*arguments)
+        assert second.exit_code == 0, second.stderr
+        assert calls[2] == calls[1], "what was finished was asked again"
+        assert sorted(path.name for path in (world / "results").iterdir()) == [
+            "records.jsonl", "report.html", "summary.json", "untouched.jsonl",
+        ]  # fmt: skip
+        assert load_evaluation(world / "results").values("efficacy") == [1, 0]
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
+            ({"--later": ""}, "--later needs --baseline"),
+            ({"--edited": "model", "--adapter": "x"}, "--edited and --adapter"),
             ({"--requests": "missing.jsonl"}, "missing.jsonl: no such file"),
             ({"--model": "./nowhere"}, "model ./nowhere: no such folder"),
             ({"--adapter": "./nowhere"}, "adapter ./nowhere: no such folder"),

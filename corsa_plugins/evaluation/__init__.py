@@ -1,6 +1,7 @@
 """Measuring what an edit did: every number follows from records of what the model actually said."""
 
-from corsa_plugins.evaluation.evaluate import METRICS, Answer, Evaluation, Metric, ProbeAnswer, Record, evaluate
+from corsa_plugins.evaluation.checkpoint import CheckpointError
+from corsa_plugins.evaluation.evaluate import evaluate
 from corsa_plugins.evaluation.metrics import (
     Interval,
     bootstrap_mean,
@@ -8,7 +9,10 @@ from corsa_plugins.evaluation.metrics import (
     exact_match_tokens,
     magnitude,
     margin,
+    ngram_entropy,
 )
+from corsa_plugins.evaluation.moments import UpdateSequence, pair_metrics, update_sequence
+from corsa_plugins.evaluation.records import METRICS, Answer, Evaluation, Metric, ProbeAnswer, Record
 from corsa_plugins.evaluation.report import (
     Change,
     ReportError,
@@ -23,12 +27,14 @@ __all__ = [
     "METRICS",
     "Answer",
     "Change",
+    "CheckpointError",
     "Evaluation",
     "Interval",
     "Metric",
     "ProbeAnswer",
     "Record",
     "ReportError",
+    "UpdateSequence",
     "bootstrap_mean",
     "change_table",
     "compare",
@@ -38,6 +44,9 @@ __all__ = [
     "load_evaluation",
     "magnitude",
     "margin",
+    "ngram_entropy",
+    "pair_metrics",
     "save_evaluation",
     "summary_table",
+    "update_sequence",
 ]

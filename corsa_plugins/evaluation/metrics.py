@@ -8,6 +8,8 @@ reported: the second is stricter, and misses a right answer that comes in a sent
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +23,8 @@ __all__ = [
     "magnitude",
     "margin",
     "mean",
+    "ngram_entropy",
+    "same_answer",
 ]
 
 
@@ -68,10 +72,19 @@ def contains_answer(output: str, answer: str) -> bool:
     Raises:
         ValueError: ``answer`` is blank: it would be found in any output.
     """
-    wanted = " ".join(answer.casefold().split())
+    wanted = _plain(answer)
     if not wanted:
         raise ValueError("the answer is blank: it would be found in any output")
-    return wanted in " ".join(output.casefold().split())
+    return wanted in _plain(output)
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers are the same, case and whitespace aside."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def margin(log_prob_new: float, log_prob_old: float) -> float:
@@ -82,6 +95,32 @@ def margin(log_prob_new: float, log_prob_old: float) -> float:
 def magnitude(log_prob_new: float, log_prob_old: float) -> bool:
     """P(target_new) > P(target_old): success as CounterFact counts it (Meng et al., 2022, Efficacy Score)."""
     return log_prob_new > log_prob_old
+
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def ngram_entropy(text: str) -> float | None:
+    """Fluency as the weighted entropy of a text's bi-grams and tri-grams, in bits (Meng et al., 2022, "GE").
+
+    H_n = - sum over the distinct n-grams g of f(g) log2 f(g), where f(g) is g's share of the text's n-grams, and the
+    fluency is (1/3) H_2 + (2/3) H_3, the weights of ROME's code. A text that repeats itself has a low one. Published
+    tables show it times 100 (papers/model-merging-for-knowledge-editing.md, A.3). Words and punctuation marks are the
+    units. A text of n tri-grams has at most log2(n) bits: compare texts of one length limit only.
+
+    Returns:
+        ``None`` if the text has fewer than three words: it has no tri-gram.
+    """
+    words = _WORD.findall(text)
+    if len(words) < 3:
+        return None
+    return (_entropy(words, 2) + 2 * _entropy(words, 3)) / 3
+
+
+def _entropy(words: Sequence[str], n: int) -> float:
+    counts = Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
+    total = sum(counts.values())
+    return math.fsum(count / total * math.log2(total / count) for count in counts.values())
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -110,12 +149,21 @@ def bootstrap_mean(
     if not sample.size:
         raise ValueError("the mean of no values: give at least one")
     generator = np.random.default_rng(seed)
+    unique, counts = np.unique(sample, return_counts=True)
+    if unique.size <= max(2, sample.size // 8):
+        # Shares take few values: how often each is drawn is multinomial, and no draw need be made by itself.
+        means = generator.multinomial(sample.size, counts / sample.size, size=n_resamples) @ unique / sample.size
+    else:
+        means = _resampled_means(sample, n_resamples, generator)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(math.fsum(sample) / sample.size, float(low), float(high), int(sample.size))
+
+
+def _resampled_means(sample: np.ndarray, n_resamples: int, generator: np.random.Generator) -> np.ndarray:
     rows_at_once = max(1, 2_000_000 // sample.size)  # bounds the scratch memory to 32 MB
-    means = np.concatenate(
+    return np.concatenate(
         [
             sample[generator.integers(sample.size, size=(min(rows_at_once, n_resamples - done), sample.size))].mean(1)
             for done in range(0, n_resamples, rows_at_once)
         ]
     )
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(math.fsum(sample) / sample.size, float(low), float(high), int(sample.size))

@@ -11,21 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from corsa_plugins.errors import CorsaError
-from corsa_plugins.evaluation.evaluate import METRICS, UNTOUCHED_METRICS, Evaluation, ProbeAnswer, Record
 from corsa_plugins.evaluation.metrics import Interval, bootstrap_mean
+from corsa_plugins.evaluation.moments import ReportError, check_same_questions, pair_metrics, pair_title
+from corsa_plugins.evaluation.records import METRICS, UNTOUCHED_METRICS, Evaluation, ProbeAnswer, Record
 from corsa_plugins.files import atomic_write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Change", "ReportError", "change_table", "compare", "load_evaluation", "save_evaluation", "summary_table"]
+__all__ = [
+    "Change",
+    "ReportError",
+    "change_table",
+    "compare",
+    "interval_cell",
+    "is_share",
+    "load_evaluation",
+    "metric_definition",
+    "metric_title",
+    "save_evaluation",
+    "summary_table",
+]
 
 RECORDS, UNTOUCHED, SUMMARY = "records.jsonl", "untouched.jsonl", "summary.json"
-
-
-class ReportError(CorsaError, ValueError):
-    """A saved evaluation that cannot be read, or evaluations that cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +58,7 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, Change]:
         ReportError: The evaluations are not of the same prompts, or were asked with different settings: the difference
             would not be the model's.
     """
-    if before.settings != after.settings:
-        raise ReportError(
-            f"{before.label!r} and {after.label!r} were asked differently ({before.settings} and {after.settings}): "
-            "evaluate both with the same settings"
-        )
-    if _prompts(before) != _prompts(after):
-        raise ReportError(
-            f"{before.label!r} and {after.label!r} were asked different prompts: evaluate both on the same files"
-        )
+    check_same_questions(before, after)
     changes = {}
     for name in (*METRICS, *UNTOUCHED_METRICS):
         pairs = [
@@ -75,17 +75,31 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, Change]:
     return changes
 
 
-def save_evaluation(evaluation: Evaluation, directory: str | os.PathLike[str]) -> Path:
+def save_evaluation(
+    evaluation: Evaluation,
+    directory: str | os.PathLike[str],
+    *,
+    baseline: Evaluation | None = None,
+    later: bool = False,
+) -> Path:
     """Write ``records.jsonl`` (one line per request), ``untouched.jsonl`` and ``summary.json`` into ``directory``.
 
     Each file is written completely or not at all; the summary comes last, so a folder with a summary is whole.
+
+    Args:
+        evaluation: What to write.
+        directory: Made if it is not there.
+        baseline: What to compare with, in the summary: the change of every metric, and those of two moments.
+        later: Which two moments these are, as for :func:`~corsa_plugins.evaluation.moments.pair_metrics`.
 
     Returns:
         The path of the summary.
 
     Raises:
         OSError: A file cannot be written.
+        ReportError: The baseline was asked other questions.
     """
+    against = _against(baseline, evaluation, later) if baseline else {}
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: name a folder for the results")
@@ -98,11 +112,23 @@ def save_evaluation(evaluation: Evaluation, directory: str | os.PathLike[str]) -
         "untouched": len(evaluation.untouched),
         "settings": evaluation.settings,
         "metrics": {
-            name: {**_finite(interval), "definition": _definition(name)}
+            name: {**_finite(interval), "definition": metric_definition(name)}
             for name, interval in evaluation.summary().items()
         },
+        **against,
     }
     return atomic_write_text(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+
+def _against(baseline: Evaluation, evaluation: Evaluation, later: bool) -> dict[str, Any]:
+    changes = {name: _finite(change.difference) for name, change in compare(baseline, evaluation).items()}
+    pairs = pair_metrics(baseline, evaluation, later=later)
+    return {
+        "baseline": baseline.label,
+        "baseline_is": "right after the update" if later else "before the edits",
+        "change": changes,
+        "two_moments": {name: {**_finite(pairs[name]), "definition": pair_title(name)[1]} for name in pairs},
+    }
 
 
 def load_evaluation(directory: str | os.PathLike[str]) -> Evaluation:
@@ -142,12 +168,19 @@ def summary_table(
         table.add_column(evaluation.label, justify="right")
     for name in metrics or [name for name in (*METRICS, *UNTOUCHED_METRICS) if any(name in s for s in summaries)]:
         cells = [_cell(summary[name], name) if name in summary else "" for summary in summaries]
-        table.add_row(_title(name), *cells)
+        table.add_row(metric_title(name), *cells)
     return table
 
 
-def change_table(before: Evaluation, after: Evaluation, title: str | None = None) -> Table:
-    """A table of :func:`compare`: before, after, and the change with its 95 % interval."""
+def change_table(before: Evaluation, after: Evaluation, title: str | None = None, *, later: bool = False) -> Table:
+    """A table of :func:`compare`: before, after, and the change with its 95 % interval; then metrics of two moments.
+
+    Args:
+        before: Also the earlier of the two moments.
+        after: The later one.
+        title: Above the table.
+        later: Which two moments these are, as for :func:`~corsa_plugins.evaluation.moments.pair_metrics`.
+    """
     from rich.table import Table
 
     table = Table(title=title)
@@ -156,45 +189,45 @@ def change_table(before: Evaluation, after: Evaluation, title: str | None = None
         table.add_column(heading, justify="right")
     for name, change in compare(before, after).items():
         difference = _cell(change.difference, name, sign="+")
-        table.add_row(_title(name), _cell(change.before, name), _cell(change.after, name), difference)
+        table.add_row(metric_title(name), _cell(change.before, name), _cell(change.after, name), difference)
+    for name, interval in pair_metrics(before, after, later=later).items():
+        table.add_row(f"{pair_title(name)[0]}, %", "", interval_cell(interval, percent=True), "")
     return table
 
 
-def _title(name: str) -> str:
+def metric_title(name: str) -> str:
+    """A metric's title with its unit."""
     if name in UNTOUCHED_METRICS:
         return f"{UNTOUCHED_METRICS[name][0]}, %"
     metric = METRICS[name]
-    return f"{metric.title}, {'%' if metric.percent else 'nats'}"
+    return f"{metric.title}, {'%' if metric.percent else metric.unit}"
 
 
-def _definition(name: str) -> str:
+def metric_definition(name: str) -> str:
+    """What a metric counts, and where its definition comes from."""
     return UNTOUCHED_METRICS[name][2] if name in UNTOUCHED_METRICS else METRICS[name].definition
 
 
-def _cell(interval: Interval, name: str, sign: str = "") -> str:
-    percent = name in UNTOUCHED_METRICS or METRICS[name].percent
+def is_share(name: str) -> bool:
+    """Whether a metric is a share, shown in percent."""
+    return name in UNTOUCHED_METRICS or METRICS[name].percent
+
+
+def interval_cell(interval: Interval, *, percent: bool, sign: str = "") -> str:
+    """A mean with its interval, as text."""
     scale, digits = (100, 1) if percent else (1, 2)
     mean, low, high = (f"{scale * value:{sign}.{digits}f}" for value in interval[:3])
     return f"{mean}  [{low}, {high}]"
+
+
+def _cell(interval: Interval, name: str, sign: str = "") -> str:
+    return interval_cell(interval, percent=is_share(name), sign=sign)
 
 
 def _finite(interval: Interval) -> dict[str, Any]:
     """Strict JSON has no NaN: a mean that is not a number is written as text."""
     values = interval._asdict()
     return {key: value if value - value == 0 else str(value) for key, value in values.items()}
-
-
-def _prompts(evaluation: Evaluation) -> list[Any]:
-    asked: list[Any] = [
-        (
-            record.target_new,
-            record.target_old,
-            [answer.prompt for answer in (record.edit, *record.paraphrases)],
-            [(answer.prompt, answer.answer) for answer in (*record.neighborhood, *record.portability)],
-        )
-        for record in evaluation.records
-    ]
-    return [*asked, *((answer.prompt, answer.answer) for answer in evaluation.untouched)]
 
 
 def _lines(path: Path) -> list[str]:

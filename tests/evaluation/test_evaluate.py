@@ -16,9 +16,11 @@ from corsa_plugins.evaluation import (
     compare,
     evaluate,
     load_evaluation,
+    ngram_entropy,
     save_evaluation,
     summary_table,
 )
+from corsa_plugins.inference import score_targets
 from corsa_plugins.requests import EditRequest, Probe
 
 # What the taught model answers (see `facts`): right for France and Italy, so that "new" is what it already knows here.
@@ -62,6 +64,8 @@ def test_a_model_that_is_known_gets_the_verdicts_it_deserves(taught_llama, tiny_
         "specificity": [1, None, None],
         "specificity_top1": [1, None, None],
         "portability": [0, None, None],
+        "portability_top1": [0, None, None],
+        "magnitude_neighborhood": [1, None, None],
         "magnitude": [1, 0, None],
         "untouched": [1, 0, None],
         "untouched_top1": [1, 0, None],
@@ -84,14 +88,15 @@ def test_outputs_are_the_models_own_and_margins_follow_from_the_log_probs(taught
 
 
 def test_the_summary_is_the_mean_of_the_values_that_exist(taught_llama, tiny_tokenizer):
-    result = run(taught_llama, tiny_tokenizer)
+    result = run(taught_llama, tiny_tokenizer, fluency_tokens=4)
     summary = result.summary()
     for name, interval in summary.items():
         values = [value for value in result.values(name) if value is not None]
         assert interval.mean == pytest.approx(sum(values) / len(values))
         assert interval.n == len(values)
     assert summary["efficacy"].mean == pytest.approx(2 / 3)
-    assert set(METRICS) | {"untouched", "untouched_top1"} == set(summary)
+    # the model ends after one word: there is no text to be fluent
+    assert set(METRICS) - {"fluency"} | {"untouched", "untouched_top1"} == set(summary)
     assert "portability" not in run(taught_llama, tiny_tokenizer, [BARE]).summary()
 
 
@@ -147,6 +152,30 @@ def test_with_a_chat_template_the_whole_turn_counts(talkative, tiny_tokenizer):
     assert answer.log_prob_new == pytest.approx(plain.log_prob_new)
     assert answer.says_new
     assert answer.says_old
+
+
+def test_a_neighbour_whose_right_answer_is_the_new_one_has_no_magnitude(taught_llama, tiny_tokenizer):
+    same, other = {"prompt": "The capital of Italy is", "answer": " rome"}, {"prompt": "Anna Berg", "answer": "Oslo"}
+    request = EditRequest(prompt="The capital of France is", target_new="Rome", neighborhood=[same, other, "Spain"])
+    probes = run(taught_llama, tiny_tokenizer, [request]).records[0].neighborhood
+    assert [probe.log_prob_new is None for probe in probes] == [True, False, True]
+    (score,) = score_targets(taught_llama, tiny_tokenizer, [("Anna Berg", "Rome")])
+    assert probes[1].log_prob_new == pytest.approx(score.log_prob, abs=1e-4)
+
+
+def test_fluency_is_measured_on_a_longer_text_where_it_is_asked_for(tiny_llama, tiny_tokenizer):
+    result = run(tiny_llama, tiny_tokenizer, fluency_tokens=20)
+    texts = [record.continuation for record in result.records]
+    assert texts[0].startswith(result.records[0].edit.output[:5])
+    assert result.values("fluency") == [ngram_entropy(text) for text in texts]
+    assert result.settings["fluency_tokens"] == 20
+    assert run(tiny_llama, tiny_tokenizer).values("fluency") == [None, None, None]
+
+
+@pytest.mark.parametrize("setting", ["batch_size", "max_new_tokens", "fluency_tokens"])
+def test_settings_out_of_range_are_named(tiny_llama, tiny_tokenizer, setting):
+    with pytest.raises(SettingError, match=f"{setting} is 0"):
+        run(tiny_llama, tiny_tokenizer, **{setting: 0})
 
 
 def test_nothing_to_evaluate_is_an_error(tiny_llama, tiny_tokenizer):
