@@ -1,13 +1,16 @@
 """What a merge costs beside mergekit's own methods, and what scaling and pruning each give back on the testbed.
 
-    python -m benchmarks.merging speed [--rounds 5] [--folder /tmp/merging]
-    python -m benchmarks.merging testbed [--seeds 3] [--folder runs/merging]
+    python -m benchmarks.merging speed [--rounds 15] [--rounds-all 5] [--folder /tmp/merging]
+    python -m benchmarks.merging testbed [--seeds 3 4 5] [--folder runs/merging]
 
 `speed` builds a model of 0.55 billion parameters in bfloat16 from a config, and two edited ones: three matrices changed
-(as by R-SFT), and all of them. Every method merges in a process of its own, through mergekit, from disk to
-disk; each round runs all of them one after the other, so that the machine's moods fall on all. Shown are medians over
-rounds of the seconds and of the time relative to the method of the comparison, and the peak memory of the process:
-resident, with the pages of mapped model files, and anonymous, without them.
+(as by R-SFT), and all of them. Every method merges in a process of its own, through mergekit, from disk to disk, with
+the same options. Each round runs all methods one after the other, in another order each time, so that the machine's
+moods fall on all. Before every run the disk is brought to rest, and a file as large as the output is written
+and removed: on a virtual machine whoever is the first to use memory again waits for the host to give it back. Shown are
+medians over rounds, of wall-clock and of processor time, and of both relative to the method of the comparison in the
+same round; and the peak memory of the process: resident, with the pages of mapped model files, and anonymous, without
+them. The models are removed at the end, unless --keep is given.
 
 `testbed` edits facts by R-SFT, sweeps over weights and densities, and shows Table 4 of the paper: merged, without
 scaling, without pruning, without either.
@@ -16,7 +19,11 @@ scaling, without pruning, without either.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import math
+import os
+import random
 import resource
 import shutil
 import statistics
@@ -66,15 +73,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     speed = commands.add_parser("speed")
-    speed.add_argument("--rounds", type=int, default=5)
+    speed.add_argument("--rounds", type=int, default=15, help="with three matrices changed  [default: 15]")
+    speed.add_argument("--rounds-all", type=int, default=5, help="with all of them changed  [default: 5]")
     speed.add_argument("--folder", type=Path, default=Path("/tmp/merging"))
     speed.add_argument("--hidden", type=int, default=1536)
     speed.add_argument("--layers", type=int, default=16)
     speed.add_argument("--vocabulary", type=int, default=32000)
     speed.add_argument("--device", default="cpu")
     speed.add_argument("--changed", choices=["three", "all"], help="one of the two comparisons  [default: both]")
+    speed.add_argument("--keep", action="store_true", help="keep the models for the next time")
     testbed = commands.add_parser("testbed")
-    testbed.add_argument("--seeds", type=int, default=3)
+    testbed.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     testbed.add_argument("--edits", type=int, default=50)
     testbed.add_argument("--layer", type=int, default=1)
     testbed.add_argument("--learning-rate", type=float, default=5e-4)
@@ -89,44 +98,84 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _speed(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.folder
-    parameters = _build(folder / "models", arguments.hidden, arguments.layers, arguments.vocabulary)
-    runs = [run for run in RUNS if arguments.changed in (None, run.edited)]
-    workers = {run.name: _start(run, folder, arguments.device) for run in runs}
+    models = folder / "models"
+    parameters = _build(models, arguments.hidden, arguments.layers, arguments.vocabulary)
+    size = sum(file.stat().st_size for file in (models / "base").iterdir())
+    console = Console(width=160)
+    table = Table("changed", "method", "seconds", "relative to", "time", "(range)", "processor time", "peak memory, GB",
+                  "anonymous")  # fmt: skip
+    started = time.perf_counter()
+    for changed, rounds in (("three", arguments.rounds), ("all", arguments.rounds_all)):
+        if arguments.changed in (None, changed):
+            runs = [run for run in RUNS if run.edited == changed]
+            _add_rows(table, runs, _measure(runs, rounds, folder, arguments.device, size), changed)
+    console.print(
+        f"{parameters / 1e6:.0f} M parameters, bfloat16, {arguments.device}, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}, mergekit {version('mergekit')}; medians over {arguments.rounds} rounds (three) and "
+        f"{arguments.rounds_all} (all) in {time.perf_counter() - started:.0f} s; load average {os.getloadavg()[0]:.1f}"
+    )
+    console.print(table)
+    if not arguments.keep:
+        shutil.rmtree(models)
+
+
+def _measure(
+    runs: Sequence[Run], rounds: int, folder: Path, device: str, size: int
+) -> dict[str, list[dict[str, float]]]:
+    """What each run's process answered in every round."""
+    workers = {run.name: _start(run, folder, device) for run in runs}
     log = folder / f"speed-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-    rounds: list[dict[str, float]] = []
-    memory: dict[str, tuple[float, float]] = {}
+    answers: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     try:
         for worker in workers.values():
             _answer(worker)  # imported and ready
-        for number in range(arguments.rounds):
-            seconds = {}
-            for name, worker in workers.items():
+        for number in range(rounds):
+            names = list(workers)
+            for name in random.Random(number).sample(names, len(names)):
+                _settle(folder / "scratch", size)
+                worker = workers[name]
                 assert worker.stdin is not None
                 worker.stdin.write("go\n")
                 worker.stdin.flush()
-                answer = _answer(worker)
-                seconds[name] = answer["seconds"]
-                memory[name] = answer["peak_gb"], answer["peak_anonymous_gb"]
+                answers[name].append(_answer(worker))
                 with open(log, "a") as stream:
-                    stream.write(json.dumps({"round": number, "run": name, **answer}) + "\n")
-            rounds.append(seconds)
-            Console().print(f"round {number + 1}: " + ", ".join(f"{k} {v:.1f} s" for k, v in seconds.items()))
+                    stream.write(json.dumps({"round": number, "run": name, **answers[name][-1]}) + "\n")
+            told = ", ".join(f"{name} {answers[name][-1]['seconds']:.2f} s" for name in names)
+            Console(width=160).print(f"round {number + 1} of {rounds}: {told}")
     finally:
         for worker in workers.values():
             worker.kill()
-    console = Console(width=150)
-    console.print(
-        f"{parameters / 1e6:.0f} M parameters, bfloat16, {arguments.device}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, mergekit {version('mergekit')}; medians of {len(rounds)}"
-    )
-    table = Table("changed", "method", "seconds", "relative", "to", "peak memory, GB", "of it anonymous, GB")
+            worker.wait()
+    return answers
+
+
+def _settle(scratch: Path, size: int) -> None:
+    os.sync()
+    block = bytes(2**22)
+    with open(scratch, "wb") as file:
+        for _ in range(size // len(block) + 1):
+            file.write(block)
+    scratch.unlink()
+
+
+def _add_rows(table: Table, runs: Sequence[Run], answers: Mapping[str, list[dict[str, float]]], changed: str) -> None:
     for run in runs:
-        beside = f"{run.edited}/{run.beside}"
-        relative = statistics.median(r[run.name] / r[beside] for r in rounds) if run.beside else 1.0
-        peaks = (f"{peak:.2f}" for peak in memory[run.name])
-        median = statistics.median(r[run.name] for r in rounds)
-        table.add_row(run.edited, run.method, f"{median:.2f}", f"{relative:.2f}", run.beside or "", *peaks)
-    console.print(table)
+        mine, theirs = answers[run.name], answers[f"{run.edited}/{run.beside or run.method}"]
+        time_ratios, processor_ratios = (
+            [one[key] / other[key] for one, other in zip(mine, theirs, strict=True)]
+            for key in ("seconds", "processor_seconds")
+        )
+        table.add_row(
+            changed,
+            run.method,
+            f"{statistics.median(one['seconds'] for one in mine):.2f}",
+            run.beside or "",
+            f"{statistics.median(time_ratios):.2f}",
+            f"{min(time_ratios):.2f} to {max(time_ratios):.2f}" if run.beside else "",
+            f"{statistics.median(processor_ratios):.2f}",
+            f"{max(one['peak_gb'] for one in mine):.2f}",
+            f"{max(one['peak_anonymous_gb'] for one in mine):.2f}",
+        )
 
 
 def _build(folder: Path, hidden: int, layers: int, vocabulary: int) -> int:
@@ -193,12 +242,14 @@ def _worker(arguments: argparse.Namespace) -> None:
     for _ in sys.stdin:
         shutil.rmtree(arguments.out, ignore_errors=True)
         LoaderCache().loaders.clear()
-        start = time.perf_counter()
+        gc.collect()
+        start, processor_start = time.perf_counter(), time.process_time()
         run_merge(config.model_copy(deep=True), str(arguments.out), options)
-        seconds = time.perf_counter() - start
+        seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
         shutil.rmtree(arguments.out)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        answer = {"seconds": seconds, "peak_gb": peak / 1e9, "peak_anonymous_gb": anonymous.peak / 1e9}
+        answer = {"seconds": seconds, "processor_seconds": processor_seconds}
+        answer |= {"peak_gb": peak / 1e9, "peak_anonymous_gb": anonymous.peak / 1e9}
         print(json.dumps(answer), flush=True)  # noqa: T201
 
 
@@ -238,7 +289,7 @@ def _testbed(arguments: argparse.Namespace) -> None:
     console = Console(width=150)
     bed = load_testbed()
     by_seed: list[dict[tuple[float, float], SweepPoint]] = []
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         plan = bed.world.edit_rounds(n_rounds=1, size=arguments.edits, seed=seed, untouched=300)
         base, edited = load_testbed().model, load_testbed().model
         settings = RSFTSettings(layer=arguments.layer, learning_rate=arguments.learning_rate, seed=seed)
@@ -253,12 +304,25 @@ def _testbed(arguments: argparse.Namespace) -> None:
         sweep_plot(points, folder / "tradeoff.png", best, 0.99)
         by_seed.append({(point.weight, point.density): point for point in points})
     names = [name for name in ("efficacy", "generality", "specificity", "untouched") if name in points[0].metrics]
-    table = Table("", *(name.capitalize() for name in names), "Retained", title="means over seeds (lowest to highest)")
-    for label, place in TABLE_4.items():
-        rows = [points[place] for points in by_seed]
-        cells = [[100 * row.metrics[name] for row in rows] for name in names] + [[100 * row.retained for row in rows]]
-        table.add_row(label, *(f"{statistics.mean(c):.1f} ({min(c):.1f} to {max(c):.1f})" for c in cells))
+    title = f"percent, means over seeds {arguments.seeds} ± half of the 95 % interval"
+    table = Table("", "weight", "density", *(name.capitalize() for name in names), "Retained", title=title)
+    for label, (weight, density) in TABLE_4.items():
+        rows = [points[weight, density] for points in by_seed]
+        cells = [[row.metrics[name] for row in rows] for name in names] + [[row.retained for row in rows]]
+        table.add_row(label, f"{weight:g}", f"{density:g}", *map(_cell, cells))
     console.print(table)
+
+
+# Student's t, 97.5 %, by degrees of freedom
+_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def _cell(shares: Sequence[float]) -> str:
+    mean = 100 * statistics.mean(shares)
+    if len(shares) < 2:
+        return f"{mean:.1f}"
+    half = _T.get(len(shares) - 1, 1.96) * 100 * statistics.stdev(shares) / math.sqrt(len(shares))
+    return f"{mean:.1f} ± {half:.1f}"
 
 
 if __name__ == "__main__":

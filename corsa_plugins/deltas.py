@@ -9,17 +9,20 @@ the dtype of the base. Storage dtypes are too coarse for it: in bfloat16 two dif
 which of them is among the largest would be decided by the rounding.
 
 Scratch memory: tensors are walked in chunks of 2^15 elements (2^22 on a GPU), a few float64 buffers each. Finding the
-smallest kept magnitude adds a histogram of 2^16 counts and at most 2^20 candidates. In all that is under 64 MiB on a
-CPU and 512 MiB on a GPU beside the inputs and the result, however large the tensor; pruning per row needs at least
-one row. A tensor that is not contiguous is copied.
+smallest kept magnitude adds a sample of 2^15 magnitudes, at most 2^20 candidates, and sometimes a histogram of 2^16
+counts. In all that is under 64 MiB on a CPU and 512 MiB on a GPU beside the inputs and the result, however large the
+tensor; pruning per row needs at least one row. A tensor that is not contiguous is copied.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,11 +46,21 @@ thread; with more, threads wait for each other at every step, which on a busy ma
 GPU_CHUNK = 2**22
 """Elements at a time elsewhere: enough work for a kernel."""
 
+SAMPLE = 2**15
+"""How many magnitudes tell, at most, about where the edge is; of a tensor with no more elements, all are gathered."""
+
 MAX_CANDIDATES = 2**20
-"""How many magnitudes are gathered for a direct selection; more are narrowed down by another histogram."""
+"""How many magnitudes are gathered for a direct selection; more are narrowed down by histograms."""
 
 DIGIT = 16
 """Bits per histogram; the magnitude of a float64 has 63."""
+
+_LARGEST = 2**63 - 1
+_INFINITY = 0x7FF << 52
+"""As keys: the bits of magnitudes."""
+
+_C = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
+_C.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class DeltaError(CorsaError, ValueError):
@@ -112,6 +125,10 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
         return False
     if not one.numel():
         return True
+    if one.device.type == other.device.type == "cpu" and one.is_contiguous() and other.is_contiguous():
+        # as fast as memory is read, twice as fast as torch.equal, and done at the first difference
+        size = one.numel() * one.element_size()
+        return not _C.memcmp(one.data_ptr(), other.data_ptr(), size)
     return torch.equal(_bits(one), _bits(other))
 
 
@@ -216,7 +233,7 @@ class _Source:
         self.edited, self.base = edited, base
         chunk = CHUNK if base.device.type == "cpu" else GPU_CHUNK
         self.step = max(1, chunk // row) * row if row else chunk
-        self._delta = self.buffer()
+        self._delta, self._subtrahend = self.buffer(), self.buffer()
 
     def __len__(self) -> int:
         return len(self.base)
@@ -230,8 +247,17 @@ class _Source:
 
     def delta(self, places: slice) -> Tensor:
         """Overwritten by the next call."""
-        out = self._delta[: places.stop - places.start]
-        return out.copy_(self.edited[places]).sub_(self.base[places])
+        out, subtrahend = (buffer[: places.stop - places.start] for buffer in (self._delta, self._subtrahend))
+        # subtracting a tensor of another dtype takes longer than converting it first
+        return out.copy_(self.edited[places]).sub_(subtrahend.copy_(self.base[places]))
+
+    def sample(self, count: int) -> Tensor:
+        """The magnitudes' bits at ``count`` places spread evenly, in falling order."""
+        n = len(self)
+        # multiples of the golden section of n: no row, column or other period is met too often
+        places = torch.arange(count, device=self.base.device) * round(n * (math.sqrt(5) - 1) / 2) % n
+        magnitudes = (self.edited[places].double() - self.base[places].double()).abs_()
+        return magnitudes.view(torch.int64).sort(descending=True).values
 
     def magnitude_bits(self) -> Iterator[Tensor]:
         """The magnitudes' bits: non-negative int64 that order as the magnitudes do."""
@@ -300,10 +326,93 @@ def _selection(source: _Source, density: float, row: int | None) -> _Selection:
 def _threshold(source: _Source, k: int) -> tuple[float, int, bool]:
     """The magnitude above which all are kept, how many equal to it are kept too, and whether all are finite.
 
-    Radix selection from the highest bits down: a histogram of the next 16 bits of the magnitudes that share the bits
-    found so far tells the bin of the ``k``-th largest. As soon as few magnitudes are left in it, usually after
-    the first histogram, they are gathered and selected from directly. No tensor is sorted, and equal magnitudes, of
-    which a model stored in bfloat16 has very many, cost no more than different ones.
+    No tensor is sorted. One pass does nearly always: a sample tells between which two magnitudes the ``k``-th largest
+    must be, the pass counts those above and gathers those between, and of these it is selected directly. Where the
+    sample was wrong, or too many lie between, histograms find it whatever the tensor holds.
+    """
+    edge = _edge_by_sample(source, k) or _edge_by_histograms(source, k)
+    threshold = torch.tensor(edge.key, dtype=torch.int64).view(torch.float64).item()
+    if not threshold:
+        return 0.0, 0, edge.finite  # fewer than k elements differ at all
+    if edge.equal == edge.wanted:
+        return math.nextafter(threshold, 0), 0, edge.finite
+    return threshold, edge.wanted, edge.finite
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """The ``k``-th largest magnitude: its bits, how many are equal to it and how many of these are wanted."""
+
+    key: int
+    equal: int
+    wanted: int
+    finite: bool
+
+
+def _edge_among(candidates: Tensor, wanted: int, finite: bool) -> _Edge:
+    """That of the ``wanted``-th largest candidate."""
+    key = int(candidates.kthvalue(len(candidates) - wanted + 1).values)
+    above, equal = int((candidates > key).count_nonzero()), int((candidates == key).count_nonzero())
+    return _Edge(key, equal, wanted - above, finite)
+
+
+def _edge_by_sample(source: _Source, k: int) -> _Edge | None:
+    """``None`` where the sample was wrong, or where there are too many candidates."""
+    low, high = _bracket(source, k)
+    largest = above = between = 0
+    candidates = []
+    for keys in source.magnitude_bits():
+        largest = max(largest, int(keys.amax()))
+        above += _count_above(keys, high)
+        if low == high:
+            between += int((keys == low).count_nonzero())
+            continue
+        candidates.append(_between(keys, low, high))
+        between += len(candidates[-1])
+        if above >= k or between > MAX_CANDIDATES:
+            return None
+    finite = largest < _INFINITY
+    if not above < k <= above + between:
+        return None
+    if low == high:
+        return _Edge(low, between, k - above, finite)
+    return _edge_among(torch.cat(candidates), k - above, finite)
+
+
+def _bracket(source: _Source, k: int) -> tuple[int, int]:
+    """Two keys between which the ``k``-th largest lies, if the sample is like the whole to four standard deviations."""
+    n = len(source)
+    if n <= SAMPLE:
+        return 0, _LARGEST
+    count = max(1, min(SAMPLE, n // 128))
+    share = k / n
+    spread = 4 * math.sqrt(count * share * (1 - share)) + 1
+    first, last = math.floor(count * share - spread), math.ceil(count * share + spread)
+    sample = source.sample(count)
+    return int(sample[last]) if last < count else 0, int(sample[first]) if first >= 0 else _LARGEST
+
+
+def _count_above(keys: Tensor, bound: int) -> int:
+    if bound == _LARGEST:
+        return 0
+    if keys.device.type == "cpu":
+        return int(np.count_nonzero(keys.numpy() > bound))
+    return int((keys > bound).count_nonzero())
+
+
+def _between(keys: Tensor, low: int, high: int) -> Tensor:
+    if keys.device.type == "cpu":
+        values = keys.numpy()  # NumPy compares and picks out five times as fast as torch does on a CPU
+        return torch.from_numpy(values[(values >= low) & (values <= high)])
+    return keys[(keys >= low) & (keys <= high)]
+
+
+def _edge_by_histograms(source: _Source, k: int) -> _Edge:
+    """Radix selection from the highest bits down.
+
+    A histogram of the next 16 bits of the magnitudes that share the bits found so far tells the bin of the ``k``-th
+    largest; as soon as few magnitudes are left in it, they are gathered and selected from directly. Equal magnitudes,
+    of which a model stored in bfloat16 has very many, cost no more than different ones.
     """
     found, wanted, equal, finite = 0, k, 0, True
     for shift in (48, 32, 16, 0):
@@ -315,7 +424,7 @@ def _threshold(source: _Source, k: int) -> tuple[float, int, bool]:
                 digits = digits[digits >> DIGIT == found] & (2**DIGIT - 1)
             counts.scatter_add_(0, digits, one.expand(len(digits)))  # bincount would make new counts for every chunk
         if shift == 48:
-            finite = not counts[0x7FF0:].any()  # all exponent bits set: infinity or NaN
+            finite = not counts[_INFINITY >> 48 :].any()
         from_top = counts.flip(0).cumsum(0)
         place = int(torch.searchsorted(from_top, wanted))
         digit = 2**DIGIT - 1 - place
@@ -323,28 +432,10 @@ def _threshold(source: _Source, k: int) -> tuple[float, int, bool]:
         found = found << DIGIT | digit
         equal = int(counts[digit])
         if shift and equal <= MAX_CANDIDATES:
-            candidates = _gather(source, found, shift, equal)
-            found = int(candidates.kthvalue(equal - wanted + 1).values)
-            wanted -= int((candidates > found).count_nonzero())
-            equal = int((candidates == found).count_nonzero())
-            break
-    threshold = torch.tensor(found, dtype=torch.int64).view(torch.float64).item()
-    if not threshold:
-        return 0.0, 0, finite  # fewer than k elements differ at all
-    if equal == wanted:
-        return math.nextafter(threshold, 0), 0, finite
-    return threshold, wanted, finite
-
-
-def _gather(source: _Source, prefix: int, shift: int, count: int) -> Tensor:
-    """The ``count`` keys whose bits from ``shift`` up are ``prefix``."""
-    gathered = torch.empty(count, dtype=torch.int64, device=source.base.device)
-    start = 0
-    for keys in source.magnitude_bits():
-        chosen = keys[keys >> shift == prefix]
-        gathered[start : start + len(chosen)] = chosen
-        start += len(chosen)
-    return gathered
+            low = found << shift
+            parts = [_between(keys, low, low | (1 << shift) - 1) for keys in source.magnitude_bits()]
+            return _edge_among(torch.cat(parts), wanted, finite)
+    return _Edge(found, equal, wanted, finite)
 
 
 def _check_pair(base: Tensor, item: EditedTensor, name: str, base_label: str) -> None:

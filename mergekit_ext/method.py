@@ -11,7 +11,8 @@ from mergekit.merge_methods.easy_define import merge_method
 from pydantic import AfterValidator
 
 from corsa_plugins.deltas import EditedTensor, check_density, check_weight, merge_deltas
-from mergekit_ext.registration import METHOD
+from mergekit_ext.pages import map_pages
+from mergekit_ext.registration import METHOD, register
 
 __all__ = ["scaled_pruned_delta"]
 
@@ -57,9 +58,14 @@ def scaled_pruned_delta(
         EditedTensor(entry.tensor, weight[entry.id], density[entry.id], str(entry.id)) for entry in group.non_base
     ]
     name = group.metadata.name or "the tensor"
+    for tensor in group.tensors:
+        map_pages(tensor)
     merged = merge_deltas(
         base.tensor, edited, per_row=per_row, prune_vectors=prune_vectors, name=name, base_label=str(base.id)
     )
     if merged is not base.tensor:
         logger.debug("changed: %s", name)
     return merged
+
+
+register()  # whoever imports this module first makes mergekit import it in turn, too early: before there is a method

@@ -62,7 +62,8 @@ class _WhenImported(MetaPathFinder):
 
         def execute_and_register(module: ModuleType) -> None:
             execute(module)
-            register()
+            if "mergekit_ext.method" not in sys.modules:  # else it is being imported, and registers itself
+                register()
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

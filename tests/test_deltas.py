@@ -208,3 +208,102 @@ class TestBadInput:
             merge_deltas(torch.zeros(2), [EditedTensor(torch.ones(2, dtype=torch.int64))])
         with pytest.raises(DeltaError, match="is on meta"):
             merge_deltas(torch.zeros(2), [EditedTensor(torch.ones(2, device="meta"))])
+
+
+class TestSameBits:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("n", [1, 3, 8, 1001])
+    def test_any_single_difference_is_seen(self, dtype, n):
+        one = torch.linspace(-1, 1, n).to(dtype)
+        for place in {0, n // 2, n - 1}:
+            other = one.clone()
+            assert same_bits(one, other)
+            other[place] += 0.5
+            assert not same_bits(one, other)
+            # not contiguous: compared in another way
+            strided, twin = torch.stack([other, one], 1)[:, 0], torch.stack([other, other], 1)[:, 1]
+            assert same_bits(strided, twin)
+            assert not same_bits(strided, torch.stack([one, one], 1)[:, 1])
+
+    def test_it_is_bits_that_are_compared(self):
+        assert same_bits(torch.tensor([math.nan]), torch.tensor([math.nan]))
+        assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+        assert not same_bits(torch.zeros(2), torch.zeros(2).double())
+        assert not same_bits(torch.zeros(2, 1), torch.zeros(1, 2))
+        assert same_bits(torch.zeros(0, 3), torch.zeros(0, 3))
+
+
+class TestSample:
+    """Larger tensors: a sample tells where to look, and what it tells may be wrong."""
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch):
+        monkeypatch.setattr(deltas, "SAMPLE", 2**10)
+        monkeypatch.setattr(deltas, "CHUNK", 3000)
+        monkeypatch.setattr(deltas, "MAX_CANDIDATES", 20_000)
+
+    @pytest.fixture
+    def histograms(self, monkeypatch):
+        """How often they were needed."""
+        calls, edge_by_histograms = [], deltas._edge_by_histograms
+
+        def counted(source, k):
+            calls.append(k)
+            return edge_by_histograms(source, k)
+
+        monkeypatch.setattr(deltas, "_edge_by_histograms", counted)
+        return calls
+
+    def check(self, base, edited, density):
+        got = merge_deltas(base, [EditedTensor(edited, 0.8, density)])
+        assert torch.equal(got, oracle.rounded(oracle.merge(base, [edited], [0.8], [density]), base.dtype))
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("density", [1e-6, 0.01, 0.2, 0.77, 0.99999])
+    def test_random_matrices_need_no_histogram(self, histograms, dtype, density):
+        generator = torch.Generator().manual_seed(0)
+        base = torch.randn(300, 500, generator=generator).to(dtype)
+        self.check(base, (base.double() + 0.3 * torch.randn(300, 500, generator=generator)).to(dtype), density)
+        assert not histograms
+
+    def test_nor_do_many_equal_magnitudes(self, histograms):
+        n = torch.arange(150_000)
+        self.check(torch.zeros(len(n)), torch.where(n % 7 == 0, 2.0, torch.where(n % 2 == 0, 1.0, -1.0)), 0.5)
+        assert not histograms
+
+    @pytest.mark.parametrize("density", [0.001, 0.1, 0.5])
+    @pytest.mark.parametrize("size", [10.0, 0.1])
+    def test_a_sample_that_misleads(self, histograms, density, size):
+        base = torch.zeros(200_000)
+        edited = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+        source = deltas._Source(torch.arange(200_000.0), base, None)
+        places = source.sample(200_000 // 128).view(torch.float64).long()
+        edited[places] = size * (1 + torch.rand(len(places), generator=torch.Generator().manual_seed(1)))
+        self.check(base, edited, density)
+        assert histograms
+
+    @pytest.mark.parametrize("value", [math.nan, -math.inf])
+    @pytest.mark.parametrize("density", [0.01, 0.9])
+    def test_a_single_damaged_value_is_found(self, value, density):
+        edited = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+        edited[123_457] = value
+        with pytest.raises(DeltaError, match=rf"holds {value} at flat index 123457"):
+            merge_deltas(torch.zeros(200_000), [EditedTensor(edited, 0.8, density)])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: torch.cuda.is_available() is False")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("shape", [(7,), (40, 50), (1500, 1100)])
+def test_a_gpu_gives_the_same_bits(dtype, per_row, shape):
+    generator = torch.Generator().manual_seed(0)
+    base, one, two = (torch.randn(shape, generator=generator).to(dtype) for _ in range(3))
+    items = [EditedTensor(one, 0.8, 0.2), EditedTensor(two, -0.3, 0.7)]
+    want = merge_deltas(base, items, per_row=per_row)
+    got = merge_deltas(
+        base.cuda(), [EditedTensor(i.tensor.cuda(), i.weight, i.density) for i in items], per_row=per_row
+    )
+    assert got.is_cuda
+    assert same_bits(got.cpu(), want)
+    assert merge_deltas(base.cuda(), [EditedTensor(base.cuda())]).is_cuda

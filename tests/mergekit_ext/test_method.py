@@ -241,6 +241,10 @@ class TestRegistration:
         absent = "import sys\nfor name in ('trl', 'easyeditor', 'trl_ext', 'easyedit_ext'): sys.modules[name] = None"
         assert python(f"{absent}\nimport mergekit_ext\n{KNOWN}") == METHOD
 
+    @pytest.mark.parametrize("module", ["method", "merging", "checks", "commands"])
+    def test_whichever_module_comes_first(self, module):
+        assert python(f"import mergekit_ext.{module}\n{KNOWN}") == METHOD
+
     def test_mergekit_alone_does_not_know_it_and_says_so_until_we_are_imported(self):
         code = f"try:\n  {KNOWN}\nexcept RuntimeError as error: print(error)\nimport mergekit_ext\n{KNOWN}"
         assert python(code).splitlines() == [f"Unimplemented merge method {METHOD}", METHOD]
