@@ -7,6 +7,7 @@
 * three sets of 50, a fifth of them hard, after 50 earlier edits: keys in high conflict with what is to be preserved,
   rewordings of earlier edits with other answers, and the largest residuals.
 
+"hard" is the efficacy on the hard fifth alone, "earlier edits" that of the 50 of people the set does not ask about.
 An answer counts if every one of its tokens is the most likely one. Statistics of the keys to preserve are of the
 testbed's own statements and questions. Results are appended to `results.jsonl` as they come; a stopped run goes on
 where it was.
@@ -34,6 +35,7 @@ from corsa_plugins.alphaedit import (
     AlphaEditor,
     AlphaEditSettings,
     ConflictSet,
+    EditReport,
     KeyStatistics,
     collect_statistics,
     conflict_set,
@@ -53,18 +55,29 @@ SETS = {
     "prior": "high conflict with earlier edits",
     "inconsistent": "high inconsistency",
 }
-COLUMNS = ("efficacy at once", "efficacy", "generality", "neighbours", "untouched", "same subject", "earlier edits")
+COLUMNS = (
+    "efficacy at once",
+    "efficacy",
+    "hard",
+    "generality",
+    "neighbours",
+    "untouched",
+    "same subject",
+    "earlier edits",
+)
 CONFLICTS = ("preserved_conflict", "subspace_conflict", "prior_conflict", "inconsistency")
 
 
 def methods(settings: AlphaEditSettings) -> dict[str, AlphaEditSettings]:
-    """AlphaEdit+ with all, each but one, and none of its parts."""
+    """AlphaEdit+ with all, each but one, and none of its parts; and with the paper's rule for smoothed targets."""
+    assert settings.smoothing is not None
     return {
         "AlphaEdit": settings.alphaedit(),
         "AlphaEdit+": settings,
         "- search": replace(settings, search=None),
         "- conflict weights": replace(settings, conflict_weights=False),
         "- smoothing": replace(settings, smoothing=None),
+        "smoothing stopped early": replace(settings, smoothing=replace(settings.smoothing, selection="early_stop")),
     }
 
 
@@ -112,67 +125,71 @@ def runs(
     scenarios: Sequence[str] | None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each scenario and method that is not done yet."""
+    wanted = [
+        s
+        for s in (BATCH, SEQUENCE, *SETS)
+        if not scenarios or {BATCH: "batch", SEQUENCE: "sequence"}.get(s, s) in scenarios
+    ]
     sets: dict[str, ConflictSet] = {}
-    for scenario in (BATCH, SEQUENCE, *SETS):
-        if (
-            scenarios
-            and scenario not in scenarios
-            and {BATCH: "batch", SEQUENCE: "sequence"}.get(scenario) not in scenarios
-        ):
-            continue
-        for name, settings in by_name.items():
-            label = SETS.get(scenario, scenario)
-            if (label, name, seed) in done or (only and name not in only):
-                continue
-            if scenario in SETS and not sets:
-                sets = conflict_sets(bed, known, by_name["AlphaEdit"], seed)
-            editor = AlphaEditor(bed.model, bed.tokenizer, known, settings)
-            start = time.perf_counter()
-            try:
-                row = _run(bed, editor, scenario, seed, sets.get(scenario))
-            finally:
-                editor.revert_all()
-            yield {"scenario": label, "method": name, "seed": seed, "seconds": time.perf_counter() - start, **row}
+    for name, settings in by_name.items():
+        todo = [s for s in wanted if (SETS.get(s, s), name, seed) not in done and not (only and name not in only)]
+        editor = AlphaEditor(bed.model, bed.tokenizer, known, settings)
+        try:
+            for scenario in todo:
+                start = time.perf_counter()
+                if scenario not in SETS:
+                    row = _batches(bed, editor, 50 if scenario == BATCH else 20, 1 if scenario == BATCH else 5, seed)
+                    editor.revert_all()
+                else:
+                    sets = sets or conflict_sets(bed, known, by_name["AlphaEdit"], seed)
+                    row = _hard(bed, editor, sets[scenario], seed)
+                label, seconds = SETS.get(scenario, scenario), time.perf_counter() - start
+                yield {"scenario": label, "method": name, "seed": seed, "seconds": seconds, **row}
+        finally:
+            editor.revert_all()
 
 
-def _run(bed: Testbed, editor: AlphaEditor, scenario: str, seed: int, hard: ConflictSet | None) -> dict[str, Any]:
-    if scenario == BATCH:
-        plan = bed.world.edit_rounds(n_rounds=1, size=50, seed=seed, untouched=500)
-        rounds = plan.rounds
-    elif scenario == SEQUENCE:
-        plan = bed.world.edit_rounds(n_rounds=5, size=20, seed=seed, untouched=500)
-        rounds = plan.rounds
-    else:
-        plan = bed.world.edit_rounds(n_rounds=2, size=100, seed=seed, untouched=500)
-        assert hard is not None
-        rounds = [plan.rounds[0][:50], list(hard.requests)]
-    at_once, added, steps = [], [], []
-    for requests in rounds:
-        report = editor.edit(requests, answers=False)
-        at_once += [request.edited for request in report.requests]
-        added.append(report.layers[0].added)
-        steps.append(report.layers[0].smoothing_step)
-    measured = rounds if hard is None else rounds[1:]
-    asked = [request for requests in measured for request in requests]
-    row: dict[str, Any] = {
-        "efficacy at once": _mean(at_once[-len(asked) :]),
+def _batches(bed: Testbed, editor: AlphaEditor, size: int, n_rounds: int, seed: int) -> dict[str, Any]:
+    """Edits of batches one after the other, on an unedited model."""
+    plan = bed.world.edit_rounds(n_rounds=n_rounds, size=size, seed=seed, untouched=500)
+    reports = [editor.edit(requests, answers=False) for requests in plan.rounds]
+    asked = [request for requests in plan.rounds for request in requests]
+    return {**_measure(bed, reports, asked, asked, plan.untouched)}
+
+
+def _hard(bed: Testbed, editor: AlphaEditor, hard: ConflictSet, seed: int) -> dict[str, Any]:
+    """A set on top of 50 earlier edits, which stay in force for the next set."""
+    plan = bed.world.edit_rounds(n_rounds=2, size=100, seed=seed, untouched=500)
+    prior = plan.rounds[0][:50]
+    if not editor.state.batches:
+        editor.edit(prior, name="earlier", answers=False)
+    report = editor.edit(hard.requests, name="set", answers=False)
+    again = {request.subject for request in hard.requests}
+    earlier = [request for request in prior if request.subject not in again]
+    row = _measure(bed, [report], hard.requests, [*prior, *hard.requests], plan.untouched)
+    row["earlier edits"] = _share(bed, [(r.prompt, r.target_new) for r in earlier])
+    row["hard"] = _share(bed, [(r.prompt, r.target_new) for r, c in zip(hard.requests, hard.hard, strict=True) if c])
+    editor.revert("set")
+    return {**row, **hard.means}
+
+
+def _measure(
+    bed: Testbed,
+    reports: Sequence[EditReport],
+    asked: Sequence[EditRequest],
+    edited: Sequence[EditRequest],
+    untouched: Sequence[EditRequest],
+) -> dict[str, Any]:
+    return {
+        "efficacy at once": _mean([request.edited for report in reports for request in report.requests]),
         "efficacy": _share(bed, [(r.prompt, r.target_new) for r in asked]),
         "generality": _share(bed, [(p, r.target_new) for r in asked for p in r.paraphrases]),
-        "neighbours": _share(bed, _neighbours(asked, rounds)),
-        "untouched": _share(bed, [(r.prompt, r.target_new) for r in plan.untouched]),
-        "same subject": _share(bed, _same_subject(bed, rounds)),
-        "added": added,
-        "smoothing step": steps,
+        "neighbours": _share(bed, _neighbours(asked, edited)),
+        "untouched": _share(bed, [(r.prompt, r.target_new) for r in untouched]),
+        "same subject": _share(bed, _same_subject(bed, edited)),
+        "added": [report.layers[0].added for report in reports],
+        "smoothing step": [report.layers[0].smoothing_step for report in reports],
     }
-    if hard is not None:
-        reasked = {request.subject for request in hard.requests}
-        earlier = [request for request in rounds[0] if request.subject not in reasked]
-        row["earlier edits"] = _share(bed, [(r.prompt, r.target_new) for r in earlier])
-        row["hard efficacy"] = _share(
-            bed, [(r.prompt, r.target_new) for r, chosen in zip(hard.requests, hard.hard, strict=True) if chosen]
-        )
-        row |= {name: hard.means[name] for name in CONFLICTS}
-    return row
 
 
 def conflict_sets(bed: Testbed, known: KeyStatistics, settings: AlphaEditSettings, seed: int) -> dict[str, ConflictSet]:
@@ -198,23 +215,19 @@ def conflict_sets(bed: Testbed, known: KeyStatistics, settings: AlphaEditSetting
     return found
 
 
-def _neighbours(asked: Sequence[EditRequest], rounds: Sequence[Sequence[EditRequest]]) -> list[tuple[str, str]]:
-    """Neighbourhood probes that no edit changed; a set's requests come from another round than the plan they avoid."""
-    edited = {request.prompt for requests in rounds for request in requests}
-    return [(p.prompt, str(p.answer)) for r in asked for p in r.neighborhood if p.prompt not in edited]
+def _neighbours(asked: Sequence[EditRequest], edited: Sequence[EditRequest]) -> list[tuple[str, str]]:
+    """Neighbourhood probes of facts that no edit changed."""
+    changed = {request.prompt for request in edited}
+    return [(p.prompt, str(p.answer)) for r in asked for p in r.neighborhood if p.prompt not in changed]
 
 
-def _same_subject(bed: Testbed, rounds: Sequence[Sequence[EditRequest]]) -> list[tuple[str, str]]:
+def _same_subject(bed: Testbed, edited: Sequence[EditRequest]) -> list[tuple[str, str]]:
     """The other facts of the edited people."""
-    edited = {request.prompt for requests in rounds for request in requests}
-    people = {str(request.subject) for requests in rounds for request in requests}
-    changed = {(str(r.subject), r.target_old) for requests in rounds for r in requests}
-    facts = [fact for person in sorted(people) for fact in bed.world.facts_of[person]]
-    return [
-        (bed.world.prompts(fact), fact.answer)
-        for fact in facts
-        if bed.world.prompts(fact) not in edited and (fact.subject, fact.answer) not in changed
-    ]
+    changed = {(str(request.subject), request.target_old) for request in edited}
+    prompts = {request.prompt for request in edited}
+    facts = [fact for person in sorted({str(r.subject) for r in edited}) for fact in bed.world.facts_of[person]]
+    kept = [fact for fact in facts if (fact.subject, fact.answer) not in changed]
+    return [(bed.world.prompts(f), f.answer) for f in kept if bed.world.prompts(f) not in prompts]
 
 
 def _share(bed: Testbed, pairs: Sequence[tuple[str, str]]) -> float:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     variants: dict[str, Callable[[], Tensor]] = {
         LOOP: lambda: torch.stack(
-            [_published(model, tokenizer, one, arguments.layer, contexts, settings) for one in requests], dim=1
+            [published_value(model, tokenizer, one, arguments.layer, contexts, settings) for one in requests], dim=1
         ),
         "one by one": ours(batch_size=1),
         "batches of 16, everything run again": ours(reuse_prefix=False),
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (console if console.is_terminal else Console(width=160)).print(_table(seconds, vectors, model, arguments))
 
 
-def _published(
+def published_value(
     model: Any, tokenizer: Any, request: EditRequest, layer: int, contexts: Sequence[str], settings: ValueSettings
 ) -> Tensor:
     """v* of one request by the published loop."""

@@ -69,3 +69,15 @@ def test_the_twenty_lines_of_python_edit_a_model(
     assert result.returncode == 0, result.stderr[-3000:]
     assert "efficacy" in result.stdout.lower()
     PeftModel.from_pretrained(taught_llama, tmp_path / "out")
+
+
+def test_the_editing_example_edits_and_takes_back(tmp_path: Path) -> None:
+    script = EXAMPLES / "edit_testbed.py"
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "out")], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert "requests edited" in result.stdout
+    assert "['second']" in result.stdout
+    assert (tmp_path / "out" / "state" / "state.json").exists()

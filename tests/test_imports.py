@@ -67,6 +67,16 @@ def test_trl_ext_works_without_the_other_frameworks():
         assert blocked(others, code).strip() == "all there"
 
 
+def test_easyedit_ext_imports_without_any_framework():
+    others = [*FRAMEWORKS, "trl_ext", "mergekit_ext"]
+    code = "import easyedit_ext\nfor name in easyedit_ext.__all__: getattr(easyedit_ext, name)\nprint('all there')"
+    assert blocked(others, code).strip() == "all there"
+
+
+def test_the_command_line_does_not_load_torch_to_be_asked_for_help():
+    assert "torch" not in python("import corsa_plugins.cli, sys; print(*sys.modules)").split()
+
+
 def test_every_public_name_is_there():
     for name in corsa_plugins.__all__:
         assert getattr(corsa_plugins, name) is not None
