@@ -184,7 +184,10 @@ def evaluate(
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter to put on the model.")] = None,
     edited: Annotated[
-        str | None, typer.Option(help="Measure this edited model, against --model if there is no --baseline.")
+        str | None,
+        typer.Option(
+            help="Measure this edited model, or what corsa edit wrote, against --model if there is no --baseline."
+        ),
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="What to compare with: a model, or a folder of saved results.")
@@ -253,7 +256,7 @@ def evaluate(
     from corsa_plugins.evaluation.html import versions, write_report
     from corsa_plugins.evaluation.moments import check_asked
     from corsa_plugins.evaluation.report import SUMMARY
-    from corsa_plugins.loading import load_model
+    from corsa_plugins.loading import load_edited, load_model
     from corsa_plugins.requests import read_probes, read_requests
 
     if quiet:
@@ -292,7 +295,10 @@ def evaluate(
     if baseline and not saved and not (adapter and baseline == model):
         # One model at a time is in memory.
         before = measure(*load_model(baseline, device=device, dtype=dtype), Path(baseline).name, "before")
-    loaded, tokenizer = load_model(edited or model, adapter, device=device, dtype=dtype)
+    if edited:
+        loaded, tokenizer = load_edited(model, edited, device=device, dtype=dtype)
+    else:
+        loaded, tokenizer = load_model(model, adapter, device=device, dtype=dtype)
     if baseline and not before:
         with loaded.disable_adapter():
             before = measure(loaded, tokenizer, Path(baseline).name, "before")

@@ -72,8 +72,22 @@ def test_a_delta_alone(files: Path) -> None:
     )  # fmt: skip
     assert code == 0
     assert sorted(path.name for path in (files / "delta").iterdir()) == ["report.json", "state"]
+    results = files / "results"
+    evaluated = ("--requests", files / "first.jsonl", "--output", results, "--quiet")
+    assert _run("evaluate", "--model", model, "--edited", files / "delta", *evaluated) == 0
+    summary = json.loads((results / "summary.json").read_text())
+    assert summary["metrics"]["efficacy"]["mean"] >= 0.5
+    assert json.loads((results / "baseline" / "summary.json").read_text())["metrics"]["efficacy"]["mean"] == 0
     settings = EditState.load(files / "delta" / "state").batches[0].settings
     assert settings.search is None
+    # the settings are those of the last batch; the method is still the one that is asked for
+    for method, searches in (("alphaedit", False), ("alphaedit+", False)):
+        code = _run(
+            "edit", "--model", model, "--state", files / "delta", "--requests", files / "second.jsonl", "--statistics",
+            files / "stats", "--delta-only", "--output", files / method, "--quiet", "--method", method,
+        )  # fmt: skip
+        assert code == 0
+        assert (EditState.load(files / method / "state").batches[-1].settings.search is not None) == searches
     code = _run("edit", "--model", model, "--state", files / "delta", "--revert", "all", "--output", files / "none")
     assert code == 0
     assert torch.equal(_down(files / "none" / "model"), _down(Path(model)))
@@ -81,11 +95,12 @@ def test_a_delta_alone(files: Path) -> None:
 
 def test_diagnose(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = load_testbed().path
+    (files / "narrow.yaml").write_text("layers: [0]\nnull_space: {by: threshold, value: 1.0e-30}\n")
     code = _run(
         "diagnose", "--model", model, "--requests", files / "first.jsonl", "--statistics", files / "stats",
-        "--layers", "0", "--output", files / "foresight", "--quiet",
+        "--settings", files / "narrow.yaml", "--output", files / "foresight", "--quiet",
     )  # fmt: skip
-    assert code == 2  # the papers' absolute threshold keeps nothing, or everything, of so small a model
+    assert code == 2
     assert "null space" in capsys.readouterr().err
     code = _run(
         "diagnose", "--model", model, "--requests", files / "first.jsonl", "--statistics", files / "stats",
@@ -111,10 +126,19 @@ def test_diagnose(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--requests", "R", "--statistics", "S", "--output", "x", "--settings", "nope"), "nor a preset"),
         (("--requests", "R", "--statistics", "S", "--output", "x", "--layers", "0", "--method", "m"), "alphaedit"),
         (("--requests", "R", "--statistics", "F", "--output", "x", "--layers", "0"), "statistics"),
+        (("--requests", "R", "--statistics", "S", "--output", "x", "--layers", "0", "--name", "all"), "name is 'all'"),
+        (("--requests", "R", "--statistics", "S", "--output", "R", "--layers", "0"), "not an empty folder"),
+        (("--requests", "R", "--statistics", "S", "--output", "R/x/y", "--layers", "0"), "no folder that can be"),
     ],
 )
 def test_wrong_usage(files: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:
-    known = {"R": files / "first.jsonl", "S": files / "stats", "F": files / "full", "x": files / "x"}
+    known = {
+        "R/x/y": files / "first.jsonl" / "x" / "y",
+        "R": files / "first.jsonl",
+        "S": files / "stats",
+        "F": files / "full",
+        "x": files / "x",
+    }
     (files / "full").mkdir()
     (files / "full" / "file").write_text("")
     assert _run("edit", "--model", load_testbed().path, *(known.get(a, a) for a in arguments)) == 2
