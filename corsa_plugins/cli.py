@@ -20,6 +20,7 @@ import typer
 
 from corsa_plugins import __version__
 from corsa_plugins.commands.edit import diagnose, edit
+from corsa_plugins.commands.protocol import protocol
 from corsa_plugins.commands.stats import stats
 from corsa_plugins.errors import CorsaError, SettingError, missing_extra
 from corsa_plugins.formats.command import convert
@@ -123,6 +124,7 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     app.command("stats")(stats)
     app.command("edit")(edit)
     app.command("diagnose")(diagnose)
+    app.command("protocol")(protocol)
     called = _called(arguments)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         if called == entry.name:

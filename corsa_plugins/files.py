@@ -9,13 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_directory", "atomic_write_text"]
+__all__ = ["atomic_directory", "atomic_write_bytes", "atomic_write_text"]
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write ``text`` (UTF-8, newlines as they are) to ``path``, completely or not at all.
+    """Write ``text`` (UTF-8, newlines as they are) to ``path``, as :func:`atomic_write_bytes` does."""
+    return atomic_write_bytes(path, text.encode("utf-8"))
 
-    The text goes to a temporary file in the same folder, which then takes the place of ``path``. Whatever
+
+def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write ``content`` to ``path``, completely or not at all.
+
+    The content goes to a temporary file in the same folder, which then takes the place of ``path``. Whatever
     interrupts it, ``path`` holds the old content or the new one, and no temporary file is left. Missing parent
     folders are made; a symbolic link is followed; the mode of an existing file is kept.
 
@@ -38,8 +43,8 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
         mode = 0o666 & ~umask
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, mode)  # mkstemp makes the file private; a result file is not
@@ -80,16 +85,23 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(temporary, 0o777 & ~umask)  # mkdtemp makes the folder private
         if target.exists():
-            old = temporary.with_suffix(".old")
-            os.rename(target, old)
-            try:
-                os.rename(temporary, target)
-            except BaseException:
-                os.rename(old, target)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            _replace_directory(temporary, target)
         else:
             os.rename(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _replace_directory(new: Path, target: Path) -> None:
+    old = new.with_suffix(".old")
+    try:
+        os.rename(target, old)
+        os.rename(new, target)
+    except BaseException:
+        # An interruption may come between any two of these lines, also after both were renamed.
+        if not target.exists():
+            os.rename(old, target)
+        shutil.rmtree(old, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

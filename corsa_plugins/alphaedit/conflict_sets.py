@@ -4,7 +4,8 @@ The paper's sets mix a fifth of hard requests with random ones:
 
 * ``preserved`` (AlphaSet1): keys in high conflict with the preserved ones;
 * ``prior`` (AlphaSet2): rewordings of facts that were edited before, with other answers;
-* ``inconsistent`` (AlphaSet3): the largest residuals ||v* - Wk||, measured in the middle of the edited layers.
+* ``inconsistent`` (AlphaSet3): the largest residuals ||v* - Wk||, measured at the output of the last edited block
+  before anything is edited. The paper measures them at the third of its five layers.
 
 There the hard requests of the first two were written by a language model. Here they are chosen from the candidates by
 the same figures, so that a set can be built from any requests file; rewordings of earlier edits can be made of their
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from corsa_plugins.errors import SettingError
-from corsa_plugins.requests import EditRequest, RequestError
+from corsa_plugins.requests import EditRequest, RequestError, normalise_whitespace
 
 if TYPE_CHECKING:
     from corsa_plugins.alphaedit.editor import AlphaEditor
@@ -69,7 +70,8 @@ def conflict_set(
         progress: Show progress bars.
 
     Raises:
-        SettingError: An unknown kind, a share outside [0, 1], or ``prior`` without edits in force.
+        SettingError: An unknown kind, a share outside [0, 1], or ``prior`` without edits in force at the layers of the
+            editor's settings.
         RequestError: Fewer candidates than ``size``, or candidates without subjects.
     """
     if kind not in get_args(Kind):
@@ -82,6 +84,11 @@ def conflict_set(
         raise SettingError("there are no edits in force for new ones to conflict with: edit something first")
     diagnosis = editor.diagnose(candidates, values=kind == "inconsistent", progress=progress)
     rows = diagnosis.rows()
+    if kind == "prior" and all(row["prior_conflict"] is None for row in rows):
+        raise SettingError(
+            f"no edit in force changed layers {', '.join(map(str, editor.settings.layers))}: there is nothing for new "
+            "ones to conflict with; edit something there first"
+        )
     # Every key shares most of its direction with some preserved one where the model is small: Eq. 6 is the finer.
     by = {"preserved": "subspace_conflict", "prior": "prior_conflict", "inconsistent": "inconsistency"}[kind]
     order = sorted(range(len(rows)), key=lambda index: -(rows[index][by] or 0.0))
@@ -106,13 +113,16 @@ def reworded(request: EditRequest, target_new: str) -> EditRequest:
     """An earlier edit asked in other words and with another answer, as in AlphaSet2.
 
     The first validation prompt that names the subject becomes the edit prompt; the other prompts stay what they are.
+    ``portability`` is left out: it followed from the earlier answer.
 
     Raises:
-        RequestError: The request has no such prompt.
+        RequestError: The request has no such prompt, or the answer is the earlier one.
     """
     prompts = [prompt for prompt in request.validation_prompts if request.subject and request.subject in prompt]
     if not prompts:
         raise RequestError(f"{request.name()}: no validation prompt names the subject, so it cannot be reworded")
+    if normalise_whitespace(target_new) == normalise_whitespace(request.target_new):
+        raise RequestError(f"{request.name()}: {target_new!r} is its answer already: give another one")
     return EditRequest(
         prompt=prompts[0],
         target_new=target_new,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from corsa_plugins.alphaedit.columns import unit_columns
 from corsa_plugins.alphaedit.conflict import pairwise_conflict, sample_conflict, subspace_conflict
 from corsa_plugins.alphaedit.nullspace import NullSpace
-from corsa_plugins.errors import require
+from corsa_plugins.errors import SettingError, require
+from corsa_plugins.files import atomic_write_bytes
 
 __all__ = ["Conflicts", "Diagnosis", "LayerConflicts", "RequestConflicts", "layer_conflicts"]
 
@@ -165,14 +167,21 @@ class Diagnosis:
     def figure(self, path: str | os.PathLike[str]) -> Path:
         """Draw the conflicts: a histogram each of K0, Kp and batch, and who conflicts with whom. PNG, SVG or PDF.
 
+        Without an ending, ``path`` is a PNG. The file is written whole or not at all.
+
         Raises:
             MissingExtraError: matplotlib is not installed.
+            SettingError: matplotlib draws no files of this ending.
         """
+        path = Path(path)
         require("matplotlib", "eval", what="a figure")
         from matplotlib.figure import Figure
 
+        ending = path.suffix.removeprefix(".").lower() or "png"
+        if ending not in Figure().canvas.get_supported_filetypes():
+            raise SettingError(f"{path}: figures are PNG, SVG or PDF, by the ending of the name")
         found = [self.conflicts.of(index) for index in range(len(self.conflicts.names))]
-        shown = {
+        shown: dict[str, list[float | None]] = {
             "preserved keys (Eq. 3)": [c.preserved_conflict for c in found],
             "preserved space (Eq. 6)": [c.subspace_conflict for c in found],
             "earlier edits": [c.prior_conflict for c in found],
@@ -181,20 +190,30 @@ class Diagnosis:
         known = {name: [v for v in values if v is not None] for name, values in shown.items()}
         known = {name: values for name, values in known.items() if values}
         figure = Figure(figsize=(3.2 * (len(known) + 1), 3), layout="constrained")
-        axes = figure.subplots(1, len(known) + 1)
+        axes: Any = figure.subplots(1, len(known) + 1)
         for axis, (name, values) in zip(axes, known.items(), strict=False):
             axis.hist(values, bins=20, range=(0, 1), color="0.45")
             axis.set(title=f"conflict with {name}", xlabel="conflict", ylabel="requests", xlim=(0, 1))
             axis.title.set_fontsize("small")
-        highest = torch.stack([torch.cat([layer.batch, layer.prior], dim=1) for layer in self.conflicts.layers]).amax(0)
+        highest = torch.cat([torch.stack([layer.batch for layer in self.conflicts.layers]).amax(0), self._prior()], 1)
         image = axes[-1].imshow(highest.numpy(), vmin=0, vmax=1, cmap="Greys", aspect="auto", interpolation="nearest")
         axes[-1].set(title="who with whom", xlabel="requests, then earlier edits", ylabel="request")
         axes[-1].title.set_fontsize("small")
         figure.colorbar(image, ax=axes[-1], label="conflict")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        return path
+        drawn = BytesIO()
+        figure.savefig(drawn, format=ending, dpi=150)
+        return atomic_write_bytes(path, drawn.getvalue())
+
+    def _prior(self) -> Tensor:
+        """(N, M), the highest conflict over the layers with each earlier edit, which not every layer need know."""
+        names = dict.fromkeys(name for layer in self.conflicts.layers for name in layer.prior_names)
+        places = {name: place for place, name in enumerate(names)}
+        found = torch.zeros(len(self.conflicts.names), len(names), dtype=torch.float64)
+        for layer in self.conflicts.layers:
+            for conflicts, name in zip(layer.prior.T, layer.prior_names, strict=True):
+                place = places[name]
+                found[:, place] = torch.maximum(found[:, place], conflicts.double())
+        return found
 
     def __str__(self) -> str:
         """One line."""

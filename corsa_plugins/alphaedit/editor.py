@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.fingerprint import Fingerprint
 from corsa_plugins.inference import TargetScore, generate_answers, score_targets
 from corsa_plugins.requests import EditRequest, Probe, RequestError, check_requests
+from corsa_plugins.tokenization import encode_prompt, join
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -94,17 +95,33 @@ class AlphaEditor:
         self.model = model
         self.tokenizer = tokenizer
         self.statistics = statistics
-        self.settings = settings
         self.architecture = architecture or find_architecture(model)
-        self._maps: dict[int, LinearMap] = {}
+        if self.architecture.model is not model:
+            raise SettingError("architecture is of another model than this one: pass find_architecture(model, ...)")
         self._null_spaces: dict[tuple[int, NullSpaceRule], NullSpace] = {}
         if statistics is not None:
             statistics.check(model, self.architecture)
+        if state is not None:
+            state.check_model(model, self.architecture)
         self._state = state or EditState(Fingerprint.of(model, self.architecture))
-        for layer in {*settings.layers, *self._state.originals}:
-            self._maps[layer] = _editable(self.architecture, layer)
+        self._maps = self._editable(self._state.originals)
+        self.settings = settings
         if state is not None:
             state.check(model, self._maps, self.architecture)
+
+    @property
+    def settings(self) -> AlphaEditSettings:
+        """Which layers the next edit changes, and how; may be replaced between edits.
+
+        Raises:
+            SettingError, ArchitectureError: When set: the model has no such layers, or they cannot be edited.
+        """
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: AlphaEditSettings) -> None:
+        self._maps = {**self._maps, **self._editable(settings.layers)}
+        self._settings = settings
 
     @property
     def state(self) -> EditState:
@@ -125,7 +142,8 @@ class AlphaEditor:
         """Make the model answer ``target_new`` to each request, all of them together as one batch.
 
         ``paraphrases``, ``neighborhood`` and ``portability`` are never looked at. Smoothed targets are chosen on
-        ``validation_prompts``, or where a request has none, on its prompt behind the generated contexts.
+        ``validation_prompts``, or where a request has none, on its prompt behind the generated contexts; on the prompt
+        itself where there are no contexts either.
 
         Args:
             requests: Each with a subject.
@@ -141,11 +159,15 @@ class AlphaEditor:
             RequestError: No requests, or some that cannot be edited, all of them named.
             EditError: NaN or infinity, naming the layer or the request.
             StateError: The weights were changed by something else, or there is a batch of this name.
+            SettingError: The name is blank, or a setting does not suit this model's keys.
+            CorsaError: What the parts raise, for a value vector that diverges, for instance.
 
             Whatever is raised, weights and state are bit for bit as before.
         """
         requests = tuple(requests)
         self._check(requests, keep)
+        if name is not None and not (isinstance(name, str) and name.strip()):
+            raise SettingError(f"name is {name!r}: give the batch a name in letters or digits, or None for a number")
         state = self._known_state().with_layers({layer: self._maps[layer] for layer in self.settings.layers})
         name = name if name is not None else _free_name(state)
         if any(batch.name == name for batch in state.batches):
@@ -198,7 +220,8 @@ class AlphaEditor:
         if self._in_force(self._state) == len(self._state.batches):
             return
         with self._intact():
-            self._state.write(self._maps)
+            # On another machine the same sum may round to other bits.
+            self._state = self._state.with_mark(self._state.write(self._maps))
 
     def null_space(self, layer: int) -> NullSpace:
         """The null space that edits of the layer start from."""
@@ -253,13 +276,16 @@ class AlphaEditor:
         progress: bool,
     ) -> EditBatch:
         layers = self.settings.layers
-        before = self._ask(requests, answers, progress)
-        values = self._values(requests, state.contexts, progress)
+        values = self._values(requests, state.contexts, progress)  # first: it refuses what the model cannot read
+        before = self._ask(requests, answers)
         conflicts = self._conflicts(state, requests, self._keys(requests, layers, state.contexts))
         solved = [self._edit_layer(state, requests, place, values, keep) for place in range(len(layers))]
         left = values.vectors - self._outputs(requests)
         keys = self._keys(requests, layers, state.contexts)
-        after = self._ask(requests, answers, progress)
+        self._finite(layers[-1], "outputs after the edit", left, requests)
+        for layer in layers:
+            self._finite(layer, "keys after the edit", keys[layer], requests)
+        after = self._ask(requests, answers)
         reports = []
         for index, request in enumerate(requests):
             report = RequestReport(
@@ -332,6 +358,11 @@ class AlphaEditor:
         def put(t: int) -> Tensor:
             left = self._stored(residual * (1 - smoothed(t)))
             write_weight(linear, state.originals[layer], [*updates, LayerUpdate(left, left, right)])
+            if not linear.weight.isfinite().all():
+                raise EditError(
+                    f"layer {layer}: the edited weight holds NaN or infinity in {linear.weight.dtype}; lower the "
+                    "values' clamp, raise the ridge, or load the model in a wider precision; nothing was changed"
+                )
             return left
 
         choice: SmoothingChoice | None = None
@@ -365,6 +396,20 @@ class AlphaEditor:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
+    def _editable(self, layers: Iterable[int]) -> dict[int, LinearMap]:
+        maps = {layer: _editable(self.architecture, layer) for layer in layers}
+        names: dict[int, list[str]] = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        for linear in maps.values():
+            shared: Any = linear.module.weight
+            if len(names.get(id(shared), [])) > 1:
+                raise SettingError(
+                    f"{' and '.join(names[id(shared)])} are one weight: an edit of one would be an edit of all; give "
+                    "each a copy of its own first"
+                )
+        return maps
+
     def _preserved(self) -> PreservedKeys:
         if self.statistics is None:
             raise SettingError("this editor has no statistics of the keys to preserve: give them to edit with it")
@@ -383,6 +428,7 @@ class AlphaEditor:
         for i, probe in enumerate(keep):
             if probe.answer is None:
                 raise RequestError(f"keep[{i}] ({probe.prompt!r}) has no answer: give the one that should stay")
+        self._check_lengths(requests, keep)
         for conflict in check_requests(requests).contradictions:
             logger.warning(
                 "requests %s contradict each other: the prompt %r is given %s; the edit lands between them",
@@ -390,6 +436,28 @@ class AlphaEditor:
                 conflict.prompt,
                 " and ".join(map(repr, conflict.targets)),
             )
+
+    def _check_lengths(self, requests: Sequence[EditRequest], keep: Sequence[Probe]) -> None:
+        """Of what is validated on; value vectors look at the edit prompts."""
+        reads = self._reads()
+        if reads is None or self.settings.smoothing is None:
+            return
+        asked = [(r.name(i), p, r.target_new) for i, r in enumerate(requests) for p in r.validation_prompts]
+        asked += [(f"keep[{i}]", probe.prompt, str(probe.answer)) for i, probe in enumerate(keep)]
+        problems = []
+        for name, prompt, answer in asked:
+            length = sum(map(len, join(self.tokenizer, prompt, answer)))
+            if length > reads:
+                problems.append(
+                    f"{name}: {length} tokens to validate on, and the model reads {reads}: shorten {prompt!r}"
+                )
+        if problems:
+            raise RequestError(problems, f"{len(problems)} prompts to validate on are too long")
+
+    def _reads(self) -> int | None:
+        """How many tokens the model reads at most, if it says so."""
+        config: Any = self.model.config
+        return getattr(config.get_text_config(), "max_position_embeddings", None)
 
     def _contexts(self) -> tuple[str, ...]:
         return generate_contexts(
@@ -415,7 +483,7 @@ class AlphaEditor:
     def _conflicts(self, state: EditState, requests: Sequence[EditRequest], keys: Mapping[int, Tensor]) -> Conflicts:
         found = []
         for layer in self.settings.layers:
-            prior = [request.name(i) for i, request in enumerate(state.prior_requests(layer))]
+            prior = state.prior_names(layer)
             prior_keys = state.prior_keys(layer, self._maps[layer].d_in)
             sample = self._preserved().sample(layer)
             found.append(layer_conflicts(layer, keys[layer], self.null_space(layer), sample, prior_keys, prior))
@@ -478,15 +546,17 @@ class AlphaEditor:
             return sum(score.top1 for score in scores) / len(scores)
         return float(torch.tensor([score.log_prob / score.n_tokens for score in scores]).double().exp().mean())
 
-    def _ask(self, requests: Sequence[EditRequest], answers: bool, progress: bool) -> _Asked:
+    def _ask(self, requests: Sequence[EditRequest], answers: bool) -> _Asked:
         pairs = [(request.prompt, request.target_new) for request in requests]
         scores = score_targets(self.model, self.tokenizer, pairs, batch_size=self.settings.batch_size)
         said: list[str | None] = [None] * len(requests)
         if answers:
-            longest = max(score.n_tokens for score in scores)
             prompts = [request.prompt for request in requests]
+            length = max(score.n_tokens for score in scores) + 4
+            if (reads := self._reads()) is not None:
+                length = min(length, reads - max(len(encode_prompt(self.tokenizer, prompt)) for prompt in prompts))
             generated = generate_answers(
-                self.model, self.tokenizer, prompts, max_new_tokens=longest + 4, batch_size=self.settings.batch_size
+                self.model, self.tokenizer, prompts, max_new_tokens=max(1, length), batch_size=self.settings.batch_size
             )
             said = [answer.text for answer in generated]
         return _Asked(scores, said)
@@ -508,7 +578,9 @@ class AlphaEditor:
         count = self._in_force(self._state)
         if count < len(self._state.batches):
             names = ", ".join(batch.name for batch in self._state.batches[count:])
-            logger.info("the weights are those from before batch %s: forgetting it", names)
+            logger.warning(
+                "the weights are those from before the batches %s: they are forgotten (apply() puts them back)", names
+            )
             self._state = self._state.first(count)
         return self._state
 

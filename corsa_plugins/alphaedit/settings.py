@@ -146,7 +146,10 @@ class AlphaEditSettings:
 
         path = Path(name_or_path).expanduser()
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
+            try:
+                text = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise SettingError(f"settings {name_or_path} is not UTF-8 text: {error}") from None
         elif os.fspath(name_or_path) in preset_names():
             text = (_presets() / f"{name_or_path}.yaml").read_text(encoding="utf-8")
         else:

@@ -118,9 +118,10 @@ class EditState:
         keys = [batch.layers[layer].keys for batch in self.batches if layer in batch.layers]
         return torch.cat(keys, dim=1) if keys else torch.zeros(d_in, 0)
 
-    def prior_requests(self, layer: int) -> list[EditRequest]:
-        """The requests of the columns of :meth:`prior_keys`."""
-        return [request for batch in self.batches if layer in batch.layers for request in batch.requests]
+    def prior_names(self, layer: int) -> list[str]:
+        """Names of the columns of :meth:`prior_keys`: the case id, or the place among :attr:`requests`, of each."""
+        edited = [layer in batch.layers for batch in self.batches for _ in batch.requests]
+        return [request.name(i) for i, request in enumerate(self.requests) if edited[i]]
 
     def updates(self, layer: int) -> list[LayerUpdate]:
         """The updates of the layer, in the order they were made."""
@@ -148,6 +149,10 @@ class EditState:
         if any(batch.name == other.name for other in self.batches):
             raise StateError(f"there is a batch {batch.name!r} already: choose another name")
         return replace(self, batches=(*self.batches, batch), marks=(*self.marks, dict(mark)))
+
+    def with_mark(self, mark: Mapping[int, str]) -> EditState:
+        """The state with other checksums of the weights with every batch in force."""
+        return replace(self, marks=(*self.marks[:-1], dict(mark)))
 
     def with_layers(self, maps: Mapping[int, LinearMap]) -> EditState:
         """The state with the present weights of layers it did not know yet as their originals."""
@@ -178,13 +183,11 @@ class EditState:
             write_weight(maps[layer], original, self.updates(layer))
         return {layer: checksum(maps[layer].weight) for layer in self.originals}
 
-    def check(
-        self, model: PreTrainedModel, maps: Mapping[int, LinearMap], architecture: Architecture | None = None
-    ) -> None:
-        """See that this state is of this model.
+    def check_model(self, model: PreTrainedModel, architecture: Architecture | None = None) -> None:
+        """See that this state is of this model, whatever its precision.
 
         Raises:
-            StateError: It is of another model, or the model was loaded in another precision.
+            StateError: It is of another model.
         """
         found = Fingerprint.of(model, architecture)
         if not self.fingerprint.matches(found):
@@ -192,6 +195,16 @@ class EditState:
                 f"the edit state was made on another model: {self.fingerprint.difference(found)}; load the model that "
                 "was edited, or start a new state"
             )
+
+    def check(
+        self, model: PreTrainedModel, maps: Mapping[int, LinearMap], architecture: Architecture | None = None
+    ) -> None:
+        """See that this state is of this model, in this precision.
+
+        Raises:
+            StateError: It is of another model, or the model was loaded in another precision.
+        """
+        self.check_model(model, architecture)
         for layer, original in self.originals.items():
             place = maps[layer]
             if place.name != self.modules[layer] or place.weight.shape != original.shape:
@@ -209,11 +222,15 @@ class EditState:
 
         The folder has ``state.json`` (requests, settings, reports) and ``state.safetensors`` (weights from before,
         keys, updates).
+
+        Raises:
+            StateError: The folder holds anything else, which would be lost.
+            OSError: It cannot be written; what was there is still there.
         """
         from safetensors.torch import save_file
 
         path = Path(path)
-        if path.is_dir() and any(path.iterdir()) and not (path / _JSON).exists():
+        if path.is_dir() and {file.name for file in path.iterdir()} - {_JSON, _TENSORS}:
             raise StateError(f"{path} is a folder with other files in it: name a new one for the edit state")
         tensors = {f"original.{layer}": weight for layer, weight in self.originals.items()}
         for number, batch in enumerate(self.batches):
@@ -263,7 +280,7 @@ class EditState:
             tensors = load_file(path / _TENSORS)
             if sorted(tensors) != described["tensors"]:
                 raise StateError(f"{path} is damaged: {_TENSORS} does not hold what {_JSON} lists; restore both files")
-            return cls(
+            state = cls(
                 fingerprint=Fingerprint.from_dict(described["fingerprint"]),
                 modules={int(layer): name for layer, name in described["modules"].items()},
                 originals={int(layer): tensors[f"original.{layer}"] for layer in described["modules"]},
@@ -274,10 +291,29 @@ class EditState:
                     for mark in described["marks"]
                 ),
             )
+            state._check_whole(path)
+            return state
         except StateError:
             raise
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StateError(f"{path} is damaged and cannot be read ({error}); restore both files") from error
+            raise StateError(
+                f"{path} is damaged, or of another version, and cannot be read ({error}); restore both files, or use "
+                "the version that wrote them"
+            ) from error
+
+    def _check_whole(self, path: Path) -> None:
+        marked = self.marks[0] or {}
+        for layer, original in self.originals.items():
+            if marked.get(layer) != checksum(original):
+                raise StateError(f"{path} is damaged: the original weight of layer {layer} has changed; restore it")
+        if len(self.marks) != len(self.batches) + 1:
+            raise StateError(f"{path} is damaged: {_JSON} has checksums of other batches; restore it")
+        for batch in self.batches:
+            for layer, update in batch.layers.items():
+                d_out, d_in = self.originals[layer].shape
+                n = len(batch.requests)
+                if (update.keys.shape, update.left.shape, update.right.shape) != ((d_in, n), (d_out, n), (d_in, n)):
+                    raise StateError(f"{path} is damaged: batch {batch.name} has other shapes at layer {layer}")
 
 
 def _batch(number: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EditBatch:
@@ -315,5 +351,6 @@ def checksum(weight: Tensor) -> str:
     rows = max(1, _CHUNK // max(1, weight.shape[1]))
     for start in range(0, weight.shape[0], rows):
         part = weight[start : start + rows].detach().contiguous().cpu()
-        found.update(part.view(torch.uint8).numpy())
+        bits: Any = part.view(torch.uint8).numpy()
+        found.update(bits)
     return found.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,7 +91,7 @@ def edit(
     from corsa_plugins.files import atomic_directory
     from corsa_plugins.requests import read_probes, read_requests
 
-    _check_usage(requests, statistics, state, revert, output)
+    _check_usage(requests, statistics, state, revert, name, output)
     asked = read_requests(requests) if requests else []
     watched = read_probes(keep) if keep else []
     earlier = EditState.load(_state_folder(state)) if state else None
@@ -182,7 +183,12 @@ def diagnose(
 
 
 def _check_usage(
-    requests: Path | None, statistics: Path | None, state: Path | None, revert: list[str] | None, output: Path
+    requests: Path | None,
+    statistics: Path | None,
+    state: Path | None,
+    revert: list[str] | None,
+    name: str | None,
+    output: Path,
 ) -> None:
     if not requests and not revert:
         raise SettingError("nothing to do: give --requests to edit, or --state and --revert to take edits back")
@@ -190,8 +196,14 @@ def _check_usage(
         raise SettingError("--requests needs --statistics: collect them once for the model with corsa stats")
     if revert and not state:
         raise SettingError("--revert needs --state: the folder that corsa edit wrote")
+    if name == "all":
+        raise SettingError("name is 'all', which --revert takes for every batch: choose another name")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SettingError(f"{output} exists and is not an empty folder: name a new one")
+    # Before hours of work, not after them.
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise SettingError(f"{output} cannot be made: {parent} is no folder that can be written to; name another one")
 
 
 def _settings(name: str | None, layers: str | None, method: str, earlier: Any) -> Any:
@@ -211,7 +223,7 @@ def _settings(name: str | None, layers: str | None, method: str, earlier: Any) -
     elif numbers:
         chosen = AlphaEditSettings(layers=numbers)
     elif earlier is not None and earlier.batches:
-        return earlier.batches[-1].settings
+        chosen = earlier.batches[-1].settings
     else:
         raise SettingError("which layers? give --layers, or --settings with a YAML file or a preset")
     return chosen.alphaedit() if method == "alphaedit" else chosen

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from corsa_plugins.alphaedit import AlphaEditor, EditError, SearchSettings, SmoothingSettings, StateError, editor
 from corsa_plugins.alphaedit.keys import request_keys, request_outputs
+from corsa_plugins.alphaedit.nullspace import NullSpace, NullSpaceRule
 from corsa_plugins.alphaedit.smoothing import is_smoothed
 from corsa_plugins.alphaedit.statistics import StatisticsError
 from corsa_plugins.alphaedit.values import find_values
@@ -315,8 +316,13 @@ def test_ctrl_c_while_weights_are_put_back(llama_bench: Bench, monkeypatch: pyte
 
     monkeypatch.setattr(AlphaEditor, "_put_back", interrupted)
     monkeypatch.setattr(editor, "verdict", fail)
-    with pytest.raises(RuntimeError, match="injected"):
-        subject.edit(REQUESTS)
+    # A process in the background may have been started to ignore the signal.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(RuntimeError, match="injected"):
+            subject.edit(REQUESTS)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert pressed
     assert all(torch.equal(weight, before[name]) for name, weight in llama_bench.weights().items())
 
@@ -455,6 +461,342 @@ def test_diagnose_changes_nothing_and_agrees_with_the_edit(llama_bench: Bench) -
         assert row["prior_conflict_with"] == request.prior_conflict_with
         assert row["value_probability"] == pytest.approx(request.value_probability)
         assert row["inconsistency"] == pytest.approx(request.inconsistency, rel=1e-5)
+
+
+def test_applying_elsewhere_may_round_to_other_bits(llama_bench: Bench) -> None:
+    """Another machine sums in another order: what was applied here is what the next edit finds here."""
+    other = replace(llama_bench, model=copy.deepcopy(llama_bench.model))
+    before = other.weights()
+    subject = llama_bench.editor(QUICK)
+    subject.edit(REQUESTS[:1], answers=False)
+    subject.edit(REQUESTS[1:], answers=False)
+    elsewhere = replace(subject.state, marks=(*subject.state.marks[:-1], dict.fromkeys((0, 1), "other bits")))
+    there = AlphaEditor(other.model, other.tokenizer, other.statistics, QUICK, state=elsewhere)
+    there.apply()
+    there.edit(LATER, answers=False)
+    assert [batch.name for batch in there.state.batches] == ["1", "2", "3"]
+    for name in ("1", "3", "2"):
+        there.revert(name)
+    assert all(torch.equal(weight, before[name]) for name, weight in other.weights().items())
+
+
+def test_a_state_that_was_not_applied_is_forgotten_aloud(llama_bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    other = replace(llama_bench, model=copy.deepcopy(llama_bench.model))
+    subject = llama_bench.editor(QUICK)
+    subject.edit(REQUESTS[:1], name="first", answers=False)
+    there = AlphaEditor(other.model, other.tokenizer, other.statistics, QUICK, state=subject.state)
+    there.edit(REQUESTS[1:], answers=False)
+    assert [batch.name for batch in there.state.batches] == ["1"]
+    (record,) = [record for record in caplog.records if "forgotten" in record.message]
+    assert record.levelname == "WARNING"
+    assert "first" in record.message
+
+
+def test_layers_may_differ_between_batches(llama_bench: Bench) -> None:
+    """Each layer has its own earlier edits; what one batch left alone is the original of that layer for the next."""
+    before = llama_bench.weights()
+    subject = llama_bench.editor(replace(QUICK, layers=(0,)))
+    subject.edit(REQUESTS[:1], answers=False)
+    subject.settings = replace(QUICK, layers=(0, 1))
+    subject.edit([REQUESTS[1].model_copy(update={"case_id": None})], answers=False)
+    subject.settings = replace(QUICK, layers=(1,))
+    state = subject.state
+    assert [state.prior_keys(layer, 64).shape[1] for layer in (0, 1)] == [2, 1]
+    assert state.prior_names(0) == [REQUESTS[0].name(), "request 1 ('Anna Berg was born in')"]
+    assert state.prior_names(1) == ["request 1 ('Anna Berg was born in')"]
+    now = llama_bench.weights()
+    _load(llama_bench.model, before)
+    assert state.in_force(subject._maps) == 0  # also at the layer that the first batch did not know
+    _load(llama_bench.model, now)
+    layer_0 = llama_bench.weights()["model.layers.0.mlp.down_proj.weight"]
+    report = subject.edit(LATER, answers=False)
+    assert [layer.layer for layer in report.layers] == [1]
+    assert torch.equal(llama_bench.weights()["model.layers.0.mlp.down_proj.weight"], layer_0)
+    for name in ("2", "1", "3"):
+        subject.revert(name)
+    assert all(torch.equal(weight, before[name]) for name, weight in llama_bench.weights().items())
+    with pytest.raises(SettingError, match="the model has 2 blocks"):
+        subject.settings = replace(QUICK, layers=(2,))
+    assert subject.settings.layers == (1,)
+
+
+def test_a_weight_of_two_blocks_is_refused(llama_bench: Bench) -> None:
+    blocks = llama_bench.model.model.layers
+    blocks[1].mlp.down_proj.weight = blocks[0].mlp.down_proj.weight
+    for layers in ((0, 1), (1,)):
+        with pytest.raises(SettingError, match=r"layers\.0\.mlp\.down_proj\.weight and .* are one weight"):
+            AlphaEditor(llama_bench.model, llama_bench.tokenizer, None, replace(QUICK, layers=layers))
+
+
+def test_an_architecture_of_another_model_is_refused(llama_bench: Bench) -> None:
+    parts = find_architecture(copy.deepcopy(llama_bench.model))
+    with pytest.raises(SettingError, match="architecture is of another model"):
+        AlphaEditor(llama_bench.model, llama_bench.tokenizer, llama_bench.statistics, QUICK, architecture=parts)
+
+
+@pytest.mark.parametrize("smoothing", [None, SETTINGS.smoothing], ids=["plain", "smoothed"])
+def test_an_update_beyond_half_precision_is_an_error(
+    llama_bench: Bench, monkeypatch: pytest.MonkeyPatch, smoothing: Any
+) -> None:
+    """The factors fit float32; their product does not fit the weights."""
+    llama_bench.model.half()
+    before = llama_bench.weights()
+    subject = llama_bench.editor(replace(QUICK, layers=(1,), smoothing=smoothing))
+    original = editor.solve
+
+    def huge(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        return replace(found, coefficients=found.coefficients * 1e7)
+
+    monkeypatch.setattr(editor, "solve", huge)
+    with pytest.raises(EditError, match=r"layer 1: the edited weight holds NaN or infinity in torch.float16"):
+        subject.edit(REQUESTS, answers=False)
+    assert not subject.state.batches
+    assert all(torch.equal(weight, before[name]) for name, weight in llama_bench.weights().items())
+
+
+@pytest.mark.parametrize(("stage", "what"), [("request_outputs", "outputs"), ("request_keys", "keys")])
+def test_nan_after_the_edit_is_an_error_too(
+    llama_bench: Bench, monkeypatch: pytest.MonkeyPatch, stage: str, what: str
+) -> None:
+    """It would be recorded as a key of an edit in force, and spoil every later edit."""
+    last, calls, original = _calls(llama_bench, stage), 0, getattr(editor, stage)
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        found = original(*args, **kwargs)
+        if calls == last:
+            (found if isinstance(found, Tensor) else found[1])[0, 1] = float("inf")
+        return found
+
+    subject = llama_bench.editor(QUICK)
+    before = llama_bench.weights()
+    monkeypatch.setattr(editor, stage, broken)
+    with pytest.raises(EditError, match=rf"layer 1: NaN or infinity in the {what} after the edit of case 'spain'"):
+        subject.edit(REQUESTS[1:])
+    assert all(torch.equal(weight, before[name]) for name, weight in llama_bench.weights().items())
+
+
+def test_the_mode_of_the_model_and_of_autograd_change_nothing(llama_bench: Bench) -> None:
+    """Training, checkpointing, frozen parameters, no padding token, a caller's inference mode: as it was afterwards."""
+    other = replace(llama_bench, model=copy.deepcopy(llama_bench.model), tokenizer=copy.deepcopy(llama_bench.tokenizer))
+    expected = llama_bench.editor(QUICK)
+    other.model.train()
+    other.model.gradient_checkpointing_enable()
+    other.model.model.embed_tokens.weight.requires_grad_(False)
+    other.tokenizer.pad_token = None
+    other.tokenizer.padding_side = "left"
+    subject = other.editor(QUICK)
+    with torch.inference_mode():
+        assert subject.edit(REQUESTS) == expected.edit(REQUESTS)
+    assert subject.edit(LATER, answers=False) == expected.edit(LATER, answers=False)
+    ours, theirs = llama_bench.weights(), other.weights()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert all(module.training for module in other.model.modules())
+    assert [name for name, p in other.model.named_parameters() if not p.requires_grad] == ["model.embed_tokens.weight"]
+    assert all(parameter.grad is None for parameter in other.model.parameters())
+
+
+def test_requests_that_are_alike(llama_bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """The same request twice shares one key, and so does a contradiction; without contexts the prompt validates."""
+    subject = llama_bench.editor(replace(QUICK, n_contexts=0, smoothing=replace(SETTINGS.smoothing, share=1.0)))
+    validated: list[Any] = []
+    original = subject._score
+    subject._score = lambda pairs: validated.append(pairs) or original(pairs)  # type: ignore[method-assign]
+    twice = subject.edit([REQUESTS[0], REQUESTS[0]], answers=False)
+    assert twice.requests[0].residual == pytest.approx(twice.requests[1].residual)
+    assert [request.batch_conflict for request in twice.requests] == pytest.approx([1, 1])
+    assert validated[0] == [(REQUESTS[0].prompt, REQUESTS[0].target_new)] * 2
+    assert subject.state.contexts == ("{}",)
+    subject.revert_all()
+    against = REQUESTS[0].model_copy(update={"target_new": "Oslo", "case_id": None})
+    report = subject.edit([REQUESTS[0], against], answers=False)
+    assert "requests 0, 1 contradict each other" in caplog.text
+    assert all(request.residual > 0 for request in report.requests)
+    assert report.requests[0].batch_conflict_with == "request 1 ('The capital of France is')"
+
+
+def test_precisions_of_factors_may_differ_between_batches(llama_bench: Bench) -> None:
+    before = llama_bench.weights()
+    subject = llama_bench.editor(replace(QUICK, dtype="float64"))
+    subject.edit(REQUESTS[:1], answers=False)
+    subject.settings = replace(QUICK, prior_weight=0)
+    subject.edit(REQUESTS[1:], answers=False)
+    factors = [batch.layers[1].left.dtype for batch in subject.state.batches]
+    assert factors == [torch.float64, torch.float32]
+    subject.edit(LATER, answers=False)
+    subject.revert_all()
+    assert all(torch.equal(weight, before[name]) for name, weight in llama_bench.weights().items())
+
+
+@pytest.mark.parametrize("name", ["", " ", 7])
+def test_a_batch_needs_a_name_that_can_be_asked_for(llama_bench: Bench, name: Any) -> None:
+    with pytest.raises(SettingError, match="name is"):
+        llama_bench.editor(QUICK).edit(REQUESTS[:1], name=name, answers=False)
+
+
+@pytest.mark.parametrize("fact_token", ["subject_first", "last"])
+def test_keys_and_residuals_are_read_where_the_value_is(llama_bench: Bench, fact_token: Any) -> None:
+    other = copy.deepcopy(llama_bench.model)
+    settings = replace(QUICK, layers=(1,), values=replace(QUICK.values, fact_token=fact_token))
+    subject = llama_bench.editor(settings)
+    report = subject.edit(REQUESTS, answers=False)
+    given = llama_bench.tokenizer, REQUESTS
+    contexts = subject.state.contexts
+    keys = request_keys(llama_bench.model, *given, [1], contexts, fact_token=fact_token)[1]
+    assert torch.allclose(subject.state.prior_keys(1, 64), keys, atol=1e-6)
+    wanted = find_values(other, *given, 1, contexts, settings.values).vectors
+    left = wanted - request_outputs(llama_bench.model, *given, 1, fact_token=fact_token)
+    assert [request.residual for request in report.requests] == pytest.approx(left.norm(dim=0).tolist(), rel=1e-4)
+
+
+def test_weights_from_before_a_revert_are_not_taken_for_others(llama_bench: Bench) -> None:
+    """Batches 1 and 2 were in force then: as many as are left now, and not the same."""
+    subject = llama_bench.editor(QUICK)
+    subject.edit(REQUESTS[:1], answers=False)
+    subject.edit(REQUESTS[1:2], answers=False)
+    both = llama_bench.weights()
+    subject.edit(REQUESTS[2:], answers=False)
+    subject.revert("1")
+    after = llama_bench.weights()
+    _load(llama_bench.model, both)
+    for action in (lambda: subject.edit(LATER, answers=False), lambda: subject.revert("2"), subject.apply):
+        with pytest.raises(StateError, match="something else changed them"):
+            action()
+    _load(llama_bench.model, after)
+    subject.revert("3")
+    assert [batch.name for batch in subject.state.batches] == ["2"]
+
+
+def test_an_edit_that_changes_no_bit_is_in_force_all_the_same(gpt2_bench: Bench) -> None:
+    """Its weights are those from before it; that is not someone taking it back."""
+    gpt2_bench.model.half()
+    before = gpt2_bench.weights()
+    subject = gpt2_bench.editor(replace(QUICK, ridge=1e30, ridge_unit="absolute", search=None))
+    for requests in (REQUESTS, LATER):
+        subject.edit(requests, answers=False)
+    assert all(torch.equal(weight, before[name]) for name, weight in gpt2_bench.weights().items())
+    assert [batch.name for batch in subject.state.batches] == ["1", "2"]
+    subject.revert("1")
+    assert [batch.name for batch in subject.state.batches] == ["2"]
+    subject.edit(REQUESTS, answers=False)
+    assert [batch.name for batch in subject.state.batches] == ["2", "3"]
+    subject.revert("2")
+    subject.edit(LATER, answers=False)  # "2" would be the number, and "3" is taken
+    assert [batch.name for batch in subject.state.batches] == ["3", "2"]
+
+
+def test_factors_are_kept_as_precisely_as_the_weights(gpt2_bench: Bench, llama_bench: Bench) -> None:
+    for bench, dtype in ((gpt2_bench, torch.float64), (llama_bench, torch.float32)):
+        subject = bench.editor(QUICK)
+        subject.edit(REQUESTS, answers=False)
+        (update,) = subject.state.updates(1)
+        assert {update.keys.dtype, update.left.dtype, update.right.dtype} == {dtype}
+
+
+class Pressed(AlphaEditor):
+    """Ctrl-C comes right behind the one assignment that makes an edit."""
+
+    armed = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "_state" and self.armed:
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_after_the_state_is_replaced(llama_bench: Bench) -> None:
+    """Weights and state are those of the edit then, and go on as any other."""
+    before = llama_bench.weights()
+    subject = Pressed(llama_bench.model, llama_bench.tokenizer, llama_bench.statistics, QUICK)
+    kept: list[list[str]] = [["1"], ["1", "2"], ["2"], []]
+    actions: list[Any] = [
+        lambda: subject.edit(REQUESTS[:1], answers=False),
+        lambda: subject.edit(REQUESTS[1:], answers=False),
+        lambda: subject.revert("1"),
+        subject.revert_all,
+    ]
+    for action, names in zip(actions, kept, strict=True):
+        subject.armed = True
+        with pytest.raises(KeyboardInterrupt):
+            action()
+        subject.armed = False
+        assert [batch.name for batch in subject.state.batches] == names
+        assert subject.state.in_force(subject._maps) == len(names)
+    assert all(torch.equal(weight, before[name]) for name, weight in llama_bench.weights().items())
+
+
+def _of_length(bench: Bench, n: int) -> str:
+    prompt = "The capital of France is"
+    while len(bench.tokenizer(prompt)["input_ids"]) < n:
+        prompt += " is"
+    return prompt
+
+
+def test_answers_for_the_report_stay_within_what_the_model_reads(gpt2_bench: Bench) -> None:
+    """GPT-2 has 128 positions; an edit is not to fail for what is only reported."""
+    subject = gpt2_bench.editor(replace(QUICK, n_contexts=0))
+    long = EditRequest(prompt=_of_length(gpt2_bench, 125), target_new="Rome", subject="France")
+    report = subject.edit([long, REQUESTS[1].model_copy(update={"target_new": "Kuala Lumpur and Buenos Aires"})])
+    assert all(isinstance(request.answer_after, str) for request in report.requests)
+
+
+def test_what_the_model_cannot_read_is_named(gpt2_bench: Bench) -> None:
+    subject = gpt2_bench.editor(QUICK)
+    long = _of_length(gpt2_bench, 150)
+    request = EditRequest(prompt=long, target_new="Rome", subject="France", case_id="long")
+    with pytest.raises(RequestError, match=r"case 'long'.* and the model reads 128"):
+        subject.edit([REQUESTS[0], request])
+    asked = REQUESTS[0].model_copy(update={"validation_prompts": (long,)})
+    with pytest.raises(RequestError, match=r"2 prompts to validate on are too long") as caught:
+        subject.edit([asked], keep=[Probe(prompt="Rome is in", answer="Italy"), Probe(prompt=long, answer="Rome")])
+    assert "case 'france'" in str(caught.value)
+    assert "keep[1]" in str(caught.value)
+    subject.settings = replace(QUICK, smoothing=None)
+    subject.edit([asked], answers=False)
+
+
+class Projected:
+    """The preserved keys where only AlphaEdit's projector of them is left."""
+
+    def __init__(self, bench: Bench) -> None:
+        spaces = {layer: bench.statistics.null_space(layer, SETTINGS.null_space) for layer in (0, 1)}
+        kept = {layer: space.combine(torch.eye(space.n_null, dtype=torch.float64)) for layer, space in spaces.items()}
+        self.spaces = {layer: NullSpace.from_projector(U @ U.T) for layer, U in kept.items()}
+
+    def check(self, model: Any, architecture: Any = None) -> None:
+        assert model is not None
+
+    def null_space(self, layer: int, rule: NullSpaceRule) -> NullSpace:
+        return self.spaces[layer]
+
+    def sample(self, layer: int) -> Tensor | None:
+        return None
+
+
+def test_a_projector_has_no_order_to_search_in(llama_bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    other = replace(llama_bench, model=copy.deepcopy(llama_bench.model))
+    settings = replace(QUICK, search=SearchSettings(threshold=0))
+    assert all(layer.added for layer in other.editor(settings).edit(REQUESTS, answers=False).layers)
+    other = replace(llama_bench, model=copy.deepcopy(llama_bench.model))
+    without = other.editor(replace(settings, search=None))
+    without.edit(REQUESTS, answers=False)
+    subject = AlphaEditor(llama_bench.model, llama_bench.tokenizer, Projected(llama_bench), settings)
+    report = subject.edit(REQUESTS, answers=False)
+    assert [layer.added for layer in report.layers] == [0, 0]
+    assert all(request.preserved_conflict is None for request in report.requests)
+    assert sum("given as a projector" in record.message for record in caplog.records) == 2
+    ours, theirs = llama_bench.weights(), other.weights()
+    assert all(torch.allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5) for name in ours)
+
+
+def test_statistics_of_other_widths_are_refused(llama_bench: Bench) -> None:
+    statistics = Projected(llama_bench)
+    statistics.spaces = {layer: NullSpace.from_projector(torch.eye(4)) for layer in (0, 1)}
+    subject = AlphaEditor(llama_bench.model, llama_bench.tokenizer, statistics, QUICK)
+    with pytest.raises(SettingError, match="layer 0: the statistics are 4 wide, and the keys 64"):
+        subject.edit(REQUESTS, answers=False)
 
 
 @torch.no_grad()

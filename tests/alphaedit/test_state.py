@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError
+from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError, state
 from corsa_plugins.alphaedit.settings import AlphaEditSettings, preset_names
+from corsa_plugins.alphaedit.state import LayerUpdate, checksum, write_weight
+from corsa_plugins.architecture import LinearMap
 from corsa_plugins.errors import SettingError
 from tests.alphaedit.conftest import LATER, REQUESTS, SETTINGS, Bench
 
@@ -115,6 +118,103 @@ def test_damage_is_named(llama_bench: Bench, tmp_path: Path) -> None:
             EditState.load(folder)
 
 
+def test_nothing_else_in_the_folder_is_lost(llama_bench: Bench, tmp_path: Path) -> None:
+    here = llama_bench.editor()
+    folder = here.state.save(f"{tmp_path}/edits/")
+    assert EditState.load(folder).batches == ()
+    (tmp_path / "link").symlink_to(folder)
+    here.edit(REQUESTS[:1], answers=False)
+    here.state.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert [batch.name for batch in EditState.load(folder).batches] == ["1"]
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(StateError, match="a folder with other files"):
+        here.state.save(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        here.state.save(tmp_path / "file")
+
+
+def test_a_changed_original_is_noticed(llama_bench: Bench, tmp_path: Path) -> None:
+    """Taking edits back would put the wrong weights in place."""
+    here = llama_bench.editor()
+    here.edit(REQUESTS[:1], answers=False)
+    folder = here.state.save(tmp_path / "edits")
+    tensors = load_file(folder / "state.safetensors")
+    for name, message in (
+        ("original.1", "original weight of layer 1 has changed"),
+        ("batch.0.0.keys", "batch 1 has other shapes at layer 0"),
+        ("batch.0.1.left", "batch 1 has other shapes at layer 1"),
+        ("batch.0.1.right", "batch 1 has other shapes at layer 1"),
+    ):
+        changed = tensors[name].clone()
+        changed[0, 0] += 1
+        save_file(
+            {**tensors, name: changed if "original" in name else changed[:, :0].clone()}, folder / "state.safetensors"
+        )
+        with pytest.raises(StateError, match=message):
+            EditState.load(folder)
+    save_file(tensors, folder / "state.safetensors")
+    described = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**described, "marks": described["marks"][:1]}))
+    with pytest.raises(StateError, match="checksums of other batches"):
+        EditState.load(folder)
+
+
+def test_a_state_of_a_larger_model_is_of_another_model(llama_bench: Bench) -> None:
+    """Not a wrong setting of layers, as it looks where the layers are looked up first."""
+    here = llama_bench.editor(layers=(1,))
+    here.edit(REQUESTS[:1], answers=False)
+    config = copy.deepcopy(llama_bench.model.config)
+    config.num_hidden_layers = 1
+    with pytest.raises(StateError, match="made on another model"):
+        AlphaEditor(
+            type(llama_bench.model)(config), llama_bench.tokenizer, None, replace(SETTINGS, layers=(0,)),
+            state=here.state,
+        )  # fmt: skip
+
+
+def test_a_state_of_a_later_version_is_not_called_damaged_alone(llama_bench: Bench, tmp_path: Path) -> None:
+    here = llama_bench.editor()
+    here.edit(REQUESTS[:1], answers=False)
+    folder = here.state.save(tmp_path / "edits")
+    described = json.loads((folder / "state.json").read_text())
+    described["batches"][0]["settings"]["novelty"] = 1
+    (folder / "state.json").write_text(json.dumps(described))
+    with pytest.raises(StateError, match=r"of another version.*unknown setting novelty"):
+        EditState.load(folder)
+
+
+def test_checksums_tell_bits_and_precision() -> None:
+    weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    assert checksum(weight) == checksum(weight.T.contiguous().T)
+    assert checksum(weight) != checksum(weight.T)
+    other = weight.clone()
+    other[6, 4] = torch.nextafter(other[6, 4], torch.tensor(9.0))
+    assert checksum(weight) != checksum(other)
+    assert checksum(weight.half()) != checksum(weight.bfloat16())
+    assert checksum(torch.zeros(2, 2).half()) != checksum(torch.zeros(2, 2).bfloat16())
+
+
+def test_weights_are_written_by_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    updates = [LayerUpdate(*(torch.randn(size, n, generator=generator) for size in (6, 9, 6))) for n in (2, 1)]
+    linear = torch.nn.Linear(6, 9)
+    place = LinearMap("down", linear, 6, 9)
+    original = linear.weight.detach().clone()
+    expected = original.double() + sum(update.left.double() @ update.right.double().T for update in updates)
+    found = []
+    for chunk in (1, 12, 10**6):
+        monkeypatch.setattr(state, "_CHUNK", chunk)
+        write_weight(place, original, updates)
+        torch.testing.assert_close(linear.weight.detach(), expected.float(), rtol=1e-6, atol=1e-6)
+        found.append(checksum(linear.weight))
+    assert len(set(found)) == 1
+    write_weight(place, original, [])
+    assert torch.equal(linear.weight, original)
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_load(name: str) -> None:
     settings = AlphaEditSettings.load(name)
@@ -155,3 +255,9 @@ def test_settings_refuse_what_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(SettingError, match="should be a mapping"):
         AlphaEditSettings.load(tmp_path / "list.yaml")
+
+
+def test_settings_that_are_not_text(tmp_path: Path) -> None:
+    (tmp_path / "bytes.yaml").write_bytes(b"layers: [1]\n# \xff\n")
+    with pytest.raises(SettingError, match=r"bytes\.yaml is not UTF-8"):
+        AlphaEditSettings.load(tmp_path / "bytes.yaml")

@@ -1,0 +1,44 @@
+"""Runs of several updates on one model, as papers measure them, with any method.
+
+* :mod:`~corsa_plugins.protocols.plan`: which updates, in which order, and what is asked when;
+* :mod:`~corsa_plugins.protocols.method`: what a method has to offer;
+* :mod:`~corsa_plugins.protocols.editors`: AlphaEdit, AlphaEdit+ and R-SFT as such methods;
+* :mod:`~corsa_plugins.protocols.registry`: methods by name, also those of extensions;
+* :mod:`~corsa_plugins.protocols.run`: the run, which can be stopped and taken up again;
+* :mod:`~corsa_plugins.protocols.result`: every evaluation, and the summary that follows from them.
+"""
+
+from corsa_plugins.protocols.editors import AlphaEditMethod, RSFTMethod
+from corsa_plugins.protocols.method import Method, Session
+from corsa_plugins.protocols.plan import (
+    UpdatePlan,
+    UpdateSet,
+    cross_set_injection,
+    sequential_batches,
+    single_update,
+    temporal_stream,
+)
+from corsa_plugins.protocols.registry import make_method, method_names
+from corsa_plugins.protocols.result import ProtocolResult, ProtocolSummary, UpdateSummary, comparison_table
+from corsa_plugins.protocols.run import ProtocolError, run_protocol
+
+__all__ = [
+    "AlphaEditMethod",
+    "Method",
+    "ProtocolError",
+    "ProtocolResult",
+    "ProtocolSummary",
+    "RSFTMethod",
+    "Session",
+    "UpdatePlan",
+    "UpdateSet",
+    "UpdateSummary",
+    "comparison_table",
+    "cross_set_injection",
+    "make_method",
+    "method_names",
+    "run_protocol",
+    "sequential_batches",
+    "single_update",
+    "temporal_stream",
+]

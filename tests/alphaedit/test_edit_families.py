@@ -1,0 +1,131 @@
+"""Editing small models of many families, found from the model itself: only what should change does, and goes back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from corsa_plugins.alphaedit import AlphaEditor, EditState
+from corsa_plugins.alphaedit.collect import collect_statistics
+from corsa_plugins.architecture import Architecture, ArchitectureError, find_architecture
+from tests.alphaedit.conftest import SETTINGS
+from tests.alphaedit.families import NAMES, REQUESTS, family
+from tests.conftest import TEXTS
+from tests.test_architecture import GROUPED, HIDDEN, INNER, WIDE, build
+
+# The second of three blocks is left out.
+QUICK = replace(
+    SETTINGS, layers=(0, 2), ridge=0.01, n_contexts=1, values=replace(SETTINGS.values, steps=8), batch_size=8
+)
+# Their FFN's output passes a norm before it is added, and the norm undoes part of what an edit wrote.
+NORM_BEHIND = ("gemma2", "gemma3", "olmo2")
+
+Locate = Callable[[Any], Architecture]
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
+    return [name for name, value in after.items() if not torch.equal(value, before[name])]
+
+
+def _editor(model: Any, tokenizer: PreTrainedTokenizerFast, locate: Locate = find_architecture) -> AlphaEditor:
+    parts = locate(model)
+    statistics = collect_statistics(
+        model, tokenizer, TEXTS[:6], QUICK.layers, n_tokens=10**6, length=32, sample_size=16, architecture=parts
+    )
+    return AlphaEditor(model, tokenizer, statistics, QUICK, architecture=parts)
+
+
+def _edit_and_take_back(editor: AlphaEditor, downs: list[str], folder: Path, locate: Locate = find_architecture) -> Any:
+    """Two requests, a state on disk, a third request here and on a copy that goes on from it, and all out again."""
+    model: Any = editor.model
+    other, before = copy.deepcopy(model), _weights(model)
+    report = editor.edit(REQUESTS[:2])
+    edited = _weights(model)
+    assert _changed(before, edited) == downs
+    assert all(isinstance(request.answer_after, str) for request in report.requests)
+
+    loaded = EditState.load(editor.state.save(folder))
+    again = AlphaEditor(
+        other, editor.tokenizer, editor.statistics, editor.settings, state=loaded, architecture=locate(other)
+    )
+    again.apply()
+    assert not _changed(edited, _weights(other))
+    assert editor.edit(REQUESTS[2:], answers=False) == again.edit(REQUESTS[2:], answers=False)
+    assert not _changed(_weights(model), _weights(other))
+    assert _changed(edited, _weights(model)) == downs
+    for one, order in ((editor, ("1", "2")), (again, ("2", "1"))):
+        for name in order:
+            one.revert(name)
+        assert not _changed(before, _weights(one.model))
+    return report
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_edit_save_go_on_and_take_back(name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = family(name, len(tiny_tokenizer))
+    parts = find_architecture(model)
+    assert parts.ffn(0).down.transposed == (name == "gpt2")
+    downs = [f"{parts.ffn(layer).down.name}.weight" for layer in QUICK.layers]
+    report = _edit_and_take_back(_editor(model, tiny_tokenizer), downs, tmp_path / "edits")
+    for request in report.requests:
+        assert request.residual < request.inconsistency or name in NORM_BEHIND
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_in_every_precision(
+    name: str, dtype: torch.dtype, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = family(name, len(tiny_tokenizer)).to(dtype)
+    parts = find_architecture(model)
+    downs = [f"{parts.ffn(layer).down.name}.weight" for layer in QUICK.layers]
+    report = _edit_and_take_back(_editor(model, tiny_tokenizer), downs, tmp_path / "edits")
+    assert all(parameter.dtype == dtype for parameter in model.parameters())
+    assert all(request.residual < request.inconsistency for request in report.requests)
+
+
+def test_an_architecture_by_hand(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """OPT keeps its FFN's maps beside the attention, where no rule tells them apart."""
+    config = hf.OPTConfig(
+        **WIDE | {"vocab_size": len(tiny_tokenizer)},
+        ffn_dim=INNER,
+        word_embed_proj_dim=HIDDEN,
+        max_position_embeddings=64,
+        init_std=0.2,
+    )
+    model = build(config)
+    with pytest.raises(ArchitectureError, match=r"model\.decoder\.layers\.0 .*ffn= and down="):
+        AlphaEditor(model, tiny_tokenizer, None, QUICK)
+
+    def locate(model: Any) -> Architecture:
+        block = "model.decoder.layers.{}"
+        return find_architecture(model, blocks=block, ffn=block, down=f"{block}.fc2")
+
+    downs = [f"model.decoder.layers.{layer}.fc2.weight" for layer in QUICK.layers]
+    report = _edit_and_take_back(_editor(model, tiny_tokenizer, locate), downs, tmp_path / "edits", locate)
+    assert all(request.residual < request.inconsistency for request in report.requests)
+
+
+def test_experts_are_refused_before_anything_is_done(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    config = hf.MixtralConfig(num_local_experts=2, **GROUPED | {"vocab_size": len(tiny_tokenizer)})
+    model = build(config)
+    before = _weights(model)
+    message = r"model\.layers\.0 .*mixture of experts, which has no one FFN.*ffn= and down="
+    with pytest.raises(ArchitectureError, match=message):
+        AlphaEditor(model, tiny_tokenizer, None, QUICK)
+    with pytest.raises(ArchitectureError, match=message):
+        _editor(model, tiny_tokenizer)
+    assert not _changed(before, _weights(model))
