@@ -96,14 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = AlphaEditSettings.load(arguments.settings)
     console = Console()
     bed = load_testbed()
+    texts = list(facts_as_text(bed.world))
     known = collect_statistics(
-        bed.model,
-        bed.tokenizer,
-        list(facts_as_text(bed.world)),
-        settings.layers,
-        n_tokens=10**6,
-        pack=False,
-        batch_size=64,
+        bed.model, bed.tokenizer, texts, settings.layers, n_tokens=10**6, pack=False, batch_size=64
     )
     for seed in arguments.seeds:
         for row in runs(bed, known, methods(settings), seed, done, arguments.only, arguments.scenarios):

@@ -20,6 +20,7 @@ import ctypes
 import math
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,10 @@ DIGIT = 16
 _LARGEST = 2**63 - 1
 _INFINITY = 0x7FF << 52
 """As keys: the bits of magnitudes."""
+
+_PART = 2**22
+_CORES = min(4, os.cpu_count() or 1)
+"""Memory is compared in parts of at least so many bytes, by at most so many threads."""
 
 _C = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
 _C.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -126,10 +131,22 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     if not one.numel():
         return True
     if one.device.type == other.device.type == "cpu" and one.is_contiguous() and other.is_contiguous():
-        # as fast as memory is read, twice as fast as torch.equal, and done at the first difference
-        size = one.numel() * one.element_size()
-        return not _C.memcmp(one.data_ptr(), other.data_ptr(), size)
+        return _same_memory(one.data_ptr(), other.data_ptr(), one.numel() * one.element_size())
     return torch.equal(_bits(one), _bits(other))
+
+
+def _same_memory(one: int, other: int, size: int) -> bool:
+    """By memcmp, twice as fast as torch.equal and done at the first difference; what is large, by parts side by side.
+
+    A single core does not read as fast as memory gives, and where a file is mapped, it waits for pages.
+    """
+    parts = min(_CORES, size // _PART)
+    if parts < 2:
+        return not _C.memcmp(one, other, size)
+    step = -(-size // parts)
+    with ThreadPoolExecutor(parts) as pool:
+        starts = range(0, size, step)
+        return all(pool.map(lambda at: not _C.memcmp(one + at, other + at, min(step, size - at)), starts))
 
 
 @torch.no_grad()

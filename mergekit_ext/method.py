@@ -58,8 +58,7 @@ def scaled_pruned_delta(
         EditedTensor(entry.tensor, weight[entry.id], density[entry.id], str(entry.id)) for entry in group.non_base
     ]
     name = group.metadata.name or "the tensor"
-    for tensor in group.tensors:
-        map_pages(tensor)
+    map_pages(group.tensors)
     merged = merge_deltas(
         base.tensor, edited, per_row=per_row, prune_vectors=prune_vectors, name=name, base_label=str(base.id)
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -13,21 +15,27 @@ _POPULATE_READ = 22
 """``MADV_POPULATE_READ`` of Linux 5.14 and later; earlier ones answer that they do not know it."""
 
 _PAGE = 2**12
+_LARGE = 2**20  # bytes; of less, the pages are mapped while a thread would start
 
 
-def map_pages(tensor: torch.Tensor) -> None:
-    """Have the pages of a CPU tensor mapped by one call, where the system can do that; its values are what they were.
+def map_pages(tensors: Iterable[torch.Tensor]) -> None:
+    """Have the pages of CPU tensors mapped by one call each, where the system can do that; their values stay.
 
     A tensor that lies in a mapped file is otherwise mapped as it is touched, a few pages at a time, which takes up to
     six times as long. And the kernel writes pages that are not mapped yet to a file in far smaller pieces.
     """
-    if sys.platform != "linux" or tensor.device.type != "cpu" or not tensor.is_contiguous():
+    large = [tensor for tensor in tensors if tensor.numel() * tensor.element_size() >= _LARGE]
+    if sys.platform == "linux" and large:
+        with ThreadPoolExecutor(len(large)) as pool:
+            list(pool.map(_map, large))
+
+
+def _map(tensor: torch.Tensor) -> None:
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
         return
-    size = tensor.numel() * tensor.element_size()
     start = tensor.data_ptr() & -_PAGE
-    if size:
-        # advice that is not taken does no harm, so the answer is of no interest
-        _C.madvise(start, tensor.data_ptr() + size - start, _POPULATE_READ)
+    # advice that is not taken does no harm, so the answer is of no interest
+    _C.madvise(start, tensor.data_ptr() + tensor.numel() * tensor.element_size() - start, _POPULATE_READ)
 
 
 if sys.platform == "linux":

@@ -225,6 +225,17 @@ class TestSameBits:
             assert same_bits(strided, twin)
             assert not same_bits(strided, torch.stack([one, one], 1)[:, 1])
 
+    def test_a_difference_in_any_part_is_seen(self, monkeypatch):
+        """Large tensors are compared by parts; the last one is shorter."""
+        monkeypatch.setattr(deltas, "_PART", 64)
+        monkeypatch.setattr(deltas, "_CORES", 3)
+        one = torch.linspace(-1, 1, 1001)
+        for place in range(0, 1001, 7):
+            other = one.clone()
+            assert same_bits(one, other)
+            other[place] += 0.5
+            assert not same_bits(one, other)
+
     def test_it_is_bits_that_are_compared(self):
         assert same_bits(torch.tensor([math.nan]), torch.tensor([math.nan]))
         assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))

@@ -18,7 +18,16 @@ from corsa_plugins.inference import eval_mode
 if TYPE_CHECKING:
     from corsa_plugins.architecture import Architecture
 
-__all__ = ["frozen", "hidden_states", "input_device", "logits_at", "replaced", "stopped_after", "with_hidden_states"]
+__all__ = [
+    "adds_output_as_it_is",
+    "frozen",
+    "hidden_states",
+    "input_device",
+    "logits_at",
+    "replaced",
+    "stopped_after",
+    "with_hidden_states",
+]
 
 
 @contextmanager
@@ -120,3 +129,38 @@ def logits_at(
         hook.remove()
     logits = logits[0] if chosen else logits[rows.to(logits.device), places.to(logits.device)]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+@torch.no_grad()
+def adds_output_as_it_is(architecture: Architecture, layer: int) -> bool:
+    """Whether what the FFN's down map puts out reaches the block's output unchanged, as a term of a sum.
+
+    Some families put a norm behind it, or scale it. It is tried: something is added there, and looked for in what the
+    block puts out.
+    """
+    model: Any = architecture.model
+    down, block = architecture.ffn(layer).down.module, architecture.block(layer).module
+    device = input_device(model)
+    embedding: Any = architecture.embedding.module
+    ids = torch.arange(1, 4, device=device)[None] % embedding.weight.shape[0]
+    outputs: list[Tensor] = []
+    added: list[Tensor] = []
+
+    def add(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+        added.append(output.flip(-1) + output.abs().mean())
+        return output + added[-1]
+
+    listener = block.register_forward_hook(lambda _, args, output: outputs.append(hidden_states(output).double()))
+    try:
+        with frozen(model), stopped_after(architecture, layer):
+            model(input_ids=ids, use_cache=False)
+            adder = down.register_forward_hook(add)
+            try:
+                model(input_ids=ids, use_cache=False)
+            finally:
+                adder.remove()
+    finally:
+        listener.remove()
+    moved, wanted = outputs[1] - outputs[0], added[0].double().reshape(outputs[0].shape)
+    # Half precision rounds sums to a few per cent of a small term; a norm changes it altogether.
+    return float((moved - wanted).norm()) <= 0.1 * float(wanted.norm())

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from corsa_plugins.alphaedit.activations import adds_output_as_it_is
 from corsa_plugins.alphaedit.conflict import prior_weights
 from corsa_plugins.alphaedit.contexts import generate_contexts
 from corsa_plugins.alphaedit.diagnosis import Conflicts, Diagnosis, layer_conflicts
@@ -98,6 +99,7 @@ class AlphaEditor:
         self.architecture = architecture or find_architecture(model)
         if self.architecture.model is not model:
             raise SettingError("architecture is of another model than this one: pass find_architecture(model, ...)")
+        self._sites: dict[int, nn.Module | None] = {}
         self._null_spaces: dict[tuple[int, NullSpaceRule], NullSpace] = {}
         if statistics is not None:
             statistics.check(model, self.architecture)
@@ -280,7 +282,7 @@ class AlphaEditor:
         before = self._ask(requests, answers)
         conflicts = self._conflicts(state, requests, self._keys(requests, layers, state.contexts))
         solved = [self._edit_layer(state, requests, place, values, keep) for place in range(len(layers))]
-        left = values.vectors - self._outputs(requests)
+        left = solved[-1].wanted - self._outputs(requests, layers[-1])
         keys = self._keys(requests, layers, state.contexts)
         self._finite(layers[-1], "outputs after the edit", left, requests)
         for layer in layers:
@@ -323,7 +325,11 @@ class AlphaEditor:
         settings, layer = self.settings, self.settings.layers[place]
         linear, space = self._maps[layer], self.null_space(layer)
         keys = self._keys(requests, [layer], state.contexts)[layer]
-        inconsistency = (values.vectors - self._outputs(requests)).double()
+        wanted = values.vectors
+        if self._site(layer) is not None and len(settings.layers) > 1:
+            # What this FFN puts out is not a term of what the last block does: it gets a target of its own.
+            wanted = self._values(requests, state.contexts, False, layer).vectors
+        inconsistency = (wanted - self._outputs(requests, self._target_layer(layer))).double()
         residual = inconsistency / (len(settings.layers) - place)
         self._finite(layer, "keys", keys, requests)
         self._finite(layer, "residuals", residual, requests)
@@ -378,6 +384,7 @@ class AlphaEditor:
         left = put(t)
         self._finite(layer, "update", left.abs().sum(0) + right.abs().sum(0), requests)
         return _SolvedLayer(
+            wanted=wanted,
             left=left,
             right=right,
             smoothing=smoothed(t),
@@ -468,16 +475,35 @@ class AlphaEditor:
             architecture=self.architecture,
         )
 
-    def _values(self, requests: Sequence[EditRequest], contexts: Sequence[str], progress: bool) -> Values:
+    def _site(self, layer: int) -> nn.Module | None:
+        """Where values of a layer live: ``None`` for what the block puts out, or the down map itself.
+
+        Values are those of the block where it adds what the FFN puts out, as all the papers' models do. Where a norm or
+        a scale comes between, an update of the weights would be undone in part: values are then the down map's own.
+        """
+        if layer not in self._sites:
+            plain = adds_output_as_it_is(self.architecture, layer)
+            self._sites[layer] = None if plain else self._maps[layer].module
+        return self._sites[layer]
+
+    def _target_layer(self, layer: int) -> int:
+        """The layer whose values tell the residual of ``layer``: the last edited one, or the layer itself."""
+        return self.settings.layers[-1] if self._site(layer) is None else layer
+
+    def _values(
+        self, requests: Sequence[EditRequest], contexts: Sequence[str], progress: bool, layer: int | None = None
+    ) -> Values:
+        layer = self.settings.layers[-1] if layer is None else layer
         return find_values(
             self.model,
             self.tokenizer,
             requests,
-            self.settings.layers[-1],
+            layer,
             contexts,
             self.settings.values,
             progress=progress,
             architecture=self.architecture,
+            site=self._site(layer),
         )
 
     def _conflicts(self, state: EditState, requests: Sequence[EditRequest], keys: Mapping[int, Tensor]) -> Conflicts:
@@ -503,15 +529,16 @@ class AlphaEditor:
             architecture=self.architecture,
         )
 
-    def _outputs(self, requests: Sequence[EditRequest]) -> Tensor:
+    def _outputs(self, requests: Sequence[EditRequest], layer: int) -> Tensor:
         return request_outputs(
             self.model,
             self.tokenizer,
             requests,
-            self.settings.layers[-1],
+            layer,
             fact_token=self.settings.values.fact_token,
             batch_size=self.settings.batch_size,
             architecture=self.architecture,
+            site=self._site(layer),
         )
 
     def _stored(self, tensor: Tensor) -> Tensor:
@@ -604,6 +631,7 @@ class AlphaEditor:
 
 @dataclass(frozen=True)
 class _SolvedLayer:
+    wanted: Tensor
     left: Tensor
     right: Tensor
     smoothing: Tensor

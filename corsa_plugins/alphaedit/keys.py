@@ -81,16 +81,17 @@ def request_outputs(
     batch_size: int = 128,
     fact_token: FactToken = "subject_last",
     architecture: Architecture | None = None,
+    site: nn.Module | None = None,
 ) -> Tensor:
     """What block ``layer`` puts out where each request looks its fact up, in the bare prompt.
 
-    Args and errors are those of :func:`request_keys`.
+    Args and errors are those of :func:`request_keys`; ``site`` is a module of the block to listen to instead.
 
     Returns:
         (hidden, N), float32 or the model's precision where that is higher; a column per request.
     """
     parts = architecture or find_architecture(model)
-    module = parts.block(layer).module
+    module = parts.block(layer).module if site is None else site
     rows = [row for found in prompt_rows(model, tokenizer, requests, [BARE], fact_token) for row in found]
     return _at_places(parts, rows, {layer: module}, batch_size, inputs=False)[layer].t().contiguous()
 

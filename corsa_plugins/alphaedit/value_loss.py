@@ -106,7 +106,8 @@ class BatchLoss:
         layer: The block.
         requests: For each, its prompt in each context, the bare one first, and the prompt of the KL term last.
         settings: Factors, and where the target is read.
-        reuse: What not to run again.
+        reuse: What not to run again; with a ``site`` inside the block, no blocks are skipped.
+        site: The module whose output the deltas are added to; by default the block.
     """
 
     def __init__(
@@ -116,11 +117,13 @@ class BatchLoss:
         requests: Sequence[Sequence[Row]],
         settings: ValueSettings,
         reuse: Reuse = "blocks and tokens",
+        site: nn.Module | None = None,
     ) -> None:
         self.architecture = architecture
         self.layer = layer
         self.settings = settings
         self.blocks = [place.module for place in architecture.blocks]
+        self.site = self.blocks[layer] if site is None else site
         below = settings.loss_layer is not None and settings.loss_layer < len(self.blocks) - 1
         self.loss_layer = max(settings.loss_layer or 0, layer) if below else None
         if not settings.kl_factor:
@@ -136,7 +139,7 @@ class BatchLoss:
         self.initial = initial.to(torch.promote_types(initial.dtype, torch.float32))
         self.norms = torch.linalg.vector_norm(self.initial, dim=-1)
         self.reference = logits[len(self.texts.tokens) :].log_softmax(-1)
-        if reuse != "nothing":
+        if reuse != "nothing" and self.site is self.blocks[layer]:
             self.output = with_hidden_states(output, hidden.clone())
 
     def __len__(self) -> int:
@@ -194,9 +197,9 @@ class BatchLoss:
             self.output = with_hidden_states(self.output, hidden)
 
     def _first_pass(self) -> tuple[Tensor, Any]:
-        """Logits without deltas, and what the block puts out."""
+        """Logits without deltas, and what the site puts out."""
         outputs: list[Any] = []
-        hook = self.blocks[self.layer].register_forward_hook(lambda module, args, output: outputs.append(output))
+        hook = self.site.register_forward_hook(lambda module, args, output: outputs.append(output))
         try:
             logits = self._pass()
         finally:
@@ -223,7 +226,7 @@ class BatchLoss:
             with replaced(self.blocks[: self.layer + 1], lambda *args, **kwargs: output):
                 yield
             return
-        hook = self.blocks[self.layer].register_forward_hook(lambda module, args, output: add(output))
+        hook = self.site.register_forward_hook(lambda module, args, output: add(output))
         try:
             yield
         finally:
@@ -240,14 +243,18 @@ class BatchLoss:
 
 @torch.no_grad()
 def exact_reuse(
-    architecture: Architecture, layer: int, requests: Sequence[Sequence[Row]], settings: ValueSettings
+    architecture: Architecture,
+    layer: int,
+    requests: Sequence[Sequence[Row]],
+    settings: ValueSettings,
+    site: nn.Module | None = None,
 ) -> Reuse:
     """The most that can be reused for the model to be itself, tried on these requests with a delta in place.
 
     Blocks cannot be skipped if something flows past what they put out, nor tokens if a model does not go on from what
     it keeps of them as if it had read all at once.
     """
-    whole = BatchLoss(architecture, layer, requests, settings, "nothing")
+    whole = BatchLoss(architecture, layer, requests, settings, "nothing", site)
     delta = 0.1 * whole.initial.flip(-1)
     wanted = whole.logits(delta)[0]
     # The same arithmetic in another order; in half precision every block rounds what it puts out.
@@ -256,7 +263,7 @@ def exact_reuse(
     tried: tuple[Reuse, ...] = ("blocks and tokens", "blocks")
     for reuse in tried:
         try:
-            loss = BatchLoss(architecture, layer, requests, settings, reuse)
+            loss = BatchLoss(architecture, layer, requests, settings, reuse, site)
         except NotImplementedError:
             continue
         # What flows past the blocks is, from here on, of another text.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from corsa_plugins.alphaedit.activations import frozen
@@ -70,6 +70,7 @@ def find_values(
     settings: ValueSettings | None = None,
     *,
     architecture: Architecture | None = None,
+    site: nn.Module | None = None,
     progress: bool = False,
 ) -> Values:
     """Look for the value vector of each request at block ``layer``.
@@ -85,6 +86,8 @@ def find_values(
         contexts: As :func:`corsa_plugins.alphaedit.contexts.generate_contexts` gives them; ``"{}"`` comes first.
         settings: By default AlphaEdit's.
         architecture: By default what :func:`corsa_plugins.architecture.find_architecture` finds.
+        site: A module of that block whose output is to change instead, for instance its FFN's down map where the block
+            does not add the FFN's output as it is.
         progress: Show a progress bar.
 
     Returns:
@@ -115,10 +118,10 @@ def find_values(
         reuse: Reuse = "nothing"
         if settings.reuse_prefix:
             # the longest and the shortest, the one padded to the other
-            reuse = exact_reuse(parts, layer, [rows[index] for index in {order[0], order[-1]}], settings)
+            reuse = exact_reuse(parts, layer, [rows[index] for index in {order[0], order[-1]}], settings, site)
         for start in range(0, len(order), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
-            loss = BatchLoss(parts, layer, [rows[index] for index in chosen], settings, reuse)
+            loss = BatchLoss(parts, layer, [rows[index] for index in chosen], settings, reuse, site)
             for place, one in _optimise(loss, settings, [names[index] for index in chosen], bar).items():
                 found[chosen[place]] = one
     values = _collect([found[index] for index in range(len(rows))])

@@ -33,7 +33,7 @@ def faults_of_touching(tensor):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux maps pages on advice")
 def test_pages_are_mapped_at_once(mapped):
     tensor = mapped()
-    map_pages(tensor)
+    map_pages([tensor])
     if not (faults := faults_of_touching(mapped())) > 50:
         pytest.skip(f"this system maps a whole file at the first touch ({faults} page faults)")
     assert faults_of_touching(tensor) < faults / 4
@@ -41,7 +41,7 @@ def test_pages_are_mapped_at_once(mapped):
 
 def test_values_are_what_they_were(mapped):
     tensor = mapped()
-    map_pages(tensor)
+    map_pages([tensor])
     assert torch.equal(tensor.view(torch.int32), torch.arange(2**24, dtype=torch.int32))
 
 
@@ -52,5 +52,5 @@ def test_values_are_what_they_were(mapped):
 )
 def test_what_lies_in_no_file_is_left_alone(tensor):
     copy = tensor.clone()
-    map_pages(tensor)
+    map_pages([tensor])
     assert tensor.device.type == "meta" or torch.equal(tensor, copy)

@@ -1,0 +1,64 @@
+"""AlphaEdit+ and R-SFT for EasyEdit: ``alg_name: AlphaEditPlus`` and ``alg_name: RSFT``.
+
+In a clone of EasyEdit, or with it on the path::
+
+    import easyedit_ext
+    from easyeditor import BaseEditor
+
+    easyedit_ext.register()
+    path = easyedit_ext.hparams_path("AlphaEditPlus", "llama3-8b")
+    hparams = easyedit_ext.AlphaEditPlusHyperParams.from_hparams(path)
+    editor = BaseEditor.from_hparams(hparams)
+    metrics, model, _ = editor.edit(prompts=[...], subject=[...], target_new=[...])
+    print(easyedit_ext.edit_report(model))
+
+EasyEdit's own ``AlphaEdit`` stays what it is. Importing this package imports neither EasyEdit nor torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from easyedit_ext.alphaedit_plus import apply_alphaedit_plus_to_model
+    from easyedit_ext.hparams import AlphaEditPlusHyperParams, RSFTHyperParams, hparams_path
+    from easyedit_ext.records import edit_report, load, reset, save
+    from easyedit_ext.registration import register
+    from easyedit_ext.rsft import apply_rsft_to_model
+
+_HOMES = {
+    "AlphaEditPlusHyperParams": "hparams",
+    "RSFTHyperParams": "hparams",
+    "apply_alphaedit_plus_to_model": "alphaedit_plus",
+    "apply_rsft_to_model": "rsft",
+    "edit_report": "records",
+    "hparams_path": "hparams",
+    "load": "records",
+    "register": "registration",
+    "reset": "records",
+    "save": "records",
+}
+
+__all__ = [
+    "AlphaEditPlusHyperParams",
+    "RSFTHyperParams",
+    "apply_alphaedit_plus_to_model",
+    "apply_rsft_to_model",
+    "edit_report",
+    "hparams_path",
+    "load",
+    "register",
+    "reset",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"easyedit_ext.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

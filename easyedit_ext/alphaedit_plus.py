@@ -1,0 +1,155 @@
+"""AlphaEdit+ as EasyEdit calls a method."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError
+from corsa_plugins.architecture import LinearMap
+from corsa_plugins.fingerprint import Fingerprint
+from easyedit_ext.hparams import AlphaEditPlusHyperParams
+from easyedit_ext.hparams.base import expect
+from easyedit_ext.records import AppliedEdit, copied, record_of
+from easyedit_ext.requests import to_requests
+from easyedit_ext.statistics import preserved_keys
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["apply_alphaedit_plus_to_model", "known_state", "put_in_force"]
+
+logger = logging.getLogger(__name__)
+
+
+def apply_alphaedit_plus_to_model(
+    model: PreTrainedModel,
+    tok: PreTrainedTokenizerBase,
+    requests: Sequence[Mapping[str, Any]],
+    hparams: AlphaEditPlusHyperParams,
+    copy: bool = False,
+    return_orig_weights: bool = False,
+    keep_original_weight: bool = False,
+    reset_cache: bool = False,
+    **kwargs: Any,
+) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """Edit a model with AlphaEdit+; see :class:`corsa_plugins.alphaedit.AlphaEditor`.
+
+    Edits that are in force on this model count as earlier edits; those whose weights were put back since, as
+    ``BaseEditor`` does without ``sequential_edit``, are forgotten.
+
+    Args:
+        model: The model; changed in place unless ``copy``.
+        tok: Its tokenizer; the padding side makes no difference.
+        requests: EasyEdit's dictionaries, each with a subject; see :func:`easyedit_ext.requests.to_requests`.
+        hparams: The settings.
+        copy: Edit a deep copy, and leave ``model`` alone.
+        return_orig_weights: Return what the edited weights were before this call.
+        keep_original_weight: Accepted as other methods do; the original weights are in what is returned.
+        reset_cache: Forget all earlier edits: the weights as they are count as the originals.
+        **kwargs: What ``BaseEditor`` passes to every method; not used.
+
+    Returns:
+        The edited model, and the original weights by parameter name, in main memory; empty unless asked for.
+
+    Raises:
+        RequestError, SettingError, ArchitectureError: Unusable requests or settings.
+        StatisticsError: There are no statistics of the preserved keys of this model, and none can be collected.
+        StateError: Something else changed the edited weights since the last edit.
+        EditError: NaN or infinity, naming the layer.
+
+        Whatever is raised, the weights are as before, bit for bit.
+    """
+    expect(hparams, AlphaEditPlusHyperParams)
+    edits = to_requests(requests)
+    if copy:
+        model = copied(model)
+    record = record_of(model)
+    settings, architecture = hparams.settings(), hparams.architecture(model)
+    keys = preserved_keys(model, tok, hparams, architecture, record.statistics)
+    state = None if reset_cache else known_state(model)
+    if state is None:
+        state = EditState(Fingerprint.of(model, architecture), contexts=tuple(hparams.contexts or ()))
+    elif hparams.contexts is not None and tuple(hparams.contexts) != state.contexts:
+        logger.warning("contexts: the edits in force were made with %s, which this one uses too", list(state.contexts))
+    editor = AlphaEditor(model, tok, keys.statistics, settings, state=state, architecture=architecture)
+    originals = {}
+    if return_orig_weights:
+        for layer in settings.layers:
+            down = architecture.ffn(layer).down
+            parameter: Any = down.module.weight
+            originals[f"{down.name}.weight"] = parameter.detach().to("cpu", copy=True)
+    try:
+        report = editor.edit(edits)
+    finally:
+        if editor.state is not state:  # an edit that is made is remembered, whatever interrupts what follows
+            record.state = editor.state
+    record.edits.append(AppliedEdit(hparams.METHOD, tuple(edits), report, keys.source))
+    return model, originals
+
+
+def known_state(model: nn.Module) -> EditState | None:
+    """The AlphaEdit+ edits in force on a model, without those that someone has taken back by restoring its weights.
+
+    Returns:
+        The state; ``None`` if no edit is in force.
+
+    Raises:
+        StateError: The weights are neither those after an edit nor those from before one.
+    """
+    state = record_of(model).state
+    if state is None or not state.batches:
+        return None
+    count = state.in_force(_maps(model, state))
+    if count is None:
+        raise StateError(
+            f"the weights of {', '.join(state.modules.values())} are neither what the last AlphaEditPlus edit left nor "
+            "what they were before one: something else changed them. Put them back, or call easyedit_ext.reset(model) "
+            "to take them as the originals"
+        )
+    return state.first(count) if count else None
+
+
+def put_in_force(model: PreTrainedModel, state: EditState) -> EditState:
+    """Give a model the edits of a state, if it has not got them.
+
+    Returns:
+        The state, with what these weights are now: sums may round in another way than where the edits were made.
+
+    Raises:
+        StateError: The state is of another model, or the weights are none that it knows. Nothing is changed.
+    """
+    try:
+        maps = _maps(model, state)
+    except AttributeError as error:
+        raise StateError(f"the edit state was made on another model: {error}") from None
+    state.check(model, maps)
+    count = state.in_force(maps)
+    if count is None:
+        raise StateError(
+            f"the weights of {', '.join(state.modules.values())} are neither the originals of these edits nor edited "
+            "by them: load the model they were made on"
+        )
+    if count == len(state.batches):
+        return state
+    before = {layer: place.weight.detach().clone() for layer, place in maps.items()}
+    try:
+        return state.with_mark(state.write(maps))
+    except BaseException:
+        with torch.no_grad():
+            for layer, weight in before.items():
+                maps[layer].weight.copy_(weight)
+        raise
+
+
+def _maps(model: nn.Module, state: EditState) -> dict[int, LinearMap]:
+    """The linear maps that a state edits. Looked up each time: a record that held them would keep its model alive."""
+    found = {}
+    for layer, name in state.modules.items():
+        d_out, d_in = state.originals[layer].shape
+        found[layer] = LinearMap(name, model.get_submodule(name), d_in, d_out)
+    return found

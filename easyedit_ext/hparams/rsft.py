@@ -1,0 +1,96 @@
+"""Hyper-parameters of R-SFT in EasyEdit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from corsa_plugins.errors import SettingError
+from easyedit_ext.hparams.base import HparamsError, HyperParams, check_template
+
+if TYPE_CHECKING:
+    from corsa_plugins.rsft import RSFTSettings
+
+__all__ = ["RSFTHyperParams"]
+
+_OURS = (
+    "epochs",
+    "steps",
+    "loss_threshold",
+    "learning_rate",
+    "optimizer",
+    "weight_decay",
+    "loss_reduction",
+    "seed",
+    "append_eos",
+    "chat_template",
+    "reuse_prefix",
+    "prefix_cache_gib",
+    "weight",
+    "density",
+)
+"""The fields that are settings of :class:`corsa_plugins.rsft.RSFTSettings`, under the same names."""
+
+
+@dataclass(kw_only=True)
+class RSFTHyperParams(HyperParams):
+    """Robust supervised fine-tuning of one FFN; the paper's values are the defaults.
+
+    The fields not described here are those of :class:`corsa_plugins.rsft.RSFTSettings`, under the same names.
+
+    Attributes:
+        layers: The blocks whose FFN trains, counted from 0; one in the paper.
+        mlp_module_tmp: Name of the FFN with ``{}`` for the number of the block, for instance ``"model.layers.{}.mlp"``.
+            ``None``: it is found from how the model is built.
+        modules: Names of the modules that train instead of the FFN of ``layers``.
+    """
+
+    METHOD: ClassVar[str] = "RSFT"
+    FOREIGN: ClassVar[Mapping[str, str]] = {
+        "lr": "learning_rate",
+        "num_steps": "steps",
+        "num_epochs": "epochs",
+        "layer": "layers",
+        "rewrite_module_tmp": "mlp_module_tmp",
+        "tau": "loss_threshold",
+    }
+
+    layers: list[int] = field(default_factory=lambda: [5])
+    mlp_module_tmp: str | None = None
+    modules: list[str] | None = None
+    epochs: int = 5
+    steps: int = 6
+    loss_threshold: float = 0.1
+    learning_rate: float = 5e-4
+    optimizer: str = "adamw"
+    weight_decay: float = 0.0
+    loss_reduction: str = "mean"
+    seed: int | None = None
+    append_eos: bool = False
+    chat_template: bool = False
+    reuse_prefix: bool = True
+    prefix_cache_gib: float = 1.0
+    weight: float = 1.0
+    density: float = 1.0
+
+    def check(self) -> None:
+        super().check()
+        if not self.layers or min(self.layers) < 0 or len(set(self.layers)) != len(self.layers):
+            raise HparamsError(f"layers is {self.layers!r}: name blocks by their numbers, counted from 0, each once")
+        check_template("mlp_module_tmp", self.mlp_module_tmp)
+        self.settings(modules=["any"])
+
+    def settings(self, modules: list[str]) -> RSFTSettings:
+        """The settings for training ``modules``.
+
+        Raises:
+            HparamsError: A value out of its range; the message names it.
+        """
+        from corsa_plugins.rsft import RSFTSettings
+
+        values: dict[str, Any] = {name: getattr(self, name) for name in _OURS}
+        try:
+            return RSFTSettings(modules=modules, **values)
+        except SettingError as error:
+            raise HparamsError(str(error)) from error

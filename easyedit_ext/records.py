@@ -1,0 +1,140 @@
+"""What was edited on which model: reports to read, a state to save, load and reset.
+
+The records belong to the model: they are found by the object, and go when it goes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from corsa_plugins.errors import CorsaError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from corsa_plugins.alphaedit import EditState
+    from corsa_plugins.requests import EditRequest
+
+__all__ = ["AppliedEdit", "EditRecord", "edit_report", "load", "record_of", "reset", "save"]
+
+
+@dataclass(frozen=True)
+class AppliedEdit:
+    """One call of a method: one request for ``BaseEditor.edit``, a batch for ``batch_edit``.
+
+    Attributes:
+        alg_name: The method.
+        requests: As they were edited.
+        report: What came of it, request by request: ``report.requests`` of a
+            :class:`corsa_plugins.alphaedit.EditReport`, ``report.samples`` of a :class:`corsa_plugins.rsft.RSFTReport`.
+        statistics: Which statistics of the preserved keys were used, in words; ``None`` for R-SFT.
+    """
+
+    alg_name: str
+    requests: tuple[EditRequest, ...]
+    report: Any
+    statistics: str | None = None
+
+    def __str__(self) -> str:
+        """A line, and one for each request."""
+        lines = [f"{self.alg_name}: {self.report}"]
+        if self.statistics:
+            lines.append(f"  statistics: {self.statistics}")
+        details = self.report.samples if hasattr(self.report, "samples") else self.report.requests
+        for request, one in zip(self.requests, details, strict=True):
+            lines.append(f"  {request.prompt!r} -> {request.target_new!r}: {_verdict(one)}")
+        return "\n".join(lines)
+
+
+def _verdict(one: Any) -> str:
+    if hasattr(one, "verdict"):
+        return str(one.verdict)
+    reached = "got under the threshold" if one.reached else "never got under the threshold"
+    return f"{reached} in {sum(one.steps)} steps; loss {one.final_loss:.3g} in the end"
+
+
+@dataclass
+class EditRecord:
+    """What is known of the edits on one model.
+
+    Attributes:
+        edits: Every call, in order, also of edits that were taken back since.
+        state: The AlphaEdit+ edits in force as of the last call; ``None`` before the first.
+        statistics: Key statistics that were loaded, by where they came from.
+    """
+
+    edits: list[AppliedEdit] = field(default_factory=list)
+    state: EditState | None = None
+    statistics: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+
+_records: WeakKeyDictionary[nn.Module, EditRecord] = WeakKeyDictionary()
+
+
+def record_of(model: nn.Module) -> EditRecord:
+    """The record of this model, a new one if there is none."""
+    return _records.setdefault(model, EditRecord())
+
+
+def copied(model: PreTrainedModel) -> PreTrainedModel:
+    """A deep copy of a model that has a record of its own, the same up to here."""
+    twin = copy.deepcopy(model)
+    record = record_of(model)
+    _records[twin] = EditRecord(list(record.edits), record.state, dict(record.statistics))
+    return twin
+
+
+def edit_report(model: nn.Module) -> tuple[AppliedEdit, ...]:
+    """What was edited on a model, in order, with the report of each request; edits taken back since are there too.
+
+    >>> for edit in edit_report(editor.model): print(edit)  # doctest: +SKIP
+    """
+    return tuple(_records[model].edits) if model in _records else ()
+
+
+def reset(model: nn.Module) -> None:
+    """Forget every edit of a model: its weights as they are now count as the originals of the next one."""
+    _records.pop(model, None)
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+    """Write the AlphaEdit+ edits in force on a model to a folder, completely or not at all.
+
+    Written are the edited layers' weights from before, and each edit's keys, update, settings and report; for
+    :func:`load`, ``corsa edit --state``, or :meth:`corsa_plugins.alphaedit.EditState.load`. The edited model itself is
+    saved as any other, with ``model.save_pretrained``.
+
+    Raises:
+        CorsaError: There are none.
+    """
+    from easyedit_ext.alphaedit_plus import known_state
+
+    state = known_state(model) if model in _records else None
+    if state is None or not state.batches:
+        raise CorsaError(
+            "there are no AlphaEdit+ edits in force on this model to save: edit it with sequential_edit=True, so that "
+            "they stay (R-SFT has no state beside the weights)"
+        )
+    return state.save(path)
+
+
+def load(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
+    """Go on from edits that :func:`save` wrote, on the model they were made on, edited or not.
+
+    A model with its original weights gets the edits; the next AlphaEdit+ edit remembers them.
+
+    Raises:
+        StateError: The folder holds no state, or one of another model. Nothing is changed.
+    """
+    from corsa_plugins.alphaedit import EditState
+    from easyedit_ext.alphaedit_plus import put_in_force
+
+    state = put_in_force(model, EditState.load(path))
+    record_of(model).state = state
+    record_of(model).edits = [AppliedEdit("AlphaEditPlus", batch.requests, batch.report) for batch in state.batches]
