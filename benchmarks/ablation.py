@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -21,12 +20,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.intervals import shown
 from corsa_plugins.errors import require
 from corsa_plugins.evaluation import Evaluation
 from trl_ext.rounds import ABLATION, TESTBED_SETTINGS, Job, JobResult, run_jobs
-
-# Student's t, 97.5 %, by degrees of freedom: the half-width of a 95 % interval over seeds.
-_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 COLUMNS = {
     "efficacy": "efficacy",
@@ -104,7 +101,7 @@ def table(rows: Sequence[dict[str, float | str]]) -> Table:
     for method in ABLATION:
         of_method = [row for row in rows if row["method"] == method.name]
         if of_method:
-            found.add_row(method.name, *(_cell([float(row[key]) for row in of_method]) for key in COLUMNS))
+            found.add_row(method.name, *(shown([float(row[key]) for row in of_method], 100) for key in COLUMNS))
     return found
 
 
@@ -131,14 +128,6 @@ def plot(rows: Sequence[dict[str, float | str]], path: Path) -> None:
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean = 100 * statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    half = _T.get(len(values) - 1, 1.96) * 100 * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.1f} ± {half:.1f}"
 
 
 def _means(evaluation: Evaluation) -> dict[str, float]:

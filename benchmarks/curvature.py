@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import statistics
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -23,14 +21,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.intervals import mean_and_half_width
 from corsa_plugins.curvature import FUNCTIONS, curvature
 from corsa_plugins.testbed import load_testbed
 from trl_ext.rounds import CORSA, LORA_SFT, TESTBED_SETTINGS, Method, train_update
 
 METHODS = (LORA_SFT, CORSA)
-
-# Student's t, 97.5 %, by degrees of freedom: the half-width of a 95 % interval over seeds.
-_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -110,11 +106,8 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def _cell(values: Sequence[float]) -> str:
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.4g}"
-    half = _T.get(len(values) - 1, 1.96) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.4g} ± {half:.2g}"
+    mean, half = mean_and_half_width(values)
+    return f"{mean:.4g}" if half is None else f"{mean:.4g} ± {half:.2g}"
 
 
 def _read(path: Path, setting: dict[str, Any]) -> list[dict[str, Any]]:

@@ -53,6 +53,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 import easyedit_ext
+from benchmarks.intervals import shown
 from corsa_plugins.alphaedit import AlphaEditSettings, KeyStatistics, collect_statistics
 from corsa_plugins.alphaedit.contexts import generate_contexts
 from corsa_plugins.alphaedit.keys import request_keys, request_outputs
@@ -62,9 +63,6 @@ from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.requests import EditRequest
 from corsa_plugins.testbed import EditPlan, Testbed, load_testbed
 from corsa_plugins.testbed.corpus import facts_as_text
-
-# Student's t, 97.5 %, by degrees of freedom: the half-width of a 95 % interval over seeds.
-_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 UNEDITED, ALPHAEDIT, PLUS, OFF = "not edited", "AlphaEdit (EasyEdit's)", "AlphaEdit+", "AlphaEdit+, parts off"
 STOP_LOSS = 0.05  # of EasyEdit's AlphaEdit
@@ -313,18 +311,10 @@ def table(rows: Sequence[dict[str, Any]], commit: str) -> Table:
     order = [UNEDITED, *dict.fromkeys(row["method"] for row in rows if row["method"] != UNEDITED)]
     for method in order:
         chosen = [row for row in rows if row["method"] == method]
-        cells = [_cell([100 * float(row[key]) for row in chosen]) if key in chosen[0] else "" for key in COLUMNS]
+        cells = [shown([100 * float(row[key]) for row in chosen]) if key in chosen[0] else "" for key in COLUMNS]
         seconds = statistics.mean(float(row["seconds"]) for row in chosen)
         found.add_row(method, *cells, f"{seconds:.0f}" if seconds else "")
     return found
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    half = _T.get(len(values) - 1, 1.96) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.1f} ± {half:.1f}"
 
 
 def _commit(clone: str | None) -> str:

@@ -4,9 +4,9 @@
 
 A random Llama; two layers; a batch of requests on top of an earlier one of the same size. As published: v* of one
 request after the other, the whole model run for each step; the search ten eigenvectors at a time, with a d x d
-solution in float32 and the objective for each; prior keys as a d x d matrix. Both take the same contexts, null space and number of
-additions, and end with the same weights, which is checked. Every repeat runs both one after the other. Peak memory is
-what a process of its own holds at most beyond model and statistics.
+solution in float32 and the objective for each; prior keys as a d x d matrix. Both take the same contexts, null space
+and number of additions, and end with the same weights, which is checked. Every repeat runs both one after the other.
+Peak memory is what a process of its own holds at most beyond model and statistics.
 """
 
 from __future__ import annotations

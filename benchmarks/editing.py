@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import random
 import statistics
 import time
@@ -31,6 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.intervals import shown
 from corsa_plugins.alphaedit import (
     AlphaEditor,
     AlphaEditSettings,
@@ -45,9 +45,6 @@ from corsa_plugins.requests import EditRequest
 from corsa_plugins.testbed import Testbed, load_testbed
 from corsa_plugins.testbed.checks import greedy_matches
 from corsa_plugins.testbed.corpus import facts_as_text
-
-# Student's t, 97.5 %, by degrees of freedom: the half-width of a 95 % interval over seeds.
-_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 BATCH, SEQUENCE = "one batch of 50", "five batches of 20"
 SETS = {
@@ -264,19 +261,11 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         found.add_row(f"{scenario}{f' ({note})' if note else ''}", style="bold")
         for method in dict.fromkeys(row["method"] for row in of_scenario):
             chosen = [row for row in of_scenario if row["method"] == method]
-            cells = [_cell([100 * float(row[key]) for row in chosen]) if key in chosen[0] else "" for key in COLUMNS]
-            added = _cell([statistics.mean(row["added"]) for row in chosen])
+            cells = [shown([100 * float(row[key]) for row in chosen]) if key in chosen[0] else "" for key in COLUMNS]
+            added = shown([statistics.mean(row["added"]) for row in chosen])
             seconds = f"{statistics.mean(float(row['seconds']) for row in chosen):.0f}"
             found.add_row(method, *cells, added, seconds)
     return found
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    half = _T.get(len(values) - 1, 1.96) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.1f} ± {half:.1f}"
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -283,7 +283,8 @@ TABLE_4 = {
 def _testbed(arguments: argparse.Namespace) -> None:
     from corsa_plugins.rsft import RSFTSettings, rsft
     from corsa_plugins.testbed import load_testbed
-    from mergekit_ext.sweep import SweepPoint, best_point, sweep
+    from benchmarks.intervals import shown
+from mergekit_ext.sweep import SweepPoint, best_point, sweep
     from mergekit_ext.sweep_report import sweep_plot, sweep_table
 
     console = Console(width=150)
@@ -313,16 +314,6 @@ def _testbed(arguments: argparse.Namespace) -> None:
     console.print(table)
 
 
-# Student's t, 97.5 %, by degrees of freedom
-_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-def _cell(shares: Sequence[float]) -> str:
-    mean = 100 * statistics.mean(shares)
-    if len(shares) < 2:
-        return f"{mean:.1f}"
-    half = _T.get(len(shares) - 1, 1.96) * 100 * statistics.stdev(shares) / math.sqrt(len(shares))
-    return f"{mean:.1f} ± {half:.1f}"
 
 
 if __name__ == "__main__":
