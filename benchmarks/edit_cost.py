@@ -99,7 +99,9 @@ class Published:
         self.bench = bench
         self.contexts = generate_contexts(bench.model, bench.tokenizer)
         self.parts = find_architecture(bench.model)
-        self.P, self.columns, self.prior = [], [], []
+        self.P: list[Tensor] = []
+        self.columns: list[Tensor] = []
+        self.prior: list[list[Tensor]] = []
         for layer in LAYERS:
             _, vectors = torch.linalg.eigh(bench.statistics.moment(layer))
             n_null = int(0.7 * len(vectors) + 0.5)

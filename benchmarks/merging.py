@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import os
 import random
 import resource
@@ -40,6 +39,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.intervals import shown
 
 OURS = "scaled_pruned_delta"
 SHARED: Mapping[str, Any] = {"weight": 0.8, "density": 0.2}
@@ -283,8 +284,7 @@ TABLE_4 = {
 def _testbed(arguments: argparse.Namespace) -> None:
     from corsa_plugins.rsft import RSFTSettings, rsft
     from corsa_plugins.testbed import load_testbed
-    from benchmarks.intervals import shown
-from mergekit_ext.sweep import SweepPoint, best_point, sweep
+    from mergekit_ext.sweep import SweepPoint, best_point, sweep
     from mergekit_ext.sweep_report import sweep_plot, sweep_table
 
     console = Console(width=150)
@@ -310,10 +310,8 @@ from mergekit_ext.sweep import SweepPoint, best_point, sweep
     for label, (weight, density) in TABLE_4.items():
         rows = [points[weight, density] for points in by_seed]
         cells = [[row.metrics[name] for row in rows] for name in names] + [[row.retained for row in rows]]
-        table.add_row(label, f"{weight:g}", f"{density:g}", *map(_cell, cells))
+        table.add_row(label, f"{weight:g}", f"{density:g}", *(shown(cell, 100) for cell in cells))
     console.print(table)
-
-
 
 
 if __name__ == "__main__":
