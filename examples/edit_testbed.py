@@ -23,10 +23,10 @@ statistics = collect_statistics(model, tokenizer, texts_of_testbed(testbed), set
 
 editor = AlphaEditor(model, tokenizer, statistics, settings)
 before = evaluate(model, tokenizer, plan.rounds[0], untouched=plan.untouched, label="before")
-rich.print(editor.diagnose(plan.rounds[0]))  # which of them will fight, before anything is changed
+rich.print(str(editor.diagnose(plan.rounds[0])))  # which of them will fight, before anything is changed
 
 report = editor.edit(plan.rounds[0], name="first")
-rich.print(report)
+rich.print(str(report))
 for request in report.not_edited:
     rich.print(f"  {request.name}: {request.verdict}")
 editor.edit(plan.rounds[1], name="second")

@@ -13,13 +13,13 @@ from corsa_plugins.rsft import RSFTSettings
 
 @pytest.fixture
 def extension(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = tmp_path / "corsa_test_extension-1.0.dist-info"
+    info = tmp_path / "corsa_test_methods-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: corsa-test-extension\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: corsa-test-methods\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[corsa_plugins.methods]\nmine = corsa_test_extension:mine\nbroken = corsa_test_broken:x\n"
+        "[corsa_plugins.methods]\nmine = corsa_test_methods:mine\nbroken = corsa_test_broken:x\n"
     )
-    (tmp_path / "corsa_test_extension.py").write_text("def mine(rate=1): return ('mine', rate)\n")
+    (tmp_path / "corsa_test_methods.py").write_text("def mine(rate=1): return ('mine', rate)\n")
     (tmp_path / "corsa_test_broken.py").write_text("raise ModuleNotFoundError('no trl', name='trl')\n")
     monkeypatch.syspath_prepend(tmp_path)
 
