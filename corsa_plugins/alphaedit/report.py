@@ -56,7 +56,8 @@ class RequestReport:
         prior_conflict_with: The name of that earlier request.
         batch_conflict: s with the other requests of the batch; ``None`` without any.
         batch_conflict_with: The name of that other request.
-        inconsistency: |r| = |v* - Wk| before the edit, at the output of the last edited block.
+        inconsistency: |r| = |v* - Wk| before the edit, at the output of the last edited block, or of its FFN's down map
+            where a norm or a scale follows that.
         smoothing: beta(t) that was used, by layer in their order; 0 leaves the target as it is.
         residual: |v* - Wk| after the edit.
         answer_before: What the model said to the prompt; ``None`` if it was not asked.

@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from corsa_plugins.alphaedit import AlphaEditor, EditState
 from corsa_plugins.alphaedit.activations import adds_output_as_it_is
 from corsa_plugins.alphaedit.collect import collect_statistics
+from corsa_plugins.alphaedit.keys import request_outputs
+from corsa_plugins.alphaedit.values import find_values
 from corsa_plugins.architecture import Architecture, ArchitectureError, find_architecture
 from tests.alphaedit.conftest import SETTINGS
 from tests.alphaedit.families import NAMES, REQUESTS, family
@@ -84,6 +86,26 @@ def test_edit_save_go_on_and_take_back(name: str, tiny_tokenizer: PreTrainedToke
     for request in report.requests:
         assert request.residual < request.inconsistency
     assert adds_output_as_it_is(parts, 0) == (name not in NORM_BEHIND)
+
+
+@pytest.mark.parametrize("name", NORM_BEHIND)
+def test_behind_a_norm_every_layer_has_a_target_of_its_own(name: str, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """The residual is that of what the layer's own down map puts out, a half of it at the first of two layers."""
+    model = family(name, len(tiny_tokenizer))
+    editor = _editor(model, tiny_tokenizer)
+    editor.settings = replace(QUICK, smoothing=None)
+    contexts = editor._contexts()
+    before = copy.deepcopy(model)
+    editor.edit(REQUESTS[:2], answers=False)
+    updates = editor.state.batches[0].layers
+    for share, layer in zip((0.5, 1.0), QUICK.layers, strict=True):
+        parts = find_architecture(before)
+        site = parts.ffn(layer).down.module
+        found = find_values(before, tiny_tokenizer, REQUESTS[:2], layer, contexts, QUICK.values, site=site)
+        now = request_outputs(before, tiny_tokenizer, REQUESTS[:2], layer, site=site)
+        torch.testing.assert_close(updates[layer].left, share * (found.vectors - now), rtol=1e-3, atol=1e-4)
+        with torch.no_grad():  # the next layer sees what this one wrote
+            parts.ffn(layer).down.weight.copy_(find_architecture(model).ffn(layer).down.weight)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama3"])
