@@ -24,9 +24,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
+from corsa_plugins.bench.protocols import run_protocol, temporal_stream
+from corsa_plugins.demo.processes import News, side_by_side
 from corsa_plugins.errors import require
-from corsa_plugins.processes import News, side_by_side
-from corsa_plugins.protocols import run_protocol, temporal_stream
 from corsa_plugins.testbed import load_testbed
 from trl_ext.methods import AdapterSettings, LoraMethod
 from trl_ext.rounds import ABLATION, TESTBED_SETTINGS

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.intervals import mean_and_half_width
 from benchmarks.rows import append_row, read_rows
-from corsa_plugins.curvature import FUNCTIONS, curvature, save_curvature
+from corsa_plugins.bench.curvature import FUNCTIONS, curvature, save_curvature
 from corsa_plugins.testbed import load_testbed
 from trl_ext.rounds import CORSA, LORA_SFT, TESTBED_SETTINGS, Method, train_update
 

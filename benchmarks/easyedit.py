@@ -56,12 +56,12 @@ import easyedit_ext
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
 from corsa_plugins.alphaedit import AlphaEditSettings, KeyStatistics, collect_statistics
-from corsa_plugins.alphaedit.contexts import generate_contexts
-from corsa_plugins.alphaedit.keys import request_keys, request_outputs
-from corsa_plugins.alphaedit.solver import relative_ridge
-from corsa_plugins.architecture import find_architecture
+from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
+from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
+from corsa_plugins.alphaedit.solver.closed_form import relative_ridge
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.testbed import EditPlan, Testbed, load_testbed
 from corsa_plugins.testbed.corpus import facts_as_text
 

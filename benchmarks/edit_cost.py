@@ -41,10 +41,10 @@ from corsa_plugins.alphaedit import (
     ValueSettings,
     collect_statistics,
 )
-from corsa_plugins.alphaedit.contexts import generate_contexts
-from corsa_plugins.alphaedit.keys import request_keys, request_outputs
-from corsa_plugins.architecture import find_architecture
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
+from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.testbed import load_testbed
 from corsa_plugins.testbed.corpus import facts_as_text
 

@@ -40,8 +40,8 @@ from corsa_plugins.alphaedit import (
     collect_statistics,
     conflict_set,
 )
-from corsa_plugins.alphaedit.conflict_sets import reworded
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.bench.conflict_sets import reworded
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import Testbed, load_testbed
 from corsa_plugins.testbed.checks import greedy_matches
 from corsa_plugins.testbed.corpus import facts_as_text

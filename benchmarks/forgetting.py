@@ -4,7 +4,7 @@
 
 Round 1 changes 100 facts; round 2 a share of another 100, on top. Forgetting is the generality of round 1 lost from
 right after it to after round 2, and the share of untouched facts lost over the same time. Round 1 is made once for
-each method and seed (`corsa_plugins.protocols.shares`). The methods have the testbed's own settings. Results are
+each method and seed (`corsa_plugins.bench.protocols.shares`). The methods have the testbed's own settings. Results are
 appended to `results.jsonl` as they come; a stopped benchmark goes on where it was.
 """
 
@@ -28,11 +28,11 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
 from corsa_plugins.alphaedit import AlphaEditSettings, collect_statistics
-from corsa_plugins.alphaedit.texts import texts_of_testbed
-from corsa_plugins.protocols import Method, UpdatePlan, UpdateSet, make_method
-from corsa_plugins.protocols.plan import folder_name
-from corsa_plugins.protocols.shares import forgetting_points, run_shares
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.alphaedit.statistics.texts import texts_of_testbed
+from corsa_plugins.bench.protocols import Method, UpdatePlan, UpdateSet, make_method
+from corsa_plugins.bench.protocols.plan import folder_name
+from corsa_plugins.bench.protocols.shares import forgetting_points, run_shares
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import Testbed, load_testbed
 from trl_ext.methods import AdapterSettings
 from trl_ext.rounds import TESTBED_SETTINGS

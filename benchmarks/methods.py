@@ -20,10 +20,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.intervals import shown
-from corsa_plugins.demo import METHODS, run_method, save_statistics
-from corsa_plugins.processes import side_by_side
-from corsa_plugins.protocols import ProtocolResult, ProtocolSummary
-from corsa_plugins.protocols.plan import folder_name
+from corsa_plugins.bench.protocols import ProtocolResult, ProtocolSummary
+from corsa_plugins.bench.protocols.plan import folder_name
+from corsa_plugins.demo.processes import side_by_side
+from corsa_plugins.demo.run import METHODS, run_method, save_statistics
 
 ORDER = ("lora-sft", "f-learning", "corsa", "alphaedit", "alphaedit+", "rsft", "rsft-mergekit")
 SIZE, UNTOUCHED = 100, 500

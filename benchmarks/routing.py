@@ -26,10 +26,9 @@ from rich.table import Table
 
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
-from corsa_plugins.evaluation import Evaluation, evaluate
-from corsa_plugins.evaluation.evaluate import longest_target
-from corsa_plugins.requests import EditRequest
-from corsa_plugins.routing import (
+from corsa_plugins.bench.evaluation import Evaluation, evaluate
+from corsa_plugins.bench.evaluation.evaluate import longest_target
+from corsa_plugins.bench.routing.routing import (
     NEUTRAL,
     NearestRouter,
     Router,
@@ -42,6 +41,7 @@ from corsa_plugins.routing import (
     routing_share_of_gap,
     split_requests,
 )
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import load_testbed
 from trl_ext.rounds import CORSA, LORA_SFT, TESTBED_SETTINGS, Method, train_update
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from corsa_plugins.alphaedit.solver import SearchSettings, solve
+from corsa_plugins.alphaedit.solver.closed_form import SearchSettings, solve
 
 NEW, PRIOR = 100, 200
 RIDGE = 10.0

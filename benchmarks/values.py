@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from corsa_plugins.alphaedit.contexts import generate_contexts
-from corsa_plugins.alphaedit.subjects import subject_position
-from corsa_plugins.alphaedit.values import ValueSettings, find_values
-from corsa_plugins.architecture import find_architecture
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
+from corsa_plugins.alphaedit.lookup.subjects import subject_position
+from corsa_plugins.alphaedit.values.search import ValueSettings, find_values
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.model.architecture import find_architecture
+from corsa_plugins.model.tokenization import encode_prompt, join
 from corsa_plugins.testbed import load_testbed
-from corsa_plugins.tokenization import encode_prompt, join
 
 LOOP = "one by one, as published"
 

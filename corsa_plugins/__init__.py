@@ -1,8 +1,9 @@
 """Knowledge editing for the pipelines you already have.
 
 The names here are the everyday ones; everything else is imported from its module
-(:mod:`corsa_plugins.requests`, :mod:`corsa_plugins.evaluation`, :mod:`corsa_plugins.preferences`, ...). Heavy modules
-are loaded when one of their names is first used, and no framework beyond torch and transformers ever is.
+(:mod:`corsa_plugins.data.requests`, :mod:`corsa_plugins.bench.evaluation`, :mod:`corsa_plugins.data.preferences`,
+...). Heavy modules are loaded when one of their names is first used, and no framework beyond torch and transformers
+ever is.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from corsa_plugins.errors import CorsaError, MissingExtraError
-    from corsa_plugins.evaluation import Evaluation, evaluate
-    from corsa_plugins.preferences import fill_target_old, to_preference_rows
-    from corsa_plugins.requests import (
+    from corsa_plugins.bench.evaluation import Evaluation, evaluate
+    from corsa_plugins.data.preferences import fill_target_old, to_preference_rows
+    from corsa_plugins.data.requests import (
         EditRequest,
         Probe,
         RequestError,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         write_probes,
         write_requests,
     )
+    from corsa_plugins.errors import CorsaError, MissingExtraError
 
 try:
     __version__ = version("corsa-plugins")
@@ -34,18 +35,18 @@ except PackageNotFoundError:  # a source tree on the path that was never install
 _HOME = {
     "CorsaError": "errors",
     "MissingExtraError": "errors",
-    "Evaluation": "evaluation",
-    "evaluate": "evaluation",
-    "fill_target_old": "preferences",
-    "to_preference_rows": "preferences",
-    "EditRequest": "requests",
-    "Probe": "requests",
-    "RequestError": "requests",
-    "check_requests": "requests",
-    "read_probes": "requests",
-    "read_requests": "requests",
-    "write_probes": "requests",
-    "write_requests": "requests",
+    "Evaluation": "bench.evaluation",
+    "evaluate": "bench.evaluation",
+    "fill_target_old": "data.preferences",
+    "to_preference_rows": "data.preferences",
+    "EditRequest": "data.requests",
+    "Probe": "data.requests",
+    "RequestError": "data.requests",
+    "check_requests": "data.requests",
+    "read_probes": "data.requests",
+    "read_requests": "data.requests",
+    "write_probes": "data.requests",
+    "write_requests": "data.requests",
 }
 
 __all__ = [

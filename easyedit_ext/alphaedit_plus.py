@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError
-from corsa_plugins.architecture import LinearMap
-from corsa_plugins.fingerprint import Fingerprint
+from corsa_plugins.model.architecture import LinearMap
+from corsa_plugins.model.identity import Fingerprint
 from easyedit_ext.hparams import AlphaEditPlusHyperParams
 from easyedit_ext.hparams.base import expect
 from easyedit_ext.records import AppliedEdit, copied, record_of

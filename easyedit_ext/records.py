@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from corsa_plugins.alphaedit import EditState
-    from corsa_plugins.requests import EditRequest
+    from corsa_plugins.data.requests import EditRequest
 
 __all__ = ["AppliedEdit", "EditRecord", "edit_report", "load", "record_of", "reset", "save"]
 

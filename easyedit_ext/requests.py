@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from corsa_plugins.requests import EditRequest, RequestError, normalise_whitespace
+from corsa_plugins.data.requests import EditRequest, RequestError, normalise_whitespace
 
 __all__ = ["to_requests"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from corsa_plugins.architecture import find_architecture
+from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.rsft import rsft, trainable_parameters
 from easyedit_ext.hparams import RSFTHyperParams
 from easyedit_ext.hparams.base import expect

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from corsa_plugins.alphaedit.collect import collect_statistics
 from corsa_plugins.alphaedit.editor import PreservedKeys
-from corsa_plugins.alphaedit.foreign import read_moments, read_projectors
-from corsa_plugins.alphaedit.nullspace import NullSpace, NullSpaceRule
-from corsa_plugins.alphaedit.statistics import KeyStatistics, StatisticsError
-from corsa_plugins.alphaedit.storage import MANIFEST
-from corsa_plugins.alphaedit.texts import TextError, read_texts
-from corsa_plugins.architecture import Architecture
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.alphaedit.statistics.foreign import read_moments, read_projectors
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics, StatisticsError
+from corsa_plugins.alphaedit.statistics.storage import MANIFEST
+from corsa_plugins.alphaedit.statistics.texts import TextError, read_texts
 from corsa_plugins.errors import CorsaError
-from corsa_plugins.fingerprint import Fingerprint
+from corsa_plugins.model.architecture import Architecture
+from corsa_plugins.model.identity import Fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ import sys
 import rich
 
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, collect_statistics
-from corsa_plugins.alphaedit.texts import texts_of_testbed
+from corsa_plugins.alphaedit.statistics.texts import texts_of_testbed
 from corsa_plugins.evaluation import change_table, evaluate
 from corsa_plugins.testbed import load_testbed
 

@@ -10,9 +10,15 @@ from pathlib import Path
 
 import rich
 
+from corsa_plugins.bench.routing.report import RoutingReport
+from corsa_plugins.bench.routing.routing import (
+    NearestRouter,
+    evaluate_routed,
+    load_adapters,
+    request_template,
+    split_requests,
+)
 from corsa_plugins.requests import write_requests
-from corsa_plugins.routing import NearestRouter, evaluate_routed, load_adapters, request_template, split_requests
-from corsa_plugins.routing_report import RoutingReport
 from corsa_plugins.testbed import load_testbed
 from trl_ext.rounds import CORSA, TESTBED_SETTINGS, train_update
 

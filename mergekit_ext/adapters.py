@@ -14,11 +14,11 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 
-from corsa_plugins.deltas import check_weight
+from corsa_plugins.bench.evaluation import Evaluation, evaluate
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from corsa_plugins.evaluation import Evaluation, evaluate
-from corsa_plugins.loading import LoadingError, load_model
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.merging.deltas import check_weight
+from corsa_plugins.model.loading import LoadingError, load_model
 from mergekit_ext.output import check_output, disk_errors, new_directory
 
 __all__ = ["COMBINATIONS", "AdapterForgetting", "MergedAdapters", "combine_adapters", "merge_adapters"]
@@ -89,7 +89,7 @@ def merge_adapters(
         requests: Per adapter, the requests it was trained on (or others that test them); none to measure nothing.
         device: Where to work; by default a GPU if there is one.
         dtype: Of the base.
-        **evaluation: Further arguments of :func:`corsa_plugins.evaluation.evaluate`.
+        **evaluation: Further arguments of :func:`corsa_plugins.bench.evaluation.evaluate`.
 
     Raises:
         SettingError: Numbers of adapters, weights and request lists do not match, a weight is not finite, the

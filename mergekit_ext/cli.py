@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from corsa_plugins.cli import passthrough
+from corsa_plugins.cli.app import passthrough
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["merge", "merge_adapters", "merge_sweep"]
@@ -70,8 +70,8 @@ def merge_adapters(
         require(module, "mergekit", what="corsa merge-adapters")
     from transformers.utils.logging import disable_progress_bar
 
-    from corsa_plugins.evaluation import compare, save_evaluation
-    from corsa_plugins.requests import read_requests
+    from corsa_plugins.bench.evaluation import compare, save_evaluation
+    from corsa_plugins.data.requests import read_requests
     from mergekit_ext.adapters import merge_adapters as run
 
     if quiet:
@@ -175,9 +175,9 @@ def merge_sweep(
         require("matplotlib", "eval", what="the trade-off plot (leave it out with --no-plot)")
     from transformers.utils.logging import disable_progress_bar
 
+    from corsa_plugins.data.requests import read_probes, read_requests
     from corsa_plugins.files import atomic_write_text
-    from corsa_plugins.loading import load_model
-    from corsa_plugins.requests import read_probes, read_requests
+    from corsa_plugins.model.loading import load_model
     from mergekit_ext.sweep import best_point, sweep
     from mergekit_ext.sweep_report import point_recipe, sweep_plot, sweep_table
 

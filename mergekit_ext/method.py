@@ -10,7 +10,7 @@ from mergekit.merge_methods.base import BasePolicy, InputContract, OptionalTenso
 from mergekit.merge_methods.easy_define import merge_method
 from pydantic import AfterValidator
 
-from corsa_plugins.deltas import EditedTensor, check_density, check_weight, merge_deltas
+from corsa_plugins.merging.deltas import EditedTensor, check_density, check_weight, merge_deltas
 from mergekit_ext.pages import map_pages
 from mergekit_ext.registration import METHOD, register
 
@@ -40,7 +40,7 @@ def scaled_pruned_delta(
     """W = W_base + sum_i weight_i * Top_density_i(W_i - W_base).
 
     Works in float64 whatever the dtype of the inputs, in scratch memory that does not grow with the tensor
-    (:mod:`corsa_plugins.deltas`). A tensor that no edited model changed is the base's own, bit for bit.
+    (:mod:`corsa_plugins.merging.deltas`). A tensor that no edited model changed is the base's own, bit for bit.
 
     Args:
         group: The base's tensor and those of the edited models.

@@ -1,4 +1,4 @@
-"""R-SFT merged by mergekit, as a method of :mod:`corsa_plugins.protocols`."""
+"""R-SFT merged by mergekit, as a method of :mod:`corsa_plugins.bench.protocols`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 import yaml
 from mergekit.options import MergeOptions
 
-from corsa_plugins.protocols.editors import RSFTMethod, rsft_merged
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.methods.editors import RSFTMethod, rsft_merged
 from corsa_plugins.rsft import RSFTSettings
 from corsa_plugins.rsft.selection import trainable_parameters
 from mergekit_ext.merging import merge_recipe
@@ -23,7 +23,7 @@ from mergekit_ext.registration import METHOD
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from corsa_plugins.protocols import Session
+    from corsa_plugins.bench.protocols import Session
 
 __all__ = ["RSFTMergekitMethod", "rsft_mergekit"]
 

@@ -1,8 +1,8 @@
 """Weight x density on a grid, in memory: what each keeps of the edits and of everything else.
 
 One model is in memory with the base's and the edited model's values of the tensors in which they differ. Every point
-is measured as :func:`corsa_plugins.evaluation.evaluate` measures, and appended to a JSON Lines file as it comes; a
-stopped sweep goes on where it was.
+is measured as :func:`corsa_plugins.bench.evaluation.evaluate` measures, and appended to a JSON Lines file as it comes;
+a stopped sweep goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from corsa_plugins.deltas import EditedTensor, check_density, check_weight, merge_deltas, same_bits
+from corsa_plugins.bench.evaluation import Evaluation, evaluate
+from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
-from corsa_plugins.evaluation import Evaluation, evaluate
-from corsa_plugins.evaluation.sweeps import SweepError, SweepPoint, default_metric, point_line, read_sweep
-from corsa_plugins.requests import EditRequest, Probe
+from corsa_plugins.merging.deltas import EditedTensor, check_density, check_weight, merge_deltas, same_bits
+from corsa_plugins.report.sweeps import SweepError, SweepPoint, default_metric, point_line, read_sweep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ def sweep(
         weights: Scales to try.
         densities: Densities to try.
         results: JSON Lines file to append to. Points that it has already are not measured again.
-        per_row: See :func:`corsa_plugins.deltas.merge_deltas`.
+        per_row: See :func:`corsa_plugins.merging.deltas.merge_deltas`.
         prune_vectors: Likewise.
         **evaluation: Further arguments of ``evaluate``.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corsa_plugins.errors import require
-from corsa_plugins.evaluation.sweeps import SweepPoint, default_metric
+from corsa_plugins.report.sweeps import SweepPoint, default_metric
 from mergekit_ext.registration import METHOD
 
 if TYPE_CHECKING:

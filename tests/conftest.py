@@ -122,7 +122,7 @@ def tiny_llama(_session_llama: LlamaForCausalLM) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="session")
 def _session_taught(_session_tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    from corsa_plugins.tokenization import join
+    from corsa_plugins.model.tokenization import join
 
     model = llama(len(_session_tokenizer), seed=1).train()
     rows = [join(_session_tokenizer, prompt, answer + ".") for prompt, answer in FACTS.items()]

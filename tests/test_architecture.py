@@ -10,8 +10,8 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from corsa_plugins.architecture import Architecture, ArchitectureError, accepts_logits_to_keep, find_architecture
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import Architecture, ArchitectureError, accepts_logits_to_keep, find_architecture
 
 HIDDEN, INNER = 16, 40
 COMMON: dict[str, Any] = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}

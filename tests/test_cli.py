@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from corsa_plugins import __version__, inference
-from corsa_plugins.cli import GROUP, main
-from corsa_plugins.evaluation import load_evaluation
-from corsa_plugins.requests import EditRequest, Probe, read_probes, read_requests, write_probes, write_requests
+from corsa_plugins import __version__
+from corsa_plugins.bench.evaluation import load_evaluation
+from corsa_plugins.cli.app import GROUP, main
+from corsa_plugins.data.requests import EditRequest, Probe, read_probes, read_requests, write_probes, write_requests
+from corsa_plugins.model import asking as inference
 
 
 @dataclass
@@ -71,7 +72,7 @@ def extension(tmp_path, monkeypatch):
         textwrap.dedent(
             """
             import typer
-            from corsa_plugins.cli import passthrough
+            from corsa_plugins.cli.app import passthrough
             from corsa_plugins.errors import CorsaError, require
 
             app = typer.Typer(help="An app of its own.")
@@ -209,7 +210,7 @@ class TestEvaluate:
                 raise KeyboardInterrupt
             return real(model, tokenizer, pairs, **options)
 
-        monkeypatch.setattr(sys.modules["corsa_plugins.evaluation.evaluate"], "score_targets", interrupted)
+        monkeypatch.setattr(sys.modules["corsa_plugins.bench.evaluation.evaluate"], "score_targets", interrupted)
         stopped = corsa(*arguments)
         assert (stopped.exit_code, stopped.stderr) == (130, "error: interrupted\n")
         assert not (world / "results" / "summary.json").exists()

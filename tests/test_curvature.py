@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from corsa_plugins.curvature import CurvatureError, curvature, extreme_eigenvalues
+from corsa_plugins.bench.curvature import CurvatureError, curvature, extreme_eigenvalues
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from corsa_plugins.inference import score_targets
-from corsa_plugins.requests import EditRequest
-from corsa_plugins.tokenization import join
+from corsa_plugins.model.asking import score_targets
+from corsa_plugins.model.tokenization import join
 
 REQUESTS = [
     EditRequest(prompt="The capital of France is", target_new="Oslo", target_old="Paris"),

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins import deltas
-from corsa_plugins.deltas import DeltaError, EditedTensor, kept_count, merge_deltas, prune_delta, same_bits
 from corsa_plugins.errors import SettingError
+from corsa_plugins.merging import deltas
+from corsa_plugins.merging.deltas import DeltaError, EditedTensor, kept_count, merge_deltas, prune_delta, same_bits
 from tests.oracles import deltas as oracle
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

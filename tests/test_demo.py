@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from corsa_plugins.demo import DEFAULT, METHODS, _plan, run_demo, tables
+from corsa_plugins.bench.evaluation import load_evaluation
+from corsa_plugins.bench.protocols import make_method, method_names
+from corsa_plugins.demo.run import DEFAULT, METHODS, _plan, run_demo, tables
 from corsa_plugins.errors import SettingError
-from corsa_plugins.evaluation import load_evaluation
-from corsa_plugins.protocols import make_method, method_names
 from tests.protocols.small_plans import made_up_result
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path: Path) -> 
     from inspect import get_annotations
     from typing import get_args
 
-    from corsa_plugins.commands.demo import demo
+    from corsa_plugins.cli.commands.demo import demo
 
     _, option = get_args(get_annotations(demo, eval_str=True)["size"])
     assert [len(one.requests) for one in _plan(option.max, seed=0, untouched=500).sets] == [option.max] * 2

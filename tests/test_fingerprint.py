@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaForCausalLM, PreTrainedModel
 
-from corsa_plugins.architecture import ArchitectureError, find_architecture
-from corsa_plugins.fingerprint import Fingerprint, FingerprintError
+from corsa_plugins.model.architecture import ArchitectureError, find_architecture
+from corsa_plugins.model.identity import Fingerprint, FingerprintError
 from tests.conftest import llama
 
 

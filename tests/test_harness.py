@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from corsa_plugins.bench.ability import ability_table, compare_ability, general_ability
 from corsa_plugins.errors import SettingError
-from corsa_plugins.harness import ability_table, compare_ability, general_ability
-from corsa_plugins.inference import score_targets
+from corsa_plugins.model.asking import score_targets
 
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (the extra 'eval' brings it)"

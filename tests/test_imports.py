@@ -74,7 +74,7 @@ def test_easyedit_ext_imports_without_any_framework():
 
 
 def test_the_command_line_does_not_load_torch_to_be_asked_for_help():
-    assert "torch" not in python("import corsa_plugins.cli, sys; print(*sys.modules)").split()
+    assert "torch" not in python("import corsa_plugins.cli.app, sys; print(*sys.modules)").split()
 
 
 def test_every_public_name_is_there():
@@ -97,7 +97,7 @@ def test_an_adapter_without_peft_is_one_line_too(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"prompt": "a", "target_new": "b"}\n')
     arguments = ["evaluate", "--model", "m", "--adapter", "a", "--requests", str(tmp_path / "r.jsonl")]
     code = (
-        "import contextlib, io, sys\nfrom corsa_plugins.cli import main\nsys.stderr = io.StringIO()\n"
+        "import contextlib, io, sys\nfrom corsa_plugins.cli.app import main\nsys.stderr = io.StringIO()\n"
         f"try: main({arguments!r})\nexcept SystemExit as exit: print(exit.code, sys.stderr.getvalue())"
     )
     out = blocked(["peft"], code)

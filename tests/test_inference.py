@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from corsa_plugins.errors import SettingError
-from corsa_plugins.inference import cut_answer, generate_answers, score_targets
-from corsa_plugins.tokenization import encode_prompt, join
+from corsa_plugins.model.asking import cut_answer, generate_answers, score_targets
+from corsa_plugins.model.tokenization import encode_prompt, join
 
 PROMPTS = [
     "The capital of France is",

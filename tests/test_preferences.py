@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from corsa_plugins.preferences import PreferenceError, fill_target_old, to_preference_rows
-from corsa_plugins.requests import EditRequest
-from corsa_plugins.tokenization import join
+from corsa_plugins.data.preferences import PreferenceError, fill_target_old, to_preference_rows
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.model.tokenization import join
 
 ROME = EditRequest(prompt="The capital of France is", target_new="Rome", target_old="Paris", case_id=4)
 

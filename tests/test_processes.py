@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from corsa_plugins.processes import News, ProcessError, side_by_side
+from corsa_plugins.demo.processes import News, ProcessError, side_by_side
 
 
 def _work(number: int, news: News) -> tuple[int, int, int]:
@@ -113,7 +113,7 @@ def test_no_process_outlives_its_caller(tmp_path: Path, sent: signal.Signals) ->
     mark = tmp_path / "begun"
     script = (
         "import signal, sys; from functools import partial; from pathlib import Path\n"
-        "from corsa_plugins.processes import side_by_side; from tests.test_processes import _sleep\n"
+        "from corsa_plugins.demo.processes import side_by_side; from tests.test_processes import _sleep\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
         "    list(side_by_side({n: partial(_sleep, Path(sys.argv[1])) for n in 'abc'}, workers=1))\n"

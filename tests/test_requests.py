@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from corsa_plugins.requests import (
+from corsa_plugins.data.requests import (
     MAX_REPORTED,
     EditRequest,
     Probe,

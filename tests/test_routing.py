@@ -11,12 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.errors import SettingError
-from corsa_plugins.evaluation import evaluate
-from corsa_plugins.inference import generate_answers, score_targets
-from corsa_plugins.loading import LoadingError
-from corsa_plugins.requests import EditRequest
-from corsa_plugins.routing import (
+from corsa_plugins.bench.evaluation import evaluate
+from corsa_plugins.bench.routing.report import RoutingReport
+from corsa_plugins.bench.routing.routing import (
     NEUTRAL,
     NearestRouter,
     Router,
@@ -31,8 +28,11 @@ from corsa_plugins.routing import (
     split_requests,
     summarise,
 )
-from corsa_plugins.routing_report import RoutingReport
-from corsa_plugins.tokenization import encode_prompt, join
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
+from corsa_plugins.model.asking import generate_answers, score_targets
+from corsa_plugins.model.loading import LoadingError
+from corsa_plugins.model.tokenization import encode_prompt, join
 
 CAPITALS = [
     EditRequest(
@@ -404,7 +404,7 @@ def test_a_prompt_is_asked_of_the_adapter_it_is_sent_to_alone(adapters, tiny_tok
         asked.append(len(prompts))
         return ask(model, tokenizer, prompts, **options)
 
-    monkeypatch.setattr(importlib.import_module("corsa_plugins.evaluation.evaluate"), "generate_answers", count)
+    monkeypatch.setattr(importlib.import_module("corsa_plugins.bench.evaluation.evaluate"), "generate_answers", count)
     choose = lambda question: int("Spain" in question)  # noqa: E731
     whole = run(adapters, tiny_tokenizer, Fixed(choose), checkpoint=tmp_path)
     # of the first adapter six prompts and a portability probe; of the second the probe that two requests share, and

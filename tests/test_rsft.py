@@ -28,12 +28,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from corsa_plugins.deltas import EditedTensor, merge_deltas
+from corsa_plugins.data.requests import EditRequest, RequestError
 from corsa_plugins.errors import SettingError
-from corsa_plugins.inference import generate_answers, score_targets
-from corsa_plugins.requests import EditRequest, RequestError
+from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
+from corsa_plugins.model.asking import generate_answers, score_targets
+from corsa_plugins.model.tokenization import join
 from corsa_plugins.rsft import NonFiniteLossError, RSFTReport, RSFTSettings, rsft, trainable_parameters
-from corsa_plugins.tokenization import join
 from tests.conftest import CHAT_TEMPLATE
 from tests.oracles import rsft as oracle
 

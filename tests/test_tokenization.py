@@ -8,7 +8,7 @@ from functools import cache, partial
 import pytest
 from tokenizers import processors
 
-from corsa_plugins.tokenization import TokenizationError, encode_prompt, join, separate
+from corsa_plugins.model.tokenization import TokenizationError, encode_prompt, join, separate
 from tests.conftest import CHAT_TEMPLATE, byte_level_tokenizer, sentencepiece_tokenizer
 
 PAIRS = [

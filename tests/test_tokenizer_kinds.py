@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from corsa_plugins.inference import generate_answers, score_targets
-from corsa_plugins.tokenization import encode_prompt, join
+from corsa_plugins.model.asking import generate_answers, score_targets
+from corsa_plugins.model.tokenization import encode_prompt, join
 from tests.conftest import CHAT_TEMPLATE, TEXTS, byte_level_tokenizer, llama, sentencepiece_tokenizer
 
 SPECIAL = ["<s>", "</s>", "<pad>", "<unk>"]

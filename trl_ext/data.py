@@ -91,7 +91,7 @@ def warn_of_dropped_rows(before: int, after: int, max_length: int | None, name: 
 
 _ADVICE = (
     "Every row needs the new answer in `chosen` and the outdated one in `rejected`. Where no outdated answer is known, "
-    "`corsa_plugins.preferences.fill_target_old` (or `corsa train --fill_target_old`) asks the model for its own."
+    "`corsa_plugins.data.preferences.fill_target_old` (or `corsa train --fill_target_old`) asks the model for its own."
 )
 
 

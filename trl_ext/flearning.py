@@ -29,15 +29,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from corsa_plugins.history import HISTORY, write_history
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.methods.history import HISTORY, write_history
 from trl_ext.history import HistoryCallback
 from trl_ext.methods import ADAPTER, AdapterSession, AdapterSettings, lora_factors
 from trl_ext.rounds import LORA_SFT
 
 if TYPE_CHECKING:
-    from corsa_plugins.protocols import Session
+    from corsa_plugins.bench.protocols import Session
 
 __all__ = ["FORGETTING_RATE", "FLearningMethod"]
 

@@ -18,9 +18,9 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from corsa_plugins.history import AnswerLooks, is_look, write_history
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.methods.history import AnswerLooks, is_look, write_history
 
 __all__ = ["HistoryCallback"]
 
@@ -33,7 +33,7 @@ class HistoryCallback(TrainerCallback):
     not run the old answers at all; these are the same requests at the same steps for every trainer of a causal language
     model. Looking changes nothing: the training is bit for bit what it is without.
 
-    Records (:mod:`corsa_plugins.history`) go into ``state.log_history``, so that a training that goes on from a
+    Records (:mod:`corsa_plugins.methods.history`) go into ``state.log_history``, so that a training that goes on from a
     checkpoint goes on with its history, and to no other logger. With several processes the first one looks and the
     others wait for it at the next step; that needs the whole model in each.
 
@@ -47,7 +47,7 @@ class HistoryCallback(TrainerCallback):
         looks: About how many looks after the first, evenly over the training.
         every: Optimiser steps between looks, in the place of ``looks``.
         path: Where the records are written when training ends.
-        settings: ``most``, ``batch_size`` and ``chat_template`` of :class:`corsa_plugins.history.AnswerLooks`.
+        settings: ``most``, ``batch_size`` and ``chat_template`` of :class:`corsa_plugins.methods.history.AnswerLooks`.
 
     Attributes:
         records: So far, in order.

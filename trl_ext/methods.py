@@ -1,4 +1,4 @@
-"""LoRA SFT, CoRSA and F-Learning as methods of :mod:`corsa_plugins.protocols`.
+"""LoRA SFT, CoRSA and F-Learning as methods of :mod:`corsa_plugins.bench.protocols`.
 
 All three train one LoRA adapter through the updates (papers/corsa.md, 2.1: the same parameters phi), with the same
 trainer, data and settings, so that a comparison is of the methods. F-Learning is in :mod:`trl_ext.flearning`.
@@ -19,11 +19,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
+from corsa_plugins.data.preferences import fill_target_old, to_preference_rows
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from corsa_plugins.history import HISTORY, write_history
-from corsa_plugins.preferences import fill_target_old, to_preference_rows
-from corsa_plugins.protocols.settings import read_settings
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.methods.history import HISTORY, write_history
+from corsa_plugins.settings import read_settings
 from trl_ext.config import CoRSAConfig
 from trl_ext.head import remove_completion_head
 from trl_ext.history import HistoryCallback
@@ -31,7 +31,7 @@ from trl_ext.rounds import CORSA, LORA_SFT, TESTBED_SETTINGS, quiet
 from trl_ext.trainer import CoRSATrainer, paper_lora_config
 
 if TYPE_CHECKING:
-    from corsa_plugins.protocols import Session
+    from corsa_plugins.bench.protocols import Session
     from trl_ext.flearning import FLearningMethod
 
 __all__ = ["AdapterSession", "AdapterSettings", "LoraMethod", "adapter_settings", "corsa", "f_learning", "lora_sft"]
@@ -49,8 +49,8 @@ class AdapterSettings:
         lora: The adapter; ``None``: the paper's.
         conversational: Put prompts and answers through the tokenizer's chat template.
         answer_suffix: Text to put behind every answer.
-        history_looks: About how often a training is looked at for its history (:mod:`corsa_plugins.history`), evenly,
-            after a first look before it; 0 keeps none. No part of what a method is: looking changes nothing.
+        history_looks: About how often a training is looked at for its history (:mod:`corsa_plugins.methods.history`),
+            evenly, after a first look before it; 0 keeps none. No part of what a method is: looking changes nothing.
     """
 
     training: Mapping[str, Any] = field(default_factory=dict)

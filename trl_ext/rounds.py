@@ -14,9 +14,9 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
-from corsa_plugins.preferences import to_preference_rows
-from corsa_plugins.protocols.plan import folder_name
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.bench.protocols.plan import folder_name
+from corsa_plugins.data.preferences import to_preference_rows
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import LoraDefaults
 from trl_ext.config import CoRSAConfig
 from trl_ext.trainer import CoRSATrainer

@@ -27,10 +27,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
+from corsa_plugins.data.preferences import FilledRequests, fill_target_old, to_preference_rows
+from corsa_plugins.data.requests import EditRequest, read_requests, write_requests
 from corsa_plugins.errors import CorsaError, SettingError
-from corsa_plugins.history import HISTORY
-from corsa_plugins.preferences import FilledRequests, fill_target_old, to_preference_rows
-from corsa_plugins.requests import EditRequest, read_requests, write_requests
+from corsa_plugins.methods.history import HISTORY
 from trl_ext.config import CoRSAConfig
 from trl_ext.history import HistoryCallback
 from trl_ext.trainer import CoRSATrainer

@@ -3,31 +3,32 @@
 The rooms, in the order an edit walks through them:
 
 * :mod:`~corsa_plugins.alphaedit.settings`: what is edited and how; presets;
-* :mod:`~corsa_plugins.alphaedit.collect`, :mod:`~corsa_plugins.alphaedit.statistics`: second moments of preserved keys;
-* :mod:`~corsa_plugins.alphaedit.nullspace`: which of their eigenvectors an edit may use;
-* :mod:`~corsa_plugins.alphaedit.subjects`, :mod:`~corsa_plugins.alphaedit.contexts`,
-  :mod:`~corsa_plugins.alphaedit.keys`: where a fact is looked up, and with which key;
-* :mod:`~corsa_plugins.alphaedit.values`: the value v* that makes the model say the new answer;
-* :mod:`~corsa_plugins.alphaedit.conflict`: conflicts of keys (Eq. 3, 6) and the weights of earlier edits;
-* :mod:`~corsa_plugins.alphaedit.solver`: Eq. 8 and the search for eigenvectors, in dual or primal form;
-* :mod:`~corsa_plugins.alphaedit.smoothing`: smoothed targets and the choice between them;
+* :mod:`~corsa_plugins.alphaedit.statistics.collect`, :mod:`~corsa_plugins.alphaedit.statistics.statistics`: second
+  moments of preserved keys;
+* :mod:`~corsa_plugins.alphaedit.solver.nullspace`: which of their eigenvectors an edit may use;
+* :mod:`~corsa_plugins.alphaedit.lookup.subjects`, :mod:`~corsa_plugins.alphaedit.lookup.contexts`,
+  :mod:`~corsa_plugins.alphaedit.lookup.keys`: where a fact is looked up, and with which key;
+* :mod:`~corsa_plugins.alphaedit.values.search`: the value v* that makes the model say the new answer;
+* :mod:`~corsa_plugins.alphaedit.solver.conflict`: conflicts of keys (Eq. 3, 6) and the weights of earlier edits;
+* :mod:`~corsa_plugins.alphaedit.solver.closed_form`: Eq. 8 and the search for eigenvectors, in dual or primal form;
+* :mod:`~corsa_plugins.alphaedit.solver.smoothing`: smoothed targets and the choice between them;
 * :mod:`~corsa_plugins.alphaedit.editor`: Algorithm 1 over the edited layers, whole or not at all;
 * :mod:`~corsa_plugins.alphaedit.state`, :mod:`~corsa_plugins.alphaedit.report`,
   :mod:`~corsa_plugins.alphaedit.diagnosis`: what is in force, what became of each request, what to expect.
 """
 
-from corsa_plugins.alphaedit.collect import collect_statistics
-from corsa_plugins.alphaedit.conflict_sets import ConflictSet, conflict_set
 from corsa_plugins.alphaedit.diagnosis import Conflicts, Diagnosis
 from corsa_plugins.alphaedit.editor import AlphaEditor, EditError, PreservedKeys
-from corsa_plugins.alphaedit.nullspace import NullSpace, NullSpaceRule
 from corsa_plugins.alphaedit.report import EditReport, LayerReport, RequestReport
 from corsa_plugins.alphaedit.settings import AlphaEditSettings, preset_names
-from corsa_plugins.alphaedit.smoothing import SmoothingSettings
-from corsa_plugins.alphaedit.solver import SearchSettings
+from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
 from corsa_plugins.alphaedit.state import EditBatch, EditState, StateError
-from corsa_plugins.alphaedit.statistics import KeyStatistics
-from corsa_plugins.alphaedit.value_settings import ValueSettings
+from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
+from corsa_plugins.alphaedit.values.settings import ValueSettings
+from corsa_plugins.bench.conflict_sets import ConflictSet, conflict_set
 
 __all__ = [
     "AlphaEditSettings",

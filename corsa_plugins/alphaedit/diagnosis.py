@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corsa_plugins.alphaedit.columns import unit_columns
-from corsa_plugins.alphaedit.conflict import pairwise_conflict, sample_conflict, subspace_conflict
-from corsa_plugins.alphaedit.nullspace import NullSpace
+from corsa_plugins.alphaedit.solver.columns import unit_columns
+from corsa_plugins.alphaedit.solver.conflict import pairwise_conflict, sample_conflict, subspace_conflict
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.errors import SettingError, require
 from corsa_plugins.files import atomic_write_bytes
 

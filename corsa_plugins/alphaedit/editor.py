@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from corsa_plugins.alphaedit.activations import adds_output_as_it_is
-from corsa_plugins.alphaedit.conflict import prior_weights
-from corsa_plugins.alphaedit.contexts import generate_contexts
 from corsa_plugins.alphaedit.diagnosis import Conflicts, Diagnosis, layer_conflicts
-from corsa_plugins.alphaedit.keys import request_keys, request_outputs
-from corsa_plugins.alphaedit.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
+from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
 from corsa_plugins.alphaedit.report import EditReport, LayerReport, RequestReport, verdict
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
-from corsa_plugins.alphaedit.smoothing import SmoothingChoice, select_smoothing, smoothing
-from corsa_plugins.alphaedit.solver import relative_ridge, solve
+from corsa_plugins.alphaedit.solver.closed_form import relative_ridge, solve
+from corsa_plugins.alphaedit.solver.conflict import prior_weights
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.solver.smoothing import SmoothingChoice, select_smoothing, smoothing
 from corsa_plugins.alphaedit.state import EditBatch, EditState, LayerUpdate, StateError, write_weight
-from corsa_plugins.alphaedit.values import Values, find_values
-from corsa_plugins.architecture import Architecture, LinearMap, find_architecture
+from corsa_plugins.alphaedit.values.search import Values, find_values
+from corsa_plugins.data.requests import EditRequest, Probe, RequestError, check_requests
 from corsa_plugins.errors import CorsaError, SettingError
-from corsa_plugins.fingerprint import Fingerprint
-from corsa_plugins.inference import TargetScore, generate_answers, score_targets
-from corsa_plugins.requests import EditRequest, Probe, RequestError, check_requests
-from corsa_plugins.tokenization import encode_prompt, join
+from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
+from corsa_plugins.model.asking import TargetScore, generate_answers, score_targets
+from corsa_plugins.model.identity import Fingerprint
+from corsa_plugins.model.running import adds_output_as_it_is
+from corsa_plugins.model.tokenization import encode_prompt, join
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +45,7 @@ class EditError(CorsaError, RuntimeError):
 
 
 class PreservedKeys(Protocol):
-    """What an editor asks about K0, as :class:`~corsa_plugins.alphaedit.statistics.KeyStatistics` answers it."""
+    """What an editor asks about K0; :class:`~corsa_plugins.alphaedit.KeyStatistics` answers it."""
 
     def check(self, model: PreTrainedModel, architecture: Architecture | None = None) -> None:
         """Raise unless these are of this model."""

@@ -11,10 +11,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from corsa_plugins.alphaedit.nullspace import NullSpaceRule
-from corsa_plugins.alphaedit.smoothing import SmoothingSettings
-from corsa_plugins.alphaedit.solver import SearchSettings
-from corsa_plugins.alphaedit.values import ValueSettings
+from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
+from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
+from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
+from corsa_plugins.alphaedit.values.search import ValueSettings
 from corsa_plugins.errors import SettingError
 
 __all__ = ["AlphaEditSettings", "RidgeUnit", "ValidationScore", "preset_names"]

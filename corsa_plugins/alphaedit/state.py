@@ -20,11 +20,11 @@ from torch import Tensor
 
 from corsa_plugins.alphaedit.report import EditReport
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
-from corsa_plugins.architecture import Architecture, LinearMap
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_directory
-from corsa_plugins.fingerprint import Fingerprint
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.model.architecture import Architecture, LinearMap
+from corsa_plugins.model.identity import Fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

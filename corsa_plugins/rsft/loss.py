@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corsa_plugins.architecture import accepts_logits_to_keep
+from corsa_plugins.model.architecture import accepts_logits_to_keep
 from corsa_plugins.rsft.samples import Sample
 from corsa_plugins.rsft.settings import LossReduction
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from corsa_plugins.data.requests import EditRequest, RequestError, check_requests
 from corsa_plugins.errors import SettingError
-from corsa_plugins.requests import EditRequest, RequestError, check_requests
+from corsa_plugins.model.tokenization import TokenizationError, join
 from corsa_plugins.rsft.settings import RSFTSettings
-from corsa_plugins.tokenization import TokenizationError, join
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,7 +43,7 @@ def make_samples(
     requests: Sequence[EditRequest],
     settings: RSFTSettings,
 ) -> list[Sample]:
-    """Tokenise the requests as :func:`corsa_plugins.tokenization.join` does everywhere else.
+    """Tokenise the requests as :func:`corsa_plugins.model.tokenization.join` does everywhere else.
 
     Raises:
         RequestError: No requests; or, listed together, those that give no tokens, are longer than the model can

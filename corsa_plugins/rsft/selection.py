@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from corsa_plugins.architecture import ArchitectureError, find_architecture
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import ArchitectureError, find_architecture
 from corsa_plugins.rsft.settings import RSFTSettings
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
 
-from corsa_plugins.deltas import check_density, check_weight
 from corsa_plugins.errors import SettingError
+from corsa_plugins.merging.deltas import check_density, check_weight
 
 __all__ = ["LossReduction", "OnInterrupt", "Optimizer", "RSFTSettings"]
 
@@ -49,7 +49,7 @@ class RSFTSettings:
         weight: Second stage (Eq. 6), after the last epoch: what the change of each trained parameter is scaled by, the
             paper's 1 - alpha. 1 leaves it whole.
         density: And the share of its elements that stays, the largest in magnitude; the rest goes back. 1 keeps all.
-            See :func:`corsa_plugins.deltas.merge_deltas`; the usual values are 0.8 and 0.2.
+            See :func:`corsa_plugins.merging.deltas.merge_deltas`; the usual values are 0.8 and 0.2.
         on_interrupt: What an interrupted run leaves: ``"restore"``, the weights from before it, bit for bit;
             ``"keep"``, those after the last finished epoch, bit for bit.
     """

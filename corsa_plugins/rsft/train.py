@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from corsa_plugins.inference import eval_mode
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.model.asking import eval_mode
 from corsa_plugins.rsft.loss import AnswerLoss, Prefix
 from corsa_plugins.rsft.report import RSFTReport, SampleReport
 from corsa_plugins.rsft.samples import Sample, make_samples

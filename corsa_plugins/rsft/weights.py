@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from corsa_plugins.deltas import EditedTensor, merge_deltas
+from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
 
 __all__ = ["TrainedWeights"]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from corsa_plugins.model.tokenization import encode_prompt, join
 from corsa_plugins.testbed.world import Fact, World
-from corsa_plugins.tokenization import encode_prompt, join
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from corsa_plugins.requests import EditRequest, Probe
+from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.testbed.world import Fact, World
 
 MAX_NEIGHBOURS = 10

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from corsa_plugins.alphaedit.settings import AlphaEditSettings
-    from corsa_plugins.architecture import Architecture
+    from corsa_plugins.model.architecture import Architecture
 
 __all__ = ["AlphaEditPlusHyperParams"]
 
@@ -62,7 +62,7 @@ class AlphaEditPlusHyperParams(HyperParams):
     Attributes:
         layers: The blocks whose FFN is edited, counted from 0, in ascending order.
         fact_token: Which token of the prompt an edit is looked up at; see
-            :class:`corsa_plugins.alphaedit.values.ValueSettings`.
+            :class:`corsa_plugins.alphaedit.values.search.ValueSettings`.
         v_num_grad_steps: Most evaluations of the loss of a value vector.
         v_lr: Adam's learning rate for it.
         v_lr_unit: ``"absolute"``, or ``"relative"`` to the size of the block's output.
@@ -182,7 +182,7 @@ class AlphaEditPlusHyperParams(HyperParams):
         if self.mom2_n_samples < 1 or self.mom2_n_tokens < 1:
             raise HparamsError("mom2_n_samples and mom2_n_tokens must be at least 1")
         if self.contexts is not None:
-            from corsa_plugins.alphaedit.contexts import check_contexts
+            from corsa_plugins.alphaedit.lookup.contexts import check_contexts
 
             try:
                 check_contexts(self.contexts)
@@ -198,11 +198,11 @@ class AlphaEditPlusHyperParams(HyperParams):
         Raises:
             HparamsError: A value out of its range; the message names the field.
         """
-        from corsa_plugins.alphaedit.nullspace import NullSpaceRule
         from corsa_plugins.alphaedit.settings import AlphaEditSettings
-        from corsa_plugins.alphaedit.smoothing import SmoothingSettings
-        from corsa_plugins.alphaedit.solver import SearchSettings
-        from corsa_plugins.alphaedit.values import ValueSettings
+        from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
+        from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
+        from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
+        from corsa_plugins.alphaedit.values.search import ValueSettings
 
         return self._make(
             AlphaEditSettings,
@@ -259,7 +259,7 @@ class AlphaEditPlusHyperParams(HyperParams):
         Raises:
             ArchitectureError: A name that is not there, or a part that cannot be told.
         """
-        from corsa_plugins.architecture import find_architecture
+        from corsa_plugins.model.architecture import find_architecture
 
         return find_architecture(
             model,

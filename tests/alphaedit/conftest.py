@@ -18,9 +18,9 @@ from corsa_plugins.alphaedit import (
     SmoothingSettings,
     ValueSettings,
 )
-from corsa_plugins.alphaedit.collect import collect_statistics
-from corsa_plugins.alphaedit.statistics import KeyStatistics
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import load_testbed
 from tests.conftest import TEXTS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.data.requests import EditRequest
 from tests.test_architecture import FAMILIES, build
 
 NAMES = [

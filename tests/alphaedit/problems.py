@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corsa_plugins.alphaedit.conflict import prior_weights
-from corsa_plugins.alphaedit.solver import Solution, solve
+from corsa_plugins.alphaedit.solver.closed_form import Solution, solve
+from corsa_plugins.alphaedit.solver.conflict import prior_weights
 from tests.oracles import alphaedit as oracle
 
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
-from corsa_plugins.alphaedit import storage
-from corsa_plugins.alphaedit.capture import BrokenKeysError
-from corsa_plugins.alphaedit.collect import collect_statistics
-from corsa_plugins.alphaedit.packing import ResumeError, TokenRows
-from corsa_plugins.alphaedit.reservoir import Reservoir
-from corsa_plugins.alphaedit.statistics import KeyStatistics, StatisticsError
-from corsa_plugins.architecture import find_architecture
+from corsa_plugins.alphaedit.statistics import storage
+from corsa_plugins.alphaedit.statistics.capture import BrokenKeysError
+from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.alphaedit.statistics.packing import ResumeError, TokenRows
+from corsa_plugins.alphaedit.statistics.reservoir import Reservoir
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics, StatisticsError
 from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.model.architecture import find_architecture
 from tests.conftest import TEXTS, llama
 
 DOCUMENTS = [text[start:] for start in range(0, 48, 3) for text in TEXTS[:6]]
@@ -175,7 +175,7 @@ def test_what_was_read_is_kept_while_eigenvectors_are_computed(tmp_path, tiny_ll
 
 
 def test_half_added_sums_are_never_kept(tmp_path, tiny_llama, tiny_tokenizer, monkeypatch):
-    from corsa_plugins.alphaedit.checkpoint import KeySums
+    from corsa_plugins.alphaedit.statistics.checkpoint import KeySums
 
     whole = collect_into(tmp_path / "whole", tiny_llama, tiny_tokenizer)
     calls = itertools.count()
@@ -291,7 +291,7 @@ def test_finished_statistics_are_not_written_over_unasked(tmp_path, tiny_llama, 
 def test_a_full_disk_stops_neither_the_work_nor_what_was_saved(
     tmp_path, tiny_llama, tiny_tokenizer, monkeypatch, caplog
 ):
-    from corsa_plugins.alphaedit import checkpoint
+    from corsa_plugins.alphaedit.statistics import checkpoint
 
     with pytest.raises(KeyboardInterrupt):
         collect_into(tmp_path, tiny_llama, tiny_tokenizer, fails_after(20, KeyboardInterrupt()))
@@ -332,7 +332,7 @@ def test_broken_keys_name_their_layer(tiny_llama, tiny_tokenizer, value):
     with torch.no_grad():
         tiny_llama.model.layers[1].mlp.up_proj.weight[3, 3] = value
     architecture = find_architecture(tiny_llama)
-    from corsa_plugins.alphaedit.capture import KeyCapture
+    from corsa_plugins.alphaedit.statistics.capture import KeyCapture
 
     maps = {layer: architecture.ffn(layer).down for layer in (0, 1)}
     with torch.no_grad(), KeyCapture(tiny_llama, maps) as capture, pytest.raises(BrokenKeysError, match="layer 1: "):

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from corsa_plugins.alphaedit import conflict
-from corsa_plugins.alphaedit.columns import ColumnsError
-from corsa_plugins.alphaedit.conflict import pairwise_conflict, prior_weights, sample_conflict, subspace_conflict
+from corsa_plugins.alphaedit.solver import conflict
+from corsa_plugins.alphaedit.solver.columns import ColumnsError
+from corsa_plugins.alphaedit.solver.conflict import pairwise_conflict, prior_weights, sample_conflict, subspace_conflict
 from corsa_plugins.errors import SettingError
 from tests.oracles import alphaedit as oracle
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from corsa_plugins.alphaedit import AlphaEditSettings
-from corsa_plugins.cli import main
-from corsa_plugins.requests import Probe, read_probes, read_requests, write_probes, write_requests
+from corsa_plugins.cli.app import main
+from corsa_plugins.data.requests import Probe, read_probes, read_requests, write_probes, write_requests
 from corsa_plugins.testbed import load_testbed
 from tests.alphaedit.conftest import TestbedBench
 

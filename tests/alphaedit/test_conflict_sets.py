@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from corsa_plugins.alphaedit import AlphaEditor
-from corsa_plugins.alphaedit.conflict_sets import conflict_set, reworded, rewordings, validation_probes
+from corsa_plugins.bench.conflict_sets import conflict_set, reworded, rewordings, validation_probes
+from corsa_plugins.data.requests import EditRequest, Probe, RequestError
 from corsa_plugins.errors import SettingError
-from corsa_plugins.requests import EditRequest, Probe, RequestError
 from tests.alphaedit.conftest import REQUESTS, SETTINGS, Bench
 
 CANDIDATES = [

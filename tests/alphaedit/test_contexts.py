@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.alphaedit.contexts import LEADS, check_contexts, context_weights, generate_contexts
+from corsa_plugins.alphaedit.lookup.contexts import LEADS, check_contexts, context_weights, generate_contexts
 from corsa_plugins.errors import CorsaError, SettingError
-from corsa_plugins.tokenization import encode_prompt
+from corsa_plugins.model.tokenization import encode_prompt
 from tests.conftest import byte_level_tokenizer, llama
 
 

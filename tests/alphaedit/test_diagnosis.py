@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from corsa_plugins.alphaedit.columns import ColumnsError
 from corsa_plugins.alphaedit.diagnosis import Conflicts, Diagnosis, LayerConflicts, layer_conflicts
-from corsa_plugins.alphaedit.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.solver.columns import ColumnsError
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
 from corsa_plugins.errors import SettingError
 from tests.alphaedit.conftest import REQUESTS, SETTINGS, Bench
 

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from corsa_plugins.alphaedit import EditState
-from corsa_plugins.cli import main
-from corsa_plugins.requests import write_requests
+from corsa_plugins.cli.app import main
+from corsa_plugins.data.requests import write_requests
 from corsa_plugins.testbed import load_testbed
 from tests.alphaedit.conftest import TestbedBench
 

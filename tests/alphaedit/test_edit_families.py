@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from corsa_plugins.alphaedit import AlphaEditor, EditState
-from corsa_plugins.alphaedit.activations import adds_output_as_it_is
-from corsa_plugins.alphaedit.collect import collect_statistics
-from corsa_plugins.alphaedit.keys import request_outputs
-from corsa_plugins.alphaedit.values import find_values
-from corsa_plugins.architecture import Architecture, ArchitectureError, find_architecture
+from corsa_plugins.alphaedit.lookup.keys import request_outputs
+from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.alphaedit.values.search import find_values
+from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
+from corsa_plugins.model.running import adds_output_as_it_is
 from tests.alphaedit.conftest import SETTINGS
 from tests.alphaedit.families import NAMES, REQUESTS, family
 from tests.conftest import TEXTS

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from corsa_plugins.alphaedit import AlphaEditor, EditError, SearchSettings, SmoothingSettings, StateError, editor
-from corsa_plugins.alphaedit.keys import request_keys, request_outputs
-from corsa_plugins.alphaedit.nullspace import NullSpace, NullSpaceRule
-from corsa_plugins.alphaedit.smoothing import is_smoothed
-from corsa_plugins.alphaedit.statistics import StatisticsError
-from corsa_plugins.alphaedit.values import find_values
-from corsa_plugins.architecture import find_architecture
+from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.solver.smoothing import is_smoothed
+from corsa_plugins.alphaedit.statistics.statistics import StatisticsError
+from corsa_plugins.alphaedit.values.search import find_values
+from corsa_plugins.data.requests import EditRequest, Probe, RequestError
 from corsa_plugins.errors import SettingError
-from corsa_plugins.inference import score_targets
-from corsa_plugins.requests import EditRequest, Probe, RequestError
+from corsa_plugins.model.architecture import find_architecture
+from corsa_plugins.model.asking import score_targets
 from tests.alphaedit.conftest import LATER, REQUESTS, SETTINGS, Bench, TestbedBench, gpt2
 from tests.oracles import alphaedit as oracle
 

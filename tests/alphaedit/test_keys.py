@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from corsa_plugins.alphaedit.keys import request_keys, request_outputs
-from corsa_plugins.architecture import find_architecture
+from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
+from corsa_plugins.data.requests import EditRequest, RequestError
 from corsa_plugins.errors import SettingError
-from corsa_plugins.requests import EditRequest, RequestError
+from corsa_plugins.model.architecture import find_architecture
 from tests.alphaedit.families import CONTEXTS, NAMES, REQUESTS, family
 from tests.oracles import values as oracle
 

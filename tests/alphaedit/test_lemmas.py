@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.alphaedit.conflict import pairwise_conflict, prior_weights, sample_conflict, subspace_conflict
-from corsa_plugins.alphaedit.smoothing import SmoothingSettings, select_smoothing, smoothing
-from corsa_plugins.alphaedit.solver import SearchSettings, Solution, solve
+from corsa_plugins.alphaedit.solver.closed_form import SearchSettings, Solution, solve
+from corsa_plugins.alphaedit.solver.conflict import pairwise_conflict, prior_weights, sample_conflict, subspace_conflict
+from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings, select_smoothing, smoothing
 from tests.alphaedit.problems import Problem, error
 from tests.oracles import alphaedit as oracle
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from corsa_plugins.alphaedit import eigenbasis
-from corsa_plugins.alphaedit.eigenbasis import Eigenbasis, FileVectors, MomentError, decompose
-from corsa_plugins.alphaedit.nullspace import NullSpace, NullSpaceError, NullSpaceRule
+from corsa_plugins.alphaedit.solver import eigenbasis
+from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, FileVectors, MomentError, decompose
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceError, NullSpaceRule
 from corsa_plugins.errors import SettingError
 
 few = settings(max_examples=20, deadline=None)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.alphaedit.smoothing import (
+from corsa_plugins.alphaedit.solver.smoothing import (
     SmoothingChoice,
     SmoothingError,
     SmoothingSettings,

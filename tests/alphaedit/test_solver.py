@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from corsa_plugins.alphaedit import dual
-from corsa_plugins.alphaedit.columns import ColumnsError
-from corsa_plugins.alphaedit.smoothing import SmoothingSettings, select_smoothing, smoothing
-from corsa_plugins.alphaedit.solver import SearchSettings, Solution, relative_ridge, solve
+from corsa_plugins.alphaedit.solver import dual
+from corsa_plugins.alphaedit.solver.closed_form import SearchSettings, Solution, relative_ridge, solve
+from corsa_plugins.alphaedit.solver.columns import ColumnsError
+from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings, select_smoothing, smoothing
 from corsa_plugins.errors import SettingError
 from tests.alphaedit.problems import Problem, error
 from tests.oracles import alphaedit as oracle

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError, state
 from corsa_plugins.alphaedit.settings import AlphaEditSettings, preset_names
 from corsa_plugins.alphaedit.state import LayerUpdate, checksum, write_weight
-from corsa_plugins.architecture import LinearMap
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import LinearMap
 from tests.alphaedit.conftest import LATER, REQUESTS, SETTINGS, Bench
 
 

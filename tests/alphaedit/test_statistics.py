@@ -12,15 +12,15 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from corsa_plugins.alphaedit import storage
-from corsa_plugins.alphaedit.collect import collect_statistics
-from corsa_plugins.alphaedit.eigenbasis import FileVectors, MomentError
-from corsa_plugins.alphaedit.foreign import read_moments, read_projectors
-from corsa_plugins.alphaedit.nullspace import NullSpace, NullSpaceRule
-from corsa_plugins.alphaedit.statistics import KeyStatistics, MomentStatistics, StatisticsError
-from corsa_plugins.alphaedit.texts import TextError, read_texts, texts_of_testbed
-from corsa_plugins.architecture import find_architecture
+from corsa_plugins.alphaedit.solver.eigenbasis import FileVectors, MomentError
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.statistics import storage
+from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.alphaedit.statistics.foreign import read_moments, read_projectors
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics, MomentStatistics, StatisticsError
+from corsa_plugins.alphaedit.statistics.texts import TextError, read_texts, texts_of_testbed
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import find_architecture
 from tests.alphaedit.test_collect import DOCUMENTS
 from tests.conftest import llama
 

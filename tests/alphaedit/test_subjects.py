@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from corsa_plugins.alphaedit.subjects import FactToken, _by_prefix, subject_position, subject_span
-from corsa_plugins.requests import RequestError
-from corsa_plugins.tokenization import encode_prompt
+from corsa_plugins.alphaedit.lookup.subjects import FactToken, _by_prefix, subject_position, subject_span
+from corsa_plugins.data.requests import RequestError
+from corsa_plugins.model.tokenization import encode_prompt
 from tests.conftest import byte_level_tokenizer, sentencepiece_tokenizer
 
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from corsa_plugins.alphaedit import values as values_module
-from corsa_plugins.alphaedit.activations import frozen
-from corsa_plugins.alphaedit.rows import rewriting_rows
-from corsa_plugins.alphaedit.value_loss import BatchLoss, exact_reuse
-from corsa_plugins.alphaedit.values import NonFiniteValueError, Values, ValueSettings, find_values
-from corsa_plugins.architecture import find_architecture
+from corsa_plugins.alphaedit.lookup.rows import rewriting_rows
+from corsa_plugins.alphaedit.values import search as values_module
+from corsa_plugins.alphaedit.values.loss import BatchLoss, exact_reuse
+from corsa_plugins.alphaedit.values.search import NonFiniteValueError, Values, ValueSettings, find_values
+from corsa_plugins.data.requests import EditRequest, RequestError
 from corsa_plugins.errors import SettingError
-from corsa_plugins.inference import score_targets
-from corsa_plugins.requests import EditRequest, RequestError
-from corsa_plugins.tokenization import join
+from corsa_plugins.model.architecture import find_architecture
+from corsa_plugins.model.asking import score_targets
+from corsa_plugins.model.running import frozen
+from corsa_plugins.model.tokenization import join
 from tests.alphaedit.families import CONTEXTS, NAMES, REQUESTS, family
 from tests.oracles import values as oracle
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.cli import main
-from corsa_plugins.evaluation import load_evaluation
-from corsa_plugins.requests import EditRequest, write_requests
+from corsa_plugins.bench.evaluation import load_evaluation
+from corsa_plugins.cli.app import main
+from corsa_plugins.data.requests import EditRequest, write_requests
 
 peft = pytest.importorskip("peft")
 

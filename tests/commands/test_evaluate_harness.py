@@ -15,11 +15,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.cli import main
-from corsa_plugins.evaluation import load_evaluation
-from corsa_plugins.harness import general_ability
-from corsa_plugins.loading import load_model
-from corsa_plugins.requests import EditRequest, write_requests
+from corsa_plugins.bench.ability import general_ability
+from corsa_plugins.bench.evaluation import load_evaluation
+from corsa_plugins.cli.app import main
+from corsa_plugins.data.requests import EditRequest, write_requests
+from corsa_plugins.model.loading import load_model
 from tests.test_imports import blocked
 
 needs_harness = pytest.mark.skipif(
@@ -275,7 +275,7 @@ def test_wrong_usage(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_lm_eval_it_is_one_line_before_anything_is_loaded(home: Path) -> None:
     arguments = ["evaluate", "--model", "./no model", "--requests", str(home / "r.jsonl"), "--harness", "mmlu"]
     code = (
-        "import io, sys\nfrom corsa_plugins.cli import main\nsys.stderr = io.StringIO()\n"
+        "import io, sys\nfrom corsa_plugins.cli.app import main\nsys.stderr = io.StringIO()\n"
         f"try: main({arguments!r})\nexcept SystemExit as exit: print(exit.code, sys.stderr.getvalue())"
     )
     assert blocked(["lm_eval"], code).strip() == "2 error: --harness needs lm-eval: pip install 'corsa-plugins[eval]'"

@@ -13,9 +13,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from corsa_plugins.alphaedit import collect_statistics
-from corsa_plugins.commands.protocol import protocol
+from corsa_plugins.cli.commands.protocol import protocol
+from corsa_plugins.data.requests import write_probes, write_requests
 from corsa_plugins.errors import CorsaError
-from corsa_plugins.requests import write_probes, write_requests
 from tests.conftest import TEXTS
 from tests.protocols.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY, UNTOUCHED
 

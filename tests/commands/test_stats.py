@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import typer
 
-from corsa_plugins.alphaedit.statistics import KeyStatistics
-from corsa_plugins.commands.stats import parse_layers, parse_tokens, statistics_table, stats
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
+from corsa_plugins.cli.commands.stats import parse_layers, parse_tokens, statistics_table, stats
 from corsa_plugins.errors import CorsaError, SettingError
 from tests.alphaedit.test_collect import DOCUMENTS
 
@@ -59,7 +59,7 @@ def test_it_collects_and_shows(world, capsys, tiny_llama):
 
 
 def test_it_goes_on_where_it_was_or_begins_anew(world, capsys, monkeypatch):
-    from corsa_plugins.alphaedit import checkpoint
+    from corsa_plugins.alphaedit.statistics import checkpoint
 
     with monkeypatch.context() as patch:
         plain = checkpoint.KeySums.add

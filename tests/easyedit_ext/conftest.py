@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from corsa_plugins.alphaedit.collect import collect_statistics
+from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from easyedit_ext.hparams import AlphaEditPlusHyperParams, RSFTHyperParams
 from tests.conftest import TEXTS
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import easyedit_ext
 from corsa_plugins.alphaedit import EditState, StateError
-from corsa_plugins.architecture import ArchitectureError
+from corsa_plugins.data.requests import RequestError
 from corsa_plugins.errors import CorsaError
-from corsa_plugins.requests import RequestError
+from corsa_plugins.model.architecture import ArchitectureError
 from easyedit_ext import apply_alphaedit_plus_to_model, apply_rsft_to_model, edit_report, reset
 from easyedit_ext.hparams import HparamsError
 from easyedit_ext.records import record_of

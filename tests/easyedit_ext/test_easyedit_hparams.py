@@ -12,7 +12,7 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from corsa_plugins.alphaedit.settings import AlphaEditSettings, preset_names
-from corsa_plugins.alphaedit.values import ValueSettings
+from corsa_plugins.alphaedit.values.search import ValueSettings
 from corsa_plugins.errors import SettingError
 from corsa_plugins.rsft import RSFTSettings
 from easyedit_ext.hparams import (

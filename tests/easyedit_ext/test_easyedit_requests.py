@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.requests import EditRequest, RequestError
+from corsa_plugins.data.requests import EditRequest, RequestError
 from easyedit_ext.requests import to_requests
 from tests.easyedit_ext.conftest import REQUESTS
 

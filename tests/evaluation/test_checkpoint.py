@@ -8,9 +8,9 @@ import json
 import pytest
 import torch
 
-from corsa_plugins.evaluation import CheckpointError, evaluate
-from corsa_plugins.evaluation.checkpoint import input_key
-from corsa_plugins.requests import EditRequest, Probe
+from corsa_plugins.bench.evaluation import CheckpointError, evaluate
+from corsa_plugins.bench.evaluation.checkpoint import input_key
+from corsa_plugins.data.requests import EditRequest, Probe
 
 REQUESTS = [
     EditRequest(

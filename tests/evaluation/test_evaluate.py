@@ -8,8 +8,7 @@ import math
 import pytest
 import torch
 
-from corsa_plugins.errors import SettingError
-from corsa_plugins.evaluation import (
+from corsa_plugins.bench.evaluation import (
     METRICS,
     ReportError,
     change_table,
@@ -20,9 +19,10 @@ from corsa_plugins.evaluation import (
     save_evaluation,
     summary_table,
 )
-from corsa_plugins.evaluation.evaluate import longest_target
-from corsa_plugins.inference import score_targets
-from corsa_plugins.requests import EditRequest, Probe
+from corsa_plugins.bench.evaluation.evaluate import longest_target
+from corsa_plugins.data.requests import EditRequest, Probe
+from corsa_plugins.errors import SettingError
+from corsa_plugins.model.asking import score_targets
 
 # What the taught model answers (see `facts`): right for France and Italy, so that "new" is what it already knows here.
 KNOWN = EditRequest(

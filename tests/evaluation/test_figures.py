@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from corsa_plugins.evaluation.figures import HistoryPoint, SweepRow, history_figures, sweep_figures
-from corsa_plugins.evaluation.html import HarnessScore, write_report
+from corsa_plugins.report.figures import HistoryPoint, SweepRow, history_figures, sweep_figures
+from corsa_plugins.report.page import HarnessScore, write_report
 
 
 def y_ticks(chart: str) -> list[str]:

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.evaluation import Evaluation, Interval, ReportError, evaluate
-from corsa_plugins.evaluation.html import (
+from corsa_plugins.bench.evaluation import Evaluation, Interval, ReportError, evaluate
+from corsa_plugins.data.requests import EditRequest, Probe
+from corsa_plugins.report.listing import text
+from corsa_plugins.report.page import (
     Comparison,
     Conflict,
     CurvatureRow,
@@ -26,9 +28,7 @@ from corsa_plugins.evaluation.html import (
     history_points,
     write_report,
 )
-from corsa_plugins.evaluation.listing import text
-from corsa_plugins.evaluation.svg import Series, histogram, line_chart, ticks
-from corsa_plugins.requests import EditRequest, Probe
+from corsa_plugins.report.svg import Series, histogram, line_chart, ticks
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(1)>'\"&--><svg onload=alert(1)>"
 VOID = {"meta", "input", "path", "circle", "img", "br"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from html import unescape
 
-from corsa_plugins.evaluation import Answer, Evaluation, ProbeAnswer, Record
-from corsa_plugins.evaluation.listing import LONGEST, listing
+from corsa_plugins.bench.evaluation import Answer, Evaluation, ProbeAnswer, Record
+from corsa_plugins.report.listing import LONGEST, listing
 
 
 def listed(*aliases):

@@ -8,9 +8,17 @@ import re
 
 import pytest
 
-from corsa_plugins.evaluation import Answer, Evaluation, ProbeAnswer, Record, metrics, pair_metrics, update_sequence
-from corsa_plugins.evaluation.moments import EDIT_METRICS, LATER_METRICS, pair_title
-from corsa_plugins.evaluation.records import METRICS, UNTOUCHED_METRICS
+from corsa_plugins.bench.evaluation import (
+    Answer,
+    Evaluation,
+    ProbeAnswer,
+    Record,
+    metrics,
+    pair_metrics,
+    update_sequence,
+)
+from corsa_plugins.bench.evaluation.moments import EDIT_METRICS, LATER_METRICS, pair_title
+from corsa_plugins.bench.evaluation.records import METRICS, UNTOUCHED_METRICS
 
 SOURCE = re.compile(r"paper|et al\.|papers/|Efron")
 

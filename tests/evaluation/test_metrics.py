@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.evaluation import (
+from corsa_plugins.bench.evaluation import (
     bootstrap_mean,
     contains_alias,
     contains_answer,

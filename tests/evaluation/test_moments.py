@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from corsa_plugins.evaluation import Answer, Evaluation, ProbeAnswer, Record, ReportError, pair_metrics, update_sequence
-from corsa_plugins.evaluation.moments import check_asked
-from corsa_plugins.requests import EditRequest, Probe
+from corsa_plugins.bench.evaluation import (
+    Answer,
+    Evaluation,
+    ProbeAnswer,
+    Record,
+    ReportError,
+    pair_metrics,
+    update_sequence,
+)
+from corsa_plugins.bench.evaluation.moments import check_asked
+from corsa_plugins.data.requests import EditRequest, Probe
 
 
 def answer(prompt, new, old):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from corsa_plugins.cli.commands.convert import convert
+from corsa_plugins.data.formats import FORMATS, FormatError, read_format
+from corsa_plugins.data.requests import read_requests
 from corsa_plugins.errors import CorsaError, SettingError
-from corsa_plugins.formats import FORMATS, FormatError, read_format
-from corsa_plugins.formats.command import convert
-from corsa_plugins.requests import read_requests
 
 DATA = Path(__file__).parent / "data"
 

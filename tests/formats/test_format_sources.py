@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from corsa_plugins.data.formats import FormatError, read_format
+from corsa_plugins.data.formats.source import open_source
 from corsa_plugins.errors import SettingError
-from corsa_plugins.formats import FormatError, read_format
-from corsa_plugins.formats.source import open_source
 
 DATA = Path(__file__).parent / "data"
 RECORDS = json.loads((DATA / "counterfact.json").read_text("utf-8"))

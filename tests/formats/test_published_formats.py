@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from corsa_plugins.data.formats import FORMATS, FormatError, RecordError, detect_format, get_format, read_format
+from corsa_plugins.data.formats.fields import covers, leaf_fields
+from corsa_plugins.data.formats.rippleedits import take_apart
+from corsa_plugins.data.requests import EditRequest, Probe, read_requests, write_requests
 from corsa_plugins.errors import SettingError
-from corsa_plugins.formats import FORMATS, FormatError, RecordError, detect_format, get_format, read_format
-from corsa_plugins.formats.fields import covers, leaf_fields
-from corsa_plugins.formats.rippleedits import take_apart
-from corsa_plugins.requests import EditRequest, Probe, read_requests, write_requests
 
 DATA = Path(__file__).parent / "data"
 FILES = {

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.formats import first_of_contradictions, split_rounds
-from corsa_plugins.requests import EditRequest, check_requests
+from corsa_plugins.data.formats import first_of_contradictions, split_rounds
+from corsa_plugins.data.requests import EditRequest, check_requests
 
 requests = st.lists(
     st.builds(EditRequest, prompt=st.sampled_from(["A is", "B is", "B  is "]), target_new=st.sampled_from("xyz")),

@@ -9,9 +9,9 @@ import peft
 import pytest
 import torch
 
+from corsa_plugins.bench.evaluation import evaluate, load_evaluation
+from corsa_plugins.data.requests import EditRequest, write_requests
 from corsa_plugins.errors import CorsaError
-from corsa_plugins.evaluation import evaluate, load_evaluation
-from corsa_plugins.requests import EditRequest, write_requests
 from mergekit_ext.adapters import combine_adapters, merge_adapters
 
 REQUESTS = {
@@ -149,7 +149,7 @@ def test_bad_adapters(world):
 
 
 def test_the_command(world, capsys, monkeypatch):
-    from corsa_plugins.cli import main
+    from corsa_plugins.cli.app import main
 
     folder, _, _ = world
     monkeypatch.chdir(folder)

@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from corsa_plugins.deltas import EditedTensor, merge_deltas
+from corsa_plugins.bench.protocols import make_method, run_protocol, temporal_stream
 from corsa_plugins.errors import CorsaError
-from corsa_plugins.protocols import make_method, run_protocol, temporal_stream
+from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
 from corsa_plugins.rsft import RSFTSettings
 from tests.protocols.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from mergekit.options import MergeOptions
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 
-from corsa_plugins.cli import main
+from corsa_plugins.cli.app import main
 from corsa_plugins.errors import CorsaError
 from mergekit_ext.commands import merge_command
 from mergekit_ext.merging import merge_recipe, read_recipe

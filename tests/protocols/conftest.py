@@ -10,9 +10,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from corsa_plugins.alphaedit import AlphaEditSettings, NullSpaceRule, ValueSettings, collect_statistics
-from corsa_plugins.alphaedit.statistics import KeyStatistics
-from corsa_plugins.protocols import Method, UpdatePlan, make_method
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
+from corsa_plugins.bench.protocols import Method, UpdatePlan, make_method
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.rsft import RSFTSettings
 from tests.conftest import TEXTS
 from tests.protocols.small_plans import PLANS

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from corsa_plugins.evaluation import Answer, Evaluation, ProbeAnswer, Record
-from corsa_plugins.protocols import (
+from corsa_plugins.bench.evaluation import Answer, Evaluation, ProbeAnswer, Record
+from corsa_plugins.bench.protocols import (
     ProtocolResult,
     cross_set_injection,
     sequential_batches,
     single_update,
     temporal_stream,
 )
-from corsa_plugins.requests import EditRequest, Probe
+from corsa_plugins.data.requests import EditRequest, Probe
 
 
 def _request(subject: str, prompt: str, question: str, old: str, new: str) -> EditRequest:

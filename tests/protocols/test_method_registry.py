@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from corsa_plugins.bench.protocols import make_method, method_names
 from corsa_plugins.errors import MissingExtraError, SettingError
-from corsa_plugins.protocols import make_method, method_names
 from corsa_plugins.rsft import RSFTSettings
 
 

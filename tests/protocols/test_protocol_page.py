@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from corsa_plugins.bench.evaluation import Interval
+from corsa_plugins.bench.protocols import Method, ProtocolResult, UpdatePlan, run_protocol
+from corsa_plugins.bench.protocols.plan import UpdateSet
 from corsa_plugins.errors import SettingError
-from corsa_plugins.evaluation import Interval
-from corsa_plugins.protocols import Method, ProtocolResult, UpdatePlan, run_protocol
-from corsa_plugins.protocols.page import MOST_TABLES, comparisons, write_protocol_page
-from corsa_plugins.protocols.plan import UpdateSet
+from corsa_plugins.report.protocol_page import MOST_TABLES, comparisons, write_protocol_page
 from tests.protocols.small_plans import PLANS, made_up_result
 
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.evaluation import Evaluation, evaluate, load_evaluation
-from corsa_plugins.protocols import Method, ProtocolError, UpdatePlan, run, run_protocol, temporal_stream
+from corsa_plugins.bench.evaluation import Evaluation, evaluate, load_evaluation
+from corsa_plugins.bench.protocols import Method, ProtocolError, UpdatePlan, run, run_protocol, temporal_stream
 from tests.protocols.conftest import CORE, FailsOnce
 from tests.protocols.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY, UNTOUCHED
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from corsa_plugins.evaluation import Answer, Evaluation, ProbeAnswer, Record
-from corsa_plugins.protocols import ProtocolResult, UpdatePlan, comparison_table, temporal_stream
-from corsa_plugins.requests import EditRequest, Probe
+from corsa_plugins.bench.evaluation import Answer, Evaluation, ProbeAnswer, Record
+from corsa_plugins.bench.protocols import ProtocolResult, UpdatePlan, comparison_table, temporal_stream
+from corsa_plugins.data.requests import EditRequest, Probe
 
 OLD, NEW, OTHER = "old", "new", "other"
 

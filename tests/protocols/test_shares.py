@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.errors import SettingError
-from corsa_plugins.protocols import (
+from corsa_plugins.bench.protocols import (
     Method,
     ProtocolError,
     cross_set_injection,
@@ -22,8 +21,9 @@ from corsa_plugins.protocols import (
     single_update,
     temporal_stream,
 )
-from corsa_plugins.protocols.shares import FORGETTING, forgetting_points, run_shares, with_share, write_forgetting
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.bench.protocols.shares import FORGETTING, forgetting_points, run_shares, with_share, write_forgetting
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
 from tests.protocols.conftest import FailsOnce
 from tests.protocols.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY, UNTOUCHED
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.errors import SettingError
-from corsa_plugins.protocols import (
+from corsa_plugins.bench.protocols import (
     UpdatePlan,
     UpdateSet,
     cross_set_injection,
@@ -17,7 +16,8 @@ from corsa_plugins.protocols import (
     single_update,
     temporal_stream,
 )
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
 
 
 def requests(count: int) -> list[EditRequest]:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from corsa_plugins.model.tokenization import join
 from corsa_plugins.testbed import Testbed, TestbedRecipe, World, load_testbed
 from corsa_plugins.testbed.checks import greedy_matches, knowledge, value_reach
 from corsa_plugins.testbed.manifest import check_manifest
-from corsa_plugins.tokenization import join
 
 
 def test_a_reduced_testbed_built_from_nothing_knows_its_world(reduced: Testbed) -> None:

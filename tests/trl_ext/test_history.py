@@ -14,12 +14,12 @@ from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from corsa_plugins.bench.protocols import run, run_protocol, temporal_stream
+from corsa_plugins.data.preferences import to_preference_rows
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from corsa_plugins.evaluation.figures import history_points
-from corsa_plugins.history import HISTORY, HistoryError, is_look, read_history
-from corsa_plugins.preferences import to_preference_rows
-from corsa_plugins.protocols import run, run_protocol, temporal_stream
-from corsa_plugins.requests import EditRequest
+from corsa_plugins.methods.history import HISTORY, HistoryError, is_look, read_history
+from corsa_plugins.report.figures import history_points
 from tests.protocols.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY
 from tests.trl_ext.conftest import MakeTrainer, flat, lora
 from trl_ext.history import HistoryCallback

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from corsa_plugins.bench.protocols import run_protocol, temporal_stream
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from corsa_plugins.protocols import run_protocol, temporal_stream
-from corsa_plugins.requests import EditRequest
 from tests.protocols.conftest import FailsOnce
 from tests.protocols.small_plans import BORN, FRANCE, ITALY, PLANS
 from tests.trl_ext.conftest import lora

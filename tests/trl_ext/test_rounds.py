@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from peft import PeftModel
 
-from corsa_plugins.evaluation import evaluate
+from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.testbed import load_testbed
 from trl_ext import rounds
 from trl_ext.rounds import ABLATION, CORSA, train_update

@@ -14,10 +14,10 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.cli import main as corsa
-from corsa_plugins.evaluation import evaluate
-from corsa_plugins.history import read_history
-from corsa_plugins.requests import EditRequest, read_requests, write_requests
+from corsa_plugins.bench.evaluation import evaluate
+from corsa_plugins.cli.app import main as corsa
+from corsa_plugins.data.requests import EditRequest, read_requests, write_requests
+from corsa_plugins.methods.history import read_history
 from tests.conftest import CHAT_TEMPLATE
 
 REQUESTS = [

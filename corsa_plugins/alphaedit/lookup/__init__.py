@@ -1,0 +1,1 @@
+"""Where a fact is looked up: subjects, contexts, the rows of text, and the keys."""

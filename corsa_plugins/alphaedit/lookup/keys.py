@@ -1,0 +1,132 @@
+"""Keys of edit requests, and what a block puts out at the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from corsa_plugins.alphaedit.lookup.contexts import BARE, check_contexts, context_weights
+from corsa_plugins.alphaedit.lookup.rows import Row, pad_rows, prompt_rows
+from corsa_plugins.alphaedit.lookup.subjects import FactToken
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import Architecture, find_architecture
+from corsa_plugins.model.running import frozen, hidden_states, logits_at, stopped_after
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["request_keys", "request_outputs"]
+
+
+def request_keys(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    layers: Sequence[int],
+    contexts: Sequence[str],
+    *,
+    batch_size: int = 128,
+    fact_token: FactToken = "subject_last",
+    architecture: Architecture | None = None,
+) -> dict[int, Tensor]:
+    """K1 of each layer: the input of its FFN's down map where each request looks its fact up.
+
+    A key is the mean over the kinds of context, the bare prompt and the generated ones, of the mean within the kind
+    (Meng et al., MEMIT): the bare prompt weighs a half, the others share a half.
+
+    Args:
+        model: A causal language model of transformers, on any device. It is run, and left as it is.
+        tokenizer: Its tokenizer; the padding side makes no difference.
+        requests: With subjects.
+        layers: Blocks, counted from 0. One pass serves them all; blocks above the highest are not run.
+        contexts: As :func:`corsa_plugins.alphaedit.lookup.contexts.generate_contexts` gives them; ``"{}"`` comes first.
+        batch_size: Texts per forward pass, each request being one in each context.
+        fact_token: Which token of the subject.
+        architecture: By default what :func:`corsa_plugins.model.architecture.find_architecture` finds.
+
+    Returns:
+        Layer -> (d_in, N), float32 or the model's precision where that is higher, on the layer's device; a column
+        per request, in their order.
+
+    Raises:
+        RequestError: No requests, or, listed together, those without a subject or too long for the model.
+        SettingError: No such layer, no layers, or contexts that are not templates.
+        ArchitectureError: A block has no FFN that can be told.
+    """
+    parts = architecture or find_architecture(model)
+    check_contexts(contexts)
+    if not layers:
+        raise SettingError("layers is empty: name at least one block")
+    maps = {layer: parts.ffn(layer).down for layer in layers}
+    rows = [row for found in prompt_rows(model, tokenizer, requests, contexts, fact_token) for row in found]
+    captured = _at_places(parts, rows, {layer: one.module for layer, one in maps.items()}, batch_size, inputs=True)
+    weights = context_weights(contexts)
+    return {
+        layer: torch.einsum("ncd,c->dn", keys.view(len(requests), len(contexts), -1), weights.to(keys))
+        for layer, keys in captured.items()
+    }
+
+
+def request_outputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    layer: int,
+    *,
+    batch_size: int = 128,
+    fact_token: FactToken = "subject_last",
+    architecture: Architecture | None = None,
+    site: nn.Module | None = None,
+) -> Tensor:
+    """What block ``layer`` puts out where each request looks its fact up, in the bare prompt.
+
+    Args and errors are those of :func:`request_keys`; ``site`` is a module of the block to listen to instead.
+
+    Returns:
+        (hidden, N), float32 or the model's precision where that is higher; a column per request.
+    """
+    parts = architecture or find_architecture(model)
+    module = parts.block(layer).module if site is None else site
+    rows = [row for found in prompt_rows(model, tokenizer, requests, [BARE], fact_token) for row in found]
+    return _at_places(parts, rows, {layer: module}, batch_size, inputs=False)[layer].t().contiguous()
+
+
+def _at_places(
+    parts: Architecture, rows: Sequence[Row], modules: dict[int, nn.Module], batch_size: int, *, inputs: bool
+) -> dict[int, Tensor]:
+    """(rows, width) for each module: its input, or its output, at the place of each row."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingError(f"batch_size is {batch_size!r}: it must be an integer of at least 1")
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))
+    found: dict[int, list[Tensor]] = {layer: [] for layer in modules}
+    with frozen(parts.model), stopped_after(parts, max(modules)):
+        for start in range(0, len(order), batch_size):
+            batch = [rows[index] for index in order[start : start + batch_size]]
+            ids, mask = pad_rows(batch)
+            number = torch.arange(len(batch))
+            places = torch.tensor([row.place for row in batch])
+
+            def keep(layer: int, values: Any, shape: torch.Size = ids.shape, places: Tensor = places) -> None:
+                values = hidden_states(values)
+                values = values.reshape(*shape, values.shape[-1])  # some FFNs work on (rows * length, width)
+                chosen = values[torch.arange(len(places), device=values.device), places.to(values.device)]
+                found[layer].append(chosen.to(torch.promote_types(chosen.dtype, torch.float32)))
+
+            with ExitStack() as stack:
+                for layer, module in modules.items():
+                    stack.callback(_watch(module, layer, keep, inputs).remove)
+                logits_at(parts, ids, mask, number[:1], places[:1])
+    back = torch.empty(len(order), dtype=torch.long)
+    back[torch.tensor(order)] = torch.arange(len(order))
+    return {layer: torch.cat(values)[back.to(values[0].device)] for layer, values in found.items()}
+
+
+def _watch(module: nn.Module, layer: int, keep: Any, inputs: bool) -> Any:
+    if inputs:
+        return module.register_forward_pre_hook(lambda _, args: keep(layer, args[0]))
+    return module.register_forward_hook(lambda _, args, output: keep(layer, output))

@@ -1,0 +1,154 @@
+"""Edit requests as rows of token ids, each with the position its fact is looked up at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from corsa_plugins.alphaedit.lookup.subjects import FactToken, subject_span, token_position
+from corsa_plugins.data.requests import EditRequest, RequestError
+from corsa_plugins.model.tokenization import TokenizationError, encode_prompt, join
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Row", "pad_rows", "prompt_rows", "rewriting_rows"]
+
+KL_PROMPT = "{} is a"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text a model reads.
+
+    Attributes:
+        ids: Not padded.
+        place: Position of the token the fact is looked up at.
+        targets: The tokens that should follow the last ``len(targets)`` positions of ``ids``, one each.
+    """
+
+    ids: tuple[int, ...]
+    place: int
+    targets: tuple[int, ...] = ()
+
+
+def prompt_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    contexts: Sequence[str],
+    fact_token: FactToken,
+) -> list[list[Row]]:
+    """For each request its prompt in each of the contexts (templates with one ``{}``).
+
+    Raises:
+        RequestError: No requests; or, listed together, those without a subject, that give no tokens, or that are too
+            long for the model.
+    """
+
+    def rows(request: EditRequest) -> list[Row]:
+        found = []
+        for context in contexts:
+            text, place = _place(tokenizer, context, request.prompt, request.subject or "", fact_token)
+            found.append(Row(tuple(encode_prompt(tokenizer, text)), place))
+        return found
+
+    return _each(model, requests, rows)
+
+
+def rewriting_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    contexts: Sequence[str],
+    fact_token: FactToken,
+) -> list[list[Row]]:
+    """For each request its prompt in each context with ``target_new`` behind it, and last "{subject} is a".
+
+    The last token of the target is predicted, never read. Prompt and target are joined as everywhere else
+    (:func:`corsa_plugins.model.tokenization.join`), so that what a value is optimised for is what evaluation asks.
+
+    Raises:
+        RequestError: As :func:`prompt_rows`, and for a target that gives no tokens.
+    """
+
+    def rows(request: EditRequest) -> list[Row]:
+        found = []
+        subject = request.subject or ""
+        for context in contexts:
+            text, place = _place(tokenizer, context, request.prompt, subject, fact_token)
+            prompt_ids, target_ids = join(tokenizer, text, request.target_new)
+            found.append(Row((*prompt_ids, *target_ids[:-1]), place, tuple(target_ids)))
+        # the subject is the one at the start, whatever it is: "a is a"
+        text, place = _place(tokenizer, KL_PROMPT, subject.strip(), subject, fact_token)
+        # what follows the place does not matter to what is predicted there
+        return [*found, Row(tuple(encode_prompt(tokenizer, text))[: place + 1], place)]
+
+    return _each(model, requests, rows)
+
+
+def pad_rows(rows: Sequence[Row], side: Literal["left", "right"] = "right") -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, both (rows, longest) int64; padded on the right, every position stays what it is."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        place = slice(0, len(row.ids)) if side == "right" else slice(width - len(row.ids), width)
+        ids[index, place] = torch.tensor(row.ids, dtype=torch.long)
+        mask[index, place] = 1
+    return ids, mask
+
+
+def _place(
+    tokenizer: PreTrainedTokenizerBase, context: str, prompt: str, subject: str, fact_token: FactToken
+) -> tuple[str, int]:
+    """The prompt in its context, and the position of the prompt's subject, not of one that the context has too."""
+    before, _, after = context.partition("{}")
+    # Counted in the prompt alone: what follows it, target or not, must not move where the fact is looked up.
+    start, end = subject_span(prompt, subject)
+    text = before + prompt + after
+    return text, token_position(tokenizer, text, (len(before) + start, len(before) + end), fact_token)
+
+
+def _each(
+    model: PreTrainedModel, requests: Sequence[EditRequest], rows: Callable[[EditRequest], list[Row]]
+) -> list[list[Row]]:
+    if not requests:
+        raise RequestError("there are no edit requests: give at least one")
+    longest, vocabulary = _limits(model)
+    found: list[list[Row]] = []
+    problems: list[str] = []
+    for index, request in enumerate(requests):
+        name = request.name(index)
+        if request.subject is None:
+            problems.append(f"{name}: it has no subject, and its fact is looked up there: add one")
+            continue
+        try:
+            made = rows(request)
+        except (RequestError, TokenizationError) as error:
+            problems.append(f"{name}: {error}")
+            continue
+        length = max(len(row.ids) + bool(row.targets) for row in made)
+        unknown = max(max(row.ids + row.targets) for row in made)
+        if longest is not None and length > longest:
+            problems.append(
+                f"{name}: {length} tokens with its context, and the model reads {longest}: shorten the prompt"
+            )
+        elif unknown >= vocabulary:
+            problems.append(
+                f"{name}: token {unknown}, and the model embeds {vocabulary}: use the model's own tokenizer"
+            )
+        found.append(made)
+    if problems:
+        raise RequestError(problems, f"{len(problems)} edit requests cannot be used")
+    return found
+
+
+def _limits(model: PreTrainedModel) -> tuple[int | None, int]:
+    config: Any = model.config.get_text_config()
+    embedding: Any = model.get_input_embeddings()
+    return getattr(config, "max_position_embeddings", None), int(embedding.weight.shape[0])

@@ -1,0 +1,1 @@
+"""Second moments of the keys that should keep their values, collected once for a model."""

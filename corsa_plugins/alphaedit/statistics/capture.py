@@ -1,0 +1,108 @@
+"""The keys of many tokens: what goes into the down maps of some layers, in one forward pass that ends there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.model.architecture import LinearMap
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["BrokenKeysError", "KeyCapture"]
+
+
+class BrokenKeysError(CorsaError, ValueError):
+    """Keys that are NaN or infinite; the message names the layer."""
+
+
+class _Enough(Exception):
+    """All keys are there: what is left of the forward pass is not needed."""
+
+
+class KeyCapture:
+    """Hooks on the down maps, within a ``with`` block.
+
+    Args:
+        model: In evaluation mode and without gradients.
+        maps: The down map of each layer.
+    """
+
+    def __init__(self, model: PreTrainedModel, maps: Mapping[int, LinearMap]) -> None:
+        self.model: Any = model
+        self.maps = dict(maps)
+        self._found: dict[int, Tensor] = {}
+        self._hooks: list[Any] = []
+        embedding: Any = self.model.get_input_embeddings()
+        self._vocabulary, self._device = int(embedding.weight.shape[0]), embedding.weight.device
+
+    def __enter__(self) -> KeyCapture:
+        for layer, linear in self.maps.items():
+            self._hooks.append(linear.module.register_forward_pre_hook(self._note(layer)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+        self._found.clear()
+
+    def _note(self, layer: int) -> Any:
+        def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+            self._found[layer] = args[0].detach()
+            if len(self._found) == len(self.maps):
+                raise _Enough
+
+        return note
+
+    def keys(self, rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:
+        """The keys of every token of ``rows``, row by row.
+
+        Returns:
+            For each layer (tokens, d), in the precision and on the device of the model.
+
+        Raises:
+            BrokenKeysError: Some are NaN or infinite.
+            SettingError: A token is not in the model's vocabulary.
+        """
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+            mask[index, : len(row)] = 1
+        if int(ids.max()) >= self._vocabulary:
+            raise SettingError(
+                f"token {int(ids.max())} of the text, and the model embeds {self._vocabulary}: use its own tokenizer"
+            )
+        padded = not bool(mask.all())
+        asked = {"attention_mask": mask.to(self._device)} if padded else {}
+        self._found.clear()
+        with contextlib.suppress(_Enough):
+            self.model(input_ids=ids.to(self._device), use_cache=False, **asked)
+        missing = [layer for layer in self.maps if layer not in self._found]
+        if missing:
+            raise SettingError(f"the down map of layer {missing[0]} does not run in the model's forward pass")
+        found = {layer: self._flat(layer, mask if padded else None, mask.numel()) for layer in self.maps}
+        self._found.clear()
+        return found
+
+    def _flat(self, layer: int, mask: Tensor | None, positions: int) -> Tensor:
+        keys = self._found[layer].reshape(-1, self.maps[layer].d_in)
+        if len(keys) != positions:
+            raise SettingError(f"layer {layer} has {len(keys)} keys for {positions} tokens: this FFN leaves some out")
+        if mask is not None:
+            keys = keys[mask.reshape(-1).bool().to(keys.device)]
+        if not keys.isfinite().all():
+            raise BrokenKeysError(
+                f"layer {layer}: keys are NaN or infinite at {int((~keys.isfinite()).any(1).sum())} of {len(keys)} "
+                f"tokens ({self.maps[layer].name}, {str(keys.dtype).removeprefix('torch.')}): "
+                "look for NaN in the model's weights, or load it in bfloat16 or float32"
+            )
+        return keys

@@ -1,0 +1,253 @@
+"""Collecting statistics of the keys to preserve: text is streamed through the model once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from corsa_plugins.alphaedit.statistics.capture import BrokenKeysError, KeyCapture
+from corsa_plugins.alphaedit.statistics.checkpoint import Checkpoint, Identity, KeySums
+from corsa_plugins.alphaedit.statistics.packing import TokenRows
+from corsa_plugins.alphaedit.statistics.statistics import (
+    KeyStatistics,
+    LayerStatistics,
+    MomentStatistics,
+    StatisticsError,
+)
+from corsa_plugins.alphaedit.statistics.storage import MANIFEST, StatisticsWriter
+from corsa_plugins.alphaedit.statistics.texts import read_texts
+from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
+from corsa_plugins.model.asking import eval_mode
+from corsa_plugins.model.identity import Fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["BrokenKeysError", "check_folder", "collect_statistics"]
+
+logger = logging.getLogger(__name__)
+
+_LENGTH = 512
+_ENOUGH = 10  # tokens per feature
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The settings of a collection that decide its result."""
+
+    n_tokens: int
+    length: int
+    batch_size: int
+    pack: bool
+    sample_size: int
+    seed: int
+
+
+def collect_statistics(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str] | str | os.PathLike[str],
+    layers: Sequence[int],
+    *,
+    n_tokens: int,
+    length: int | None = None,
+    batch_size: int = 8,
+    pack: bool = True,
+    sample_size: int = 2048,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    checkpoint_seconds: float = 300,
+    architecture: Architecture | None = None,
+    progress: bool = False,
+) -> KeyStatistics:
+    """Second moments E[k k^T] of the keys of some layers, over text, and a uniform sample of the keys.
+
+    A key is the input of an FFN's down map at one token. All layers are collected in one pass, which ends at the
+    highest of them; the model's head is never run. Every token counts, BOS among them: edits must spare it too.
+
+    Precision: on a CPU products are float64; on a GPU they are float32 (never TF32) over at most 4096 tokens each. Both
+    are added up in float64. Memory, beside the model's, on its device: a float64 d x d matrix for each layer (1.6 GiB
+    at a width of 14336), and one product while it is added.
+
+    >>> collect_statistics(model, tokenizer, "text.jsonl", (4, 5, 6, 7, 8), n_tokens=10**6, out="s")  # doctest: +SKIP
+
+    Args:
+        model: A causal language model without an adapter. It is not changed, and runs in evaluation mode.
+        tokenizer: Its tokenizer.
+        texts: Documents, or the name of a file or a data set: see
+            :func:`corsa_plugins.alphaedit.statistics.texts.read_texts`. To take work up again, they are given from the
+            start; those that were read are passed over.
+        layers: Which blocks, counted from 0.
+        n_tokens: How many tokens to take. Fewer than 10 for each feature give a warning: directions that were not
+            seen look like null space. Fewer than one are refused.
+        length: Tokens in a row, by default 512, or what the model reads if that is less.
+        batch_size: Rows per forward pass; changes the result by rounding only.
+        pack: Fill rows with documents one after the other, the end-of-sequence token between them. Off, every document
+            has a row of its own, or several, padded in the batch; padding never counts.
+        sample_size: How many keys to keep of each layer; 0 keeps none.
+        seed: Of the sample, which does not depend on ``batch_size``.
+        out: A folder for the statistics. What has been collected is also kept in it from time to time, and after
+            an error or Ctrl-C: called again with the same text and settings, the work is taken up where it was, with
+            the result of an uninterrupted one. Without it, the statistics are in memory only.
+        fresh: Begin anew, whatever is in ``out``.
+        checkpoint_seconds: Time between two savings of the work so far.
+        architecture: Where the model's parts are, if they had to be named by hand.
+        progress: Show a progress bar.
+
+    Returns:
+        The statistics; those in ``out`` if it is given.
+
+    Raises:
+        SettingError: A setting is out of range; or there is no such layer.
+        StatisticsError: ``out`` holds finished statistics and ``fresh`` is off; or the text is too short to give as
+            many tokens as keys are wide.
+        ResumeError: The work in ``out`` was done with another model, text or setting; the message says which.
+        BrokenKeysError: Keys are NaN or infinite, naming the layer.
+        TextError: The text cannot be read.
+    """
+    architecture = architecture or find_architecture(model)
+    plan = _plan(model, n_tokens, length, batch_size, pack, sample_size, seed)
+    maps = _down_maps(architecture, layers, n_tokens)
+    folder = None if out is None else Path(out).expanduser()
+    if folder is not None:
+        check_folder(folder, fresh)
+    if isinstance(texts, str | os.PathLike):
+        texts = read_texts(texts)
+    settings = {name: value for name, value in asdict(plan).items() if name != "batch_size"}
+    identity = Identity.of(model, tokenizer, architecture, maps, settings)
+    checkpoint = None if folder is None else Checkpoint(folder, identity, checkpoint_seconds)
+    sums = KeySums({layer: linear.d_in for layer, linear in maps.items()}, plan.sample_size, plan.seed)
+    rows = TokenRows(texts, tokenizer, plan.length, plan.pack)
+    if len(rows.prefix) >= plan.length:
+        raise SettingError(f"length is {plan.length}: {len(rows.prefix)} tokens of a row are what the tokenizer adds")
+    if checkpoint is not None:
+        checkpoint.remove() if fresh else checkpoint.resume(sums, rows)
+    capture = KeyCapture(model, maps)
+    with eval_mode(model), capture, checkpoint or nullcontext():
+        _read_through(capture, rows, sums, plan, checkpoint, progress)
+    if checkpoint is not None:
+        checkpoint.keep(sums, now=True)  # eigenvectors may take longer than the text did
+    _check_count(sums.count, plan, maps)
+    about = {
+        **asdict(plan), "n_tokens": sums.count, "n_texts": sums.position.n_texts, "text": sums.position.digest,
+        "dtype": identity.settings["dtype"], "model": identity.fingerprint.name,
+    }  # fmt: skip
+    return _finish(sums, maps, identity.fingerprint, about, folder, checkpoint)
+
+
+def _plan(
+    model: Any, n_tokens: int, length: int | None, batch_size: int, pack: bool, sample_size: int, seed: int
+) -> _Plan:
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    length = min(_LENGTH, longest or _LENGTH) if length is None else length
+    plan = _Plan(n_tokens, length, batch_size, bool(pack), sample_size, seed)
+    for name, least in (("n_tokens", 1), ("length", 1), ("batch_size", 1), ("sample_size", 0), ("seed", None)):
+        value = getattr(plan, name)
+        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+            raise SettingError(
+                f"{name} is {value!r}: it must be an integer{'' if least is None else f' of at least {least}'}"
+            )
+    if longest is not None and length > longest:
+        raise SettingError(f"length is {length}: the model reads {longest} tokens")
+    return plan
+
+
+def _down_maps(architecture: Architecture, layers: Sequence[int], n_tokens: int) -> dict[int, LinearMap]:
+    if not layers:
+        raise SettingError("layers is empty: name at least one block to collect statistics of")
+    maps = {layer: architecture.ffn(layer).down for layer in sorted(set(layers))}
+    for layer, linear in maps.items():
+        if n_tokens < linear.d_in:
+            raise SettingError(
+                f"n_tokens is {n_tokens}: the keys of layer {layer} are {linear.d_in} wide, and fewer tokens leave "
+                f"directions unseen, which would look like null space; take {_ENOUGH * linear.d_in} or more"
+            )
+    return maps
+
+
+def check_folder(folder: Path, fresh: bool) -> None:
+    """Refuse a file, and a folder of finished statistics unless ``fresh``: before anything is loaded."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: name a folder for the statistics")
+    if (folder / MANIFEST).exists() and not fresh:
+        raise StatisticsError(
+            f"{folder} holds finished statistics: load them with KeyStatistics.load, name another folder, or have them "
+            "replaced with fresh=True (corsa stats --fresh)"
+        )
+
+
+def _read_through(
+    capture: KeyCapture, rows: TokenRows, sums: KeySums, plan: _Plan, checkpoint: Checkpoint | None, progress: bool
+) -> None:
+    """Batch after batch until there are enough tokens, or no more."""
+    stream = iter(rows)
+    started, before = time.monotonic(), sums.count
+    # disable=None: no bar where nobody watches, as in a log file
+    hidden = None if progress else True
+    with tqdm(total=plan.n_tokens, initial=before, desc="keys", unit="token", disable=hidden, leave=False) as bar:
+        while sums.count < plan.n_tokens:
+            batch: list[list[int]] = []
+            missing = plan.n_tokens - sums.count
+            while len(batch) < plan.batch_size and missing > 0 and (row := next(stream, None)) is not None:
+                batch.append(row[:missing])
+                missing -= len(batch[-1])
+            if not batch:
+                break
+            keys = capture.keys(batch)
+            sums.add(keys, rows.position)
+            bar.update(sums.count - bar.n)
+            if checkpoint is not None:
+                checkpoint.keep(sums)
+    seconds = time.monotonic() - started
+    logger.info("%d tokens in %.1f s", sums.count - before, seconds)
+
+
+def _check_count(count: int, plan: _Plan, maps: dict[int, LinearMap]) -> None:
+    if count < plan.n_tokens:
+        logger.warning("the text gave %d tokens of the %d that were asked for", count, plan.n_tokens)
+    layer, linear = max(maps.items(), key=lambda item: item[1].d_in)
+    if count < linear.d_in:
+        raise StatisticsError(
+            f"the text gave {count} tokens, and the keys of layer {layer} are {linear.d_in} wide: fewer tokens leave "
+            f"directions unseen, which would look like null space; give text of {_ENOUGH * linear.d_in} or more"
+        )
+    if count < _ENOUGH * linear.d_in:
+        logger.warning(
+            "%d tokens are few for the keys of layer %d, which are %d wide: directions that the text did not reach "
+            "look like null space; take %d or more", count, layer, linear.d_in, _ENOUGH * linear.d_in,
+        )  # fmt: skip
+
+
+def _finish(
+    sums: KeySums,
+    maps: dict[int, LinearMap],
+    fingerprint: Fingerprint,
+    about: dict[str, Any],
+    folder: Path | None,
+    checkpoint: Checkpoint | None,
+) -> KeyStatistics:
+    """Means of the sums; with a folder, written to it layer by layer, and the work in progress is removed."""
+    writer = None if folder is None else StatisticsWriter(folder, fingerprint, about)
+    found: dict[int, LayerStatistics] = {}
+    for layer, linear in maps.items():
+        statistics = MomentStatistics(sums.moment(layer), sums.count, sums.sample(layer), f"layer {layer}")
+        logger.info("layer %d (%s): eigenvectors of a matrix %d wide", layer, linear.name, linear.d_in)
+        if writer is None:
+            found[layer] = statistics
+        else:
+            writer.add(layer, statistics)
+    if writer is None or folder is None or checkpoint is None:
+        return KeyStatistics(found, fingerprint, about, "the statistics")
+    writer.finish()
+    checkpoint.remove()
+    return KeyStatistics.load(folder)

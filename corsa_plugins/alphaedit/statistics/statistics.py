@@ -1,0 +1,231 @@
+"""Statistics of the preserved keys K0: second moments, a sample of keys, and the model they were made of."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, check_moment, decompose
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
+from corsa_plugins.model.identity import Fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["KeyStatistics", "LayerStatistics", "MomentStatistics", "StatisticsError"]
+
+logger = logging.getLogger(__name__)
+
+
+class StatisticsError(CorsaError, ValueError):
+    """Statistics that are damaged, incomplete, or of another model; the message names the file or the layer."""
+
+
+class LayerStatistics(Protocol):
+    """What is known of the preserved keys of one layer, in memory or on disk."""
+
+    @property
+    def width(self) -> int:
+        """d, the number of features of a key."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of keys, that is, tokens."""
+        ...
+
+    def moment(self) -> Tensor:
+        """E[k k^T], (d, d): the mean over all keys."""
+        ...
+
+    def sample(self) -> Tensor | None:
+        """Some of the keys, (d, S), drawn uniformly; ``None`` if none were kept."""
+        ...
+
+    def basis(self) -> Eigenbasis:
+        """The eigenvalues and eigenvectors of the moment."""
+        ...
+
+
+@dataclass(frozen=True)
+class MomentStatistics:
+    """Statistics of one layer from a moment in memory; the eigenvectors are computed when they are first asked for.
+
+    Attributes:
+        matrix: E[k k^T], (d, d).
+        count: Number of keys it is the mean of.
+        keys: A sample of them, (d, S), or ``None``.
+        name: Of the layer, for messages.
+
+    Raises:
+        MomentError: The matrix is no second moment.
+        StatisticsError: The sample is of another width.
+    """
+
+    matrix: Tensor
+    count: int
+    keys: Tensor | None = None
+    name: str = "the layer"
+
+    def __post_init__(self) -> None:
+        check_moment(self.matrix, f"the second moment of {self.name}")
+        if self.keys is not None and (self.keys.dim() != 2 or len(self.keys) != self.width):
+            raise StatisticsError(
+                f"{self.name}: the sample of keys is {' x '.join(map(str, self.keys.shape))}, "
+                f"and the second moment {self.width} wide"
+            )
+
+    @property
+    def width(self) -> int:
+        return len(self.matrix)
+
+    def moment(self) -> Tensor:
+        return self.matrix
+
+    def sample(self) -> Tensor | None:
+        return self.keys
+
+    def basis(self) -> Eigenbasis:
+        return self._basis
+
+    @cached_property
+    def _basis(self) -> Eigenbasis:
+        return decompose(self.matrix, f"the second moment of {self.name}")
+
+
+@dataclass(frozen=True)
+class KeyStatistics:
+    """Statistics of the keys to preserve, by layer.
+
+    >>> statistics = KeyStatistics.load("stats/llama-8b")  # doctest: +SKIP
+    >>> statistics.check(model)  # doctest: +SKIP
+    >>> statistics.null_space(4, NullSpaceRule("threshold", 0.02)).share  # doctest: +SKIP
+
+    Attributes:
+        by_layer: What is known of each layer; those from a folder read their files when they are asked.
+        fingerprint: Of the model they were made of; ``None`` if that is not known, as with other tools' files.
+        about: How they were collected, as plain data.
+        source: Where they came from, for messages.
+    """
+
+    by_layer: Mapping[int, LayerStatistics]
+    fingerprint: Fingerprint | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    source: str = "the statistics"
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers there are statistics of, in ascending order."""
+        return tuple(sorted(self.by_layer))
+
+    def layer(self, layer: int) -> LayerStatistics:
+        """Statistics of one layer.
+
+        Raises:
+            StatisticsError: There are none of it.
+        """
+        if layer not in self.by_layer:
+            there = ", ".join(map(str, self.layers)) or "none"
+            raise StatisticsError(f"{self.source}: no statistics of layer {layer}, there are {there}; collect them")
+        return self.by_layer[layer]
+
+    def width(self, layer: int) -> int:
+        """d, the width of the layer's keys."""
+        return self.layer(layer).width
+
+    def count(self, layer: int) -> int:
+        """Number of tokens the second moment is the mean of."""
+        return self.layer(layer).count
+
+    def moment(self, layer: int) -> Tensor:
+        """E[k k^T], (d, d), float64 up to a width of 4096 and float32 beyond, as stored."""
+        return self.layer(layer).moment()
+
+    def sample(self, layer: int) -> Tensor | None:
+        """Some of the keys, (d, S) float32, drawn uniformly from all tokens; ``None`` where none were kept."""
+        return self.layer(layer).sample()
+
+    def eigenvalues(self, layer: int) -> Tensor:
+        """Of the second moment: (d,) float64, ascending, none below zero."""
+        return self.layer(layer).basis().values
+
+    def null_space(self, layer: int, rule: NullSpaceRule | None = None) -> NullSpace:
+        """The null space of the layer's keys; by default AlphaEdit's, of eigenvalues under 0.02.
+
+        Statistics from a folder have their eigenvectors there, and they are read as they are used. Others compute them
+        now: O(d^3).
+
+        Raises:
+            StatisticsError: There are no statistics of this layer, or their files are damaged.
+            NullSpaceError: The rule keeps nothing.
+        """
+        return NullSpace.from_basis(self.layer(layer).basis(), rule, f"layer {layer}")
+
+    def check(self, model: PreTrainedModel, architecture: Architecture | None = None) -> None:
+        """See that these are statistics of this model. Edits of its FFN down maps, and its precision, do not matter.
+
+        Args:
+            model: The model to edit.
+            architecture: Where its parts are, if they had to be named by hand.
+
+        Raises:
+            StatisticsError: They are of another model, naming both, or a layer's keys have another width.
+        """
+        architecture = architecture or find_architecture(model)
+        if self.fingerprint is not None:
+            found = Fingerprint.of(model, architecture)
+            different = self.fingerprint.difference(found)
+            if different is not None:
+                raise StatisticsError(
+                    f"{self.source} are of {self.fingerprint}, and this is {found}: {different}. A null space of one "
+                    "model says nothing about another: collect statistics of this one"
+                )
+        for layer in self.layers:
+            try:
+                width = architecture.ffn(layer).down.d_in
+            except (SettingError, ArchitectureError) as error:
+                raise StatisticsError(f"{self.source} are of a layer {layer}, and this model: {error}") from error
+            if width != self.width(layer):
+                raise StatisticsError(
+                    f"{self.source}: the keys of layer {layer} are {self.width(layer)} wide, and {width} in this "
+                    "model: these are statistics of another one"
+                )
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write a folder that :meth:`load` reads, with the eigenvectors, so that they are computed once.
+
+        Every file is written completely or not at all, ``statistics.json`` last: a folder that has it is whole. What
+        the folder held of other statistics is replaced.
+
+        Returns:
+            The path of ``statistics.json``.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
+        from corsa_plugins.alphaedit.statistics.storage import StatisticsWriter
+
+        writer = StatisticsWriter(directory, self.fingerprint, self.about)
+        for layer in self.layers:
+            writer.add(layer, self.by_layer[layer])
+        return writer.finish()
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> KeyStatistics:
+        """Open what :meth:`save` or ``corsa stats`` wrote. Nothing large is read yet.
+
+        Raises:
+            StatisticsError: There are none, or files are missing, cut short, or from different statistics.
+        """
+        from corsa_plugins.alphaedit.statistics.storage import open_statistics
+
+        return open_statistics(directory)

@@ -1,0 +1,244 @@
+"""Statistics of keys as a folder.
+
+``statistics.json`` says what there is and binds it together; for each layer, ``layer_4.safetensors`` has the ``moment``
+(d, d) and, if there is one, the ``sample`` (d, S), and ``layer_4.eigen.safetensors`` the ``eigenvalues`` (d,) and the
+``eigenvectors`` (d, d), one per *row* in the order of the eigenvalues, so that some of them are one piece of the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, FileVectors, check_moment
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics, LayerStatistics, StatisticsError
+from corsa_plugins.files import atomic_write_text
+from corsa_plugins.model.identity import Fingerprint, FingerprintError
+
+__all__ = ["MANIFEST", "StatisticsWriter", "open_statistics", "write_tensors"]
+
+MANIFEST = "statistics.json"
+_VERSION = 1
+_FLOAT64_WIDTH = 4096
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, completely or not at all.
+
+    Raises:
+        OSError: It cannot be written, for instance because the disk is full; what was there is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            save_file(ready, temporary, metadata=dict(metadata))
+        except SafetensorError as error:  # what the disk says comes wrapped
+            raise OSError(f"{path} cannot be written: {error}") from error
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+class StatisticsWriter:
+    """Writes statistics layer by layer, so that one layer is in memory at a time.
+
+    Args:
+        directory: The folder; made if it is not there.
+        fingerprint: Of the model.
+        about: How the statistics were collected.
+
+    Raises:
+        NotADirectoryError: It is a file.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], fingerprint: Fingerprint | None, about: Mapping[str, Any]
+    ) -> None:
+        self.folder = Path(directory).expanduser()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"{self.folder} is a file: name a folder for the statistics")
+        self.fingerprint = fingerprint
+        self.about = about
+        self._id = secrets.token_hex(8)  # in every file: those of other statistics do not have it
+        self._layers: dict[str, Any] = {}
+
+    def add(self, layer: int, statistics: LayerStatistics) -> None:
+        """Write the files of one layer; computes its eigenvectors if that has not been done.
+
+        Raises:
+            OSError: A file cannot be written.
+            MomentError: The moment is no second moment.
+        """
+        exact = torch.float64 if statistics.width <= _FLOAT64_WIDTH else torch.float32
+        sample = statistics.sample()
+        tensors = {"moment": statistics.moment().to(exact)}
+        if sample is not None:
+            tensors["sample"] = sample.to(torch.float32)
+        basis = statistics.basis()
+        eigen = {
+            "eigenvalues": basis.values.to(torch.float64),
+            "eigenvectors": torch.cat([rows for _, rows in basis.blocks(statistics.width)]),
+        }
+        # From here on the folder is not whole, and says so, until the last file is there.
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        files = {}
+        for name, content in ((f"layer_{layer}.safetensors", tensors), (f"layer_{layer}.eigen.safetensors", eigen)):
+            write_tensors(self.folder / name, content, {"statistics": self._id, "layer": str(layer)})
+            files[name] = (self.folder / name).stat().st_size
+        self._layers[str(layer)] = {
+            "width": statistics.width,
+            "count": statistics.count,
+            "sample": 0 if sample is None else sample.shape[1],
+            "files": files,
+        }
+
+    def finish(self) -> Path:
+        """Write ``statistics.json``, which makes the folder whole; remove layers of earlier statistics.
+
+        Returns:
+            Its path.
+        """
+        content = {
+            "version": _VERSION,
+            "id": self._id,
+            "layers": self._layers,
+            "about": dict(self.about),
+            "fingerprint": None if self.fingerprint is None else self.fingerprint.as_dict(),
+        }
+        path = atomic_write_text(self.folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        written = {name for layer in self._layers.values() for name in layer["files"]}
+        for other in self.folder.glob("layer_*.safetensors"):
+            if other.name not in written:
+                other.unlink()
+        return path
+
+
+@dataclass(frozen=True)
+class FileStatistics:
+    """Statistics of one layer in a folder; every method reads its file anew."""
+
+    folder: Path
+    number: int
+    width: int
+    count: int
+    n_sampled: int
+
+    @property
+    def _moment_file(self) -> Path:
+        return self.folder / f"layer_{self.number}.safetensors"
+
+    @property
+    def _eigen_file(self) -> Path:
+        return self.folder / f"layer_{self.number}.eigen.safetensors"
+
+    def moment(self) -> Tensor:
+        moment = _read(self._moment_file, "moment")
+        check_moment(moment, f"{self._moment_file}: the second moment")
+        return moment
+
+    def sample(self) -> Tensor | None:
+        return _read(self._moment_file, "sample") if self.n_sampled else None
+
+    def basis(self) -> Eigenbasis:
+        values = _read(self._eigen_file, "eigenvalues")
+        if not values.isfinite().all() or (values.diff() < 0).any() or float(values[0]) < 0:
+            raise StatisticsError(f"{self._eigen_file}: the eigenvalues are damaged; collect the statistics again")
+        return Eigenbasis(values, FileVectors(self._eigen_file, "eigenvectors"))
+
+
+def open_statistics(directory: str | os.PathLike[str]) -> KeyStatistics:
+    """See :meth:`KeyStatistics.load`."""
+    folder = Path(directory).expanduser()
+    manifest = folder / MANIFEST
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise StatisticsError(_not_there(folder)) from None
+    except ValueError as error:
+        raise StatisticsError(f"{manifest} is damaged: {error}") from error
+    try:
+        if content["version"] != _VERSION:
+            raise StatisticsError(f"{manifest} is of version {content['version']}, this program reads {_VERSION}")
+        found = content["fingerprint"]
+        fingerprint = None if found is None else Fingerprint.from_dict(found)
+        layers: dict[int, LayerStatistics] = {}
+        for name, described in content["layers"].items():
+            layer = FileStatistics(
+                folder, int(name), int(described["width"]), int(described["count"]), int(described["sample"])
+            )
+            for file, size in described["files"].items():
+                _check_file(folder / file, int(size), content["id"], layer)
+            layers[layer.number] = layer
+        about = dict(content["about"])
+    except FingerprintError as error:
+        raise StatisticsError(f"{manifest}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, StatisticsError):
+            raise
+        raise StatisticsError(f"{manifest} is not what this program writes: {type(error).__name__} {error}") from error
+    return KeyStatistics(layers, fingerprint, about, f"the statistics in {folder}")
+
+
+def _not_there(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no such folder of statistics; collect them with corsa stats"
+    if (folder / "partial.safetensors").exists():
+        return f"{folder}: the statistics are not finished; take them up again with the corsa stats they began with"
+    return f"{folder}: no statistics, {MANIFEST} is missing; collect them with corsa stats"
+
+
+def _check_file(path: Path, size: int, identity: str, layer: FileStatistics) -> None:
+    """Size, identity and shapes: reads the header only."""
+    if not path.is_file():
+        raise StatisticsError(f"{path} is missing: copy the whole folder, or collect the statistics again")
+    if path.stat().st_size != size:
+        raise StatisticsError(
+            f"{path} has {path.stat().st_size} bytes, {size} were written: it is cut short or changed"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except SafetensorError as error:
+        raise StatisticsError(f"{path} is damaged: {error}") from error
+    if metadata.get("statistics") != identity or metadata.get("layer") != str(layer.number):
+        raise StatisticsError(f"{path} is of other statistics than {MANIFEST}: do not mix the files of two folders")
+    d = layer.width
+    wanted = (
+        {"eigenvalues": (d,), "eigenvectors": (d, d)}
+        if path.name.endswith(".eigen.safetensors")
+        else {"moment": (d, d), **({"sample": (d, layer.n_sampled)} if layer.n_sampled else {})}
+    )
+    if shapes != wanted:
+        raise StatisticsError(f"{path} holds {shapes}, and {MANIFEST} says {wanted}")
+
+
+def _read(path: Path, name: str) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise StatisticsError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,1 @@
+"""What should be found there: the search for value vectors v*."""

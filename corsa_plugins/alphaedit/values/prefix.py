@@ -1,0 +1,59 @@
+"""What a model has read of each text before the token that is edited: no later change reaches back there."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from corsa_plugins.alphaedit.lookup.rows import Row, pad_rows
+from corsa_plugins.model.running import input_device
+
+__all__ = ["ReadPrefix"]
+
+
+class ReadPrefix:
+    """Keys and values of the attention for ``ids[:place]`` of each row; the model then reads ``ids[place:]`` alone.
+
+    Args:
+        model: Frozen.
+        rows: At least one of them with a token before its place.
+
+    Raises:
+        NotImplementedError: The model keeps nothing that another pass could go on from.
+    """
+
+    def __init__(self, model: Any, rows: Sequence[Row]) -> None:
+        self._takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
+        device = input_device(model)
+        ids, mask = pad_rows([Row(row.ids[: row.place], 0) for row in rows], side="left")
+        self.mask = mask.to(device)
+        self._starts = torch.tensor([row.place for row in rows], device=device)
+        # Padding, which nothing attends to, may have any position that there is.
+        places = (self.mask.cumsum(-1) - 1).clamp_min(0)
+        positions = {"position_ids": places} if self._takes_positions else {}
+        keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(model).forward).parameters else {}
+        output = model(input_ids=ids.to(device), attention_mask=self.mask, use_cache=True, **positions, **keep)
+        self._cache: Any = getattr(output, "past_key_values", None)
+        if not hasattr(self._cache, "layers"):
+            raise NotImplementedError
+
+    def inputs(self, mask: Tensor) -> dict[str, Any]:
+        """What to pass to the model beside the ids of what follows, whose attention mask is ``mask``."""
+        cache = copy.copy(self._cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]  # a pass puts longer tensors in their place
+        mask = mask.to(self.mask.device)
+        found = {"attention_mask": torch.cat([self.mask, mask], dim=-1), "past_key_values": cache, "use_cache": True}
+        if self._takes_positions:
+            found["position_ids"] = self._starts[:, None] + torch.arange(mask.shape[1], device=mask.device)
+        return found
+
+    def keep(self, chosen: Tensor) -> None:
+        """Go on with these rows alone."""
+        self.mask, self._starts = self.mask[chosen.to(self.mask.device)], self._starts[chosen.to(self.mask.device)]
+        for layer in self._cache.layers:
+            layer.keys, layer.values = (part[chosen.to(part.device)] for part in (layer.keys, layer.values))

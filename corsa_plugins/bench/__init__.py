@@ -1,0 +1,1 @@
+"""Measurements of edits, callable from Python."""

@@ -1,0 +1,49 @@
+"""Runs of several updates on one model, as papers measure them, with any method.
+
+* :mod:`~corsa_plugins.bench.protocols.plan`: which updates, in which order, and what is asked when;
+* :mod:`~corsa_plugins.methods.spec`: what a method has to offer;
+* :mod:`~corsa_plugins.methods.editors`: AlphaEdit, AlphaEdit+ and R-SFT as such methods;
+* :mod:`~corsa_plugins.methods.registry`: methods by name, also those of extensions;
+* :mod:`~corsa_plugins.bench.protocols.run`: the run, which can be stopped and taken up again;
+* :mod:`~corsa_plugins.bench.protocols.shares`: the same with shares of the later updates, and what each forgets;
+* :mod:`~corsa_plugins.bench.protocols.result`: every evaluation, and the summary that follows from them.
+"""
+
+from corsa_plugins.bench.protocols.plan import (
+    UpdatePlan,
+    UpdateSet,
+    cross_set_injection,
+    sequential_batches,
+    single_update,
+    temporal_stream,
+)
+from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary, UpdateSummary, comparison_table
+from corsa_plugins.bench.protocols.run import ProtocolError, run_protocol
+from corsa_plugins.bench.protocols.shares import forgetting_points, run_shares, with_share
+from corsa_plugins.methods.editors import AlphaEditMethod, RSFTMethod
+from corsa_plugins.methods.registry import make_method, method_names
+from corsa_plugins.methods.spec import Method, Session
+
+__all__ = [
+    "AlphaEditMethod",
+    "Method",
+    "ProtocolError",
+    "ProtocolResult",
+    "ProtocolSummary",
+    "RSFTMethod",
+    "Session",
+    "UpdatePlan",
+    "UpdateSet",
+    "UpdateSummary",
+    "comparison_table",
+    "cross_set_injection",
+    "forgetting_points",
+    "make_method",
+    "method_names",
+    "run_protocol",
+    "run_shares",
+    "sequential_batches",
+    "single_update",
+    "temporal_stream",
+    "with_share",
+]

@@ -1,0 +1,1 @@
+"""Several adapters, and a question sent to the one that knows."""

@@ -1,0 +1,168 @@
+"""Several adapters with routed and with true choice, as tables and as plain data (CoRSA paper, B.2, Table 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from corsa_plugins.bench.evaluation import METRICS, Evaluation, Interval, compare
+from corsa_plugins.bench.evaluation.tables import interval_cell, metric_title
+from corsa_plugins.bench.routing.routing import RoutedEvaluation, routing_share_of_gap
+from corsa_plugins.errors import SettingError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["SHOWN", "RoutingReport"]
+
+SHOWN = ("efficacy", "generality", "old_retention", "specificity", "portability")
+"""The metrics of the tables, as far as they were measured; an evaluation's files have all of them."""
+
+
+@dataclass(frozen=True)
+class RoutingReport:
+    """What several adapters know, and what of it is lost on the way to them.
+
+    Attributes:
+        names: Of the adapters.
+        sizes: The number of requests of each.
+        routed: With the router's choice.
+        true: With the true choice, the adapter of the request's part.
+        single: One adapter for all requests, in the order of the parts: the upper bound.
+
+    Raises:
+        SettingError: The evaluations are not of these parts.
+    """
+
+    names: Sequence[str]
+    sizes: Sequence[int]
+    routed: RoutedEvaluation
+    true: Evaluation
+    single: Evaluation | None = None
+
+    def __post_init__(self) -> None:
+        for evaluation in self.evaluations:
+            if len(evaluation.records) != sum(self.sizes) or len(self.names) != len(self.sizes):
+                raise SettingError(
+                    f"{evaluation.label}: {len(evaluation.records)} requests, and parts of {list(self.sizes)} named "
+                    f"{list(self.names)}: evaluate the requests of all parts, one part after the other"
+                )
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The single adapter (if there is one), the true choice, the routed one."""
+        return [*([self.single] if self.single else []), self.true, self.routed.evaluation]
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of a router that draws."""
+        return 1 / len(self.names)
+
+    @property
+    def largest(self) -> float:
+        """The accuracy of a router that sends everything to the adapter of the most requests."""
+        return max(self.sizes) / sum(self.sizes)
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """Those of :data:`SHOWN` that were measured."""
+        return [name for name in SHOWN if name in self.true.summary()]
+
+    @cached_property
+    def lost(self) -> dict[str, Interval]:
+        """By metric, the routed choice minus the true one on the same requests, with paired intervals."""
+        return {name: change.difference for name, change in compare(self.true, self.routed.evaluation).items()}
+
+    def share_of_gap(self, metric: str) -> float | None:
+        """:func:`~corsa_plugins.bench.routing.routing.routing_share_of_gap`; ``None`` without a single adapter."""
+        if self.single is None:
+            return None
+        # Of what is better when it is less, the gap has the other sign.
+        sign = METRICS[metric].better or 1
+        single, true, routed = (sign * one.summary()[metric].mean for one in self.evaluations)
+        return routing_share_of_gap(single, true, routed)
+
+    def part(self, place: int) -> list[Evaluation]:
+        """The evaluations of one part's requests."""
+        start = sum(self.sizes[:place])
+        return [
+            Evaluation(one.label, one.records[start : start + self.sizes[place]], (), one.settings)
+            for one in self.evaluations
+        ]
+
+    def table(self) -> Table:
+        """For the terminal: routing accuracy, then each metric of all requests."""
+        from rich.table import Table
+
+        table = Table(title=f"{sum(self.sizes)} requests in {len(self.names)} parts: means with 95 % intervals")
+        for heading in ("", *(one.label for one in self.evaluations), "lost by routing"):
+            table.add_column(heading, justify="right" if heading else "left")
+        if self.single:
+            table.add_column("of the gap to one adapter", justify="right")
+        blank = [""] * len(self.evaluations[:-1])
+        table.add_row("Routing accuracy, %", *blank, interval_cell(self.routed.accuracy, percent=True))
+        table.add_row("  by chance, %", *blank, f"{100 * self.chance:.1f}")
+        for name in self.metrics:
+            cells = [interval_cell(one.summary()[name], percent=True) for one in self.evaluations]
+            share = self.share_of_gap(name)
+            gap = [] if self.single is None else ["-" if share is None else f"{100 * share:.0f} %"]
+            table.add_row(metric_title(name), *cells, interval_cell(self.lost[name], percent=True, sign="+"), *gap)
+        return table
+
+    def parts_table(self) -> Table:
+        """For the terminal: routing accuracy and generality (efficacy, without paraphrases) of each part."""
+        from rich.table import Table
+
+        metric = "generality" if "generality" in self.metrics else "efficacy"
+        table = Table(title=f"by part: routing accuracy and {metric}, percent")
+        for heading in ("part", "requests", "routing accuracy", *(one.label for one in self.evaluations)):
+            table.add_column(heading, justify="left" if heading == "part" else "right")
+        for place, name in enumerate(self.names):
+            accuracy = interval_cell(self.routed.accuracy_of(("prompt", "paraphrases"), place), percent=True)
+            summaries = [one.summary() for one in self.part(place)]
+            cells = [interval_cell(one[metric], percent=True) if metric in one else "" for one in summaries]
+            table.add_row(name, str(self.sizes[place]), accuracy, *cells)
+        return table
+
+    def confusion(self) -> list[list[int]]:
+        """How many edit prompts and paraphrases of each part (row) were sent to each adapter (column)."""
+        counts = [[0] * len(self.names) for _ in self.names]
+        for route in self.routed.routes:
+            if route.field in ("prompt", "paraphrases"):
+                counts[route.true][route.chosen] += 1
+        return counts
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, shares in [0, 1]."""
+        return {
+            "adapters": list(self.names),
+            "requests": list(self.sizes),
+            "accuracy": self.routed.accuracy._asdict(),
+            "chance": self.chance,
+            "largest_part": self.largest,
+            "confusion": self.confusion(),
+            "metrics": {
+                name: {
+                    **{key: one.summary()[name]._asdict() for key, one in self._by_key().items()},
+                    "lost_by_routing": self.lost[name]._asdict(),
+                    "share_of_gap": self.share_of_gap(name),
+                }
+                for name in self.metrics
+            },
+            "parts": {
+                name: {
+                    "accuracy": self.routed.accuracy_of(("prompt", "paraphrases"), place)._asdict(),
+                    **{
+                        key: {metric: found.mean for metric, found in one.summary().items() if metric in self.metrics}
+                        for key, one in zip(self._by_key(), self.part(place), strict=True)
+                    },
+                }
+                for place, name in enumerate(self.names)
+            },
+        }
+
+    def _by_key(self) -> dict[str, Evaluation]:
+        keys = ["true", "routed"] if self.single is None else ["single", "true", "routed"]
+        return dict(zip(keys, self.evaluations, strict=True))

@@ -1,0 +1,282 @@
+"""The console script ``corsa``.
+
+Extensions add commands by an entry point in the group ``corsa_plugins.commands``: its name is the command, its value a
+``typer.Typer`` app, a function with typed parameters, or a :func:`passthrough` function that reads its own arguments.
+A command is imported when it is called, and for ``corsa --help``, so its module should import its framework late.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from corsa_plugins import __version__
+from corsa_plugins.cli.commands.adapters import evaluate_adapters, route
+from corsa_plugins.cli.commands.conflict_set import build_conflict_set
+from corsa_plugins.cli.commands.convert import convert
+from corsa_plugins.cli.commands.demo import demo
+from corsa_plugins.cli.commands.edit import diagnose, edit
+from corsa_plugins.cli.commands.evaluate import evaluate
+from corsa_plugins.cli.commands.protocol import protocol
+from corsa_plugins.cli.commands.report import report
+from corsa_plugins.cli.commands.split import split
+from corsa_plugins.cli.commands.stats import stats
+from corsa_plugins.errors import CorsaError, SettingError, missing_extra
+
+__all__ = ["GROUP", "build_app", "main", "passthrough"]
+
+GROUP = "corsa_plugins.commands"
+INTERRUPTED = 130
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_ABOUT = """\
+Knowledge editing: give a model new facts, and see what that did to it.
+
+A file of edit requests (JSON Lines; a prompt, the new answer, and optionally the old one, paraphrases and
+probes) goes in; an adapter or edited weights come out; both are measured on the model's own answers.
+
+\b
+EXAMPLES
+  A small model that knows a small world, and three rounds of edits, to try things on:
+    corsa testbed --out world
+  Does the model know the new answers already?
+    corsa evaluate --model world/model --requests world/round_1.jsonl
+  Facts from a published data set?
+    corsa convert --format counterfact counterfact.json facts.jsonl
+  Edit them into the weights, and see beforehand which of them will fight:
+    corsa stats --model M --text wiki.jsonl --layers 4,5,6,7,8 --output stats
+    corsa diagnose --model M --requests facts.jsonl --statistics stats --settings llama3-8b
+    corsa edit --model M --requests facts.jsonl --statistics stats --settings llama3-8b --output edited
+  What did an adapter change, and what else did it break?
+    corsa evaluate --model world/model --adapter runs/round_1 --baseline world/model \\
+        --requests world/round_1.jsonl --untouched world/untouched.jsonl --output results
+  All of it on one page, with the training, the merge sweep and the conflicts:
+    corsa report results/baseline results runs/round_1 sweep edited -o page.html
+
+\b
+EXIT CODES
+  0    done
+  1    a check failed, or an unexpected error (with a traceback: please report it)
+  2    wrong usage, an unusable file, or a missing extra; the message says what to do
+  130  interrupted
+"""
+
+
+def passthrough(function: _F) -> _F:
+    """Mark a command that reads its own arguments.
+
+    It is called with the list of all its arguments, ``--help`` among them, and returns an exit code or ``None``.
+    """
+    function.passthrough = True  # type: ignore[attr-defined]
+    return function
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``corsa`` with ``argv`` (by default the command line's) and exit.
+
+    Errors that a user can act on are one message and exit code 2; others keep their traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    called = _called(arguments)
+    try:
+        result = build_app(arguments)(args=arguments, prog_name="corsa", standalone_mode=False)
+    except (CorsaError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        explained = missing_extra(error, f"corsa {called}")
+        if explained is None:
+            raise
+        _fail(str(explained))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        # typer brings its own click or uses the installed one; either way wrong usage knows how to show itself
+        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+            raise
+        error.show()
+        sys.exit(error.exit_code)
+    if result == INTERRUPTED:  # typer hands a KeyboardInterrupt of a command back as its exit code, and says nothing
+        _fail("interrupted", INTERRUPTED)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+def _called(arguments: Sequence[str]) -> str | None:
+    """The command that ``arguments`` call; the options before it take no values."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
+
+
+def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The ``corsa`` app with its own commands and those of extensions.
+
+    Args:
+        arguments: The command line. An extension's command is imported only if the line calls it or calls nothing.
+    """
+    app = typer.Typer(
+        help=_ABOUT, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
+    )
+    app.callback()(_global_options)
+    app.command("evaluate")(evaluate)
+    app.command("testbed")(get_testbed)
+    app.command("convert")(convert)
+    app.command("stats")(stats)
+    app.command("edit")(edit)
+    app.command("diagnose")(diagnose)
+    app.command("conflict-set")(build_conflict_set)
+    app.command("protocol")(protocol)
+    app.command("demo")(demo)
+    app.command("split")(split)
+    app.command("evaluate-adapters")(evaluate_adapters)
+    app.command("route")(route)
+    app.command("report")(report)
+    called = _called(arguments)
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        if called == entry.name:
+            _add_extension(app, entry.name, entry.load())
+        elif called is None:
+            try:
+                _add_extension(app, entry.name, entry.load())
+            except Exception as error:  # one broken extension must not hide the others
+                note = missing_extra(error, f"corsa {entry.name}") if isinstance(error, ImportError) else error
+                _add_raw(app, entry.name, lambda: None, f"(not usable) {note or error}")
+    return app
+
+
+def _add_extension(app: typer.Typer, name: str, command: Any) -> None:
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    elif getattr(command, "passthrough", False):
+
+        def run(context: typer.Context) -> None:
+            raise typer.Exit(int(command(list(context.args)) or 0))
+
+        _add_raw(app, name, run, inspect.getdoc(command) or "")
+    else:
+        app.command(name)(command)
+
+
+def _add_raw(app: typer.Typer, name: str, function: Callable[..., Any], text: str) -> None:
+    """A command that gets its arguments as they are, ``--help`` among them."""
+    raw = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+    # A short help of its own is wrapped, not cut: the list of commands is where a missing extra is read about.
+    summary = " ".join(text.partition("\n\n")[0].split())
+    app.command(name, help=text, short_help=summary, context_settings=raw, add_help_option=False)(function)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"corsa-plugins {__version__}")
+        raise typer.Exit
+
+
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is going on.")] = False,
+) -> None:
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("corsa_plugins").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def get_testbed(
+    out: Annotated[Path | None, typer.Option(help="Folder to write the model and the requests files to.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Measure that it knows its world and can be edited.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Train it from nothing into OUT/model (minutes), not copy it.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Which facts are edited, and to what.")] = 0,
+) -> None:
+    """Get a small model of a small world, with facts to edit.
+
+    The testbed ships with the package, so everything can be tried without a download. --out writes it as an ordinary
+    Hugging Face model with three rounds of 100 edit requests, and 500 facts that no round touches.
+
+    \b
+    EXAMPLES
+      corsa testbed --out world
+      corsa testbed --check
+      corsa testbed --rebuild --out world --check
+
+    \b
+    FILES
+      OUT/model/             the model and its tokenizer
+      OUT/round_1.jsonl ...  edit requests, round_1 to round_3
+      OUT/untouched.jsonl    facts of people whom no round edits
+      OUT/same_subject.jsonl the other facts of the edited people
+      OUT/texts.txt          documents of the kind it was trained on, for corsa stats
+
+    \b
+    EXIT CODES
+      0 done; 1 a check failed; 2 wrong usage or a damaged testbed; 130 interrupted
+    """
+    from corsa_plugins.alphaedit.statistics.texts import texts_of_testbed
+    from corsa_plugins.data.requests import write_requests
+    from corsa_plugins.files import atomic_write_text
+    from corsa_plugins.testbed import TestbedRecipe, build_testbed, load_testbed
+
+    if rebuild and out is None:
+        raise SettingError("--rebuild needs --out: name the folder to build into")
+    if rebuild and out:
+        bed = build_testbed(TestbedRecipe(), out / "model")
+    else:
+        bed = load_testbed()
+        if out:
+            shutil.copytree(bed.path, out / "model", dirs_exist_ok=True)
+    if out:
+        plan = bed.world.edit_rounds(n_rounds=3, size=100, seed=seed, untouched=500)
+        files = {f"round_{number}": requests for number, requests in enumerate(plan.rounds, start=1)}
+        for name, requests in {**files, "untouched": plan.untouched, "same_subject": plan.same_subject}.items():
+            write_requests(out / f"{name}.jsonl", requests)
+        atomic_write_text(out / "texts.txt", "".join(f"{text}\n" for text in texts_of_testbed(bed, 3000)))
+        typer.echo(f"written to {out}: model, {', '.join(files)}, untouched, same_subject, texts.txt")
+    elif not check:
+        typer.echo(f"the testbed is in {bed.path}; write it and its edit requests to a folder with --out")
+    if check and not _testbed_holds(bed):
+        raise typer.Exit(1)
+
+
+def _testbed_holds(bed: Any) -> bool:
+    """Show whether the testbed keeps its promises."""
+    from rich.table import Table
+
+    from corsa_plugins.testbed.checks import knowledge, value_reach
+
+    shares = {f"facts known, {form}": (share, 0.99) for form, share in knowledge(bed).items()}
+    reach = value_reach(bed, n=min(100, len(bed.world.people)), seed=0)
+    shares["edits reached by a vector at the last subject token"] = (reach.reached, 0.9)
+    table = Table("", "share, %", "at least, %", "")
+    for name, (share, least) in shares.items():
+        table.add_row(name, f"{100 * share:.1f}", f"{100 * least:.0f}", "ok" if share >= least else "FAILED")
+    _show(table)
+    return all(share >= least for share, least in shares.values())
+
+
+def _show(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    # Cut cells say nothing; where output goes to a file there is no width to keep to.
+    console.print(table) if console.is_terminal else Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    main()

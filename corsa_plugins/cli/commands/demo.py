@@ -1,0 +1,54 @@
+"""``corsa demo``: every method on the embedded testbed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["demo"]
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report and all results.")] = Path(
+        "runs/demo"
+    ),
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="lora-sft, corsa, alphaedit, alphaedit+, rsft, rsft-mergekit or f-learning; may be repeated.  "
+            "[default: all but f-learning]"
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(min=1, max=300, help="Edits in a round.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the edits, the adapters and the order of the data.")] = 0,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.  [default: one for each core]")] = None,
+) -> None:
+    """Edit facts of the embedded testbed by every method, and compare.
+
+    Needs no GPU, no network and no files: the testbed, a small model that knows a small world, comes with the package.
+    Two rounds of edits, the second on top of the first. Printed are the path of the report, what each method learned,
+    kept and forgot after each round, and three questions with the answers before and after.
+
+    A stopped demo goes on where it was when the same command is given again; a finished one only shows its results.
+
+    \b
+    EXAMPLES
+      corsa demo
+      corsa demo --seed 1 --output runs/again
+      corsa demo --method lora-sft --method f-learning --method corsa --output runs/adapters
+
+    \b
+    FILES
+      DIR/report.html                 tables, training, conflicts, and every prompt with every answer; opens offline
+      DIR/METHOD/updates/             adapter, edit state, or changed weights and mergekit recipe of each round
+      DIR/METHOD/evaluations/         every prompt and answer at every moment
+
+    \b
+    EXIT CODES
+      0 done; 2 wrong usage, or a missing extra; 130 interrupted
+    """
+    from corsa_plugins.demo.run import DEFAULT, run_demo
+
+    run_demo(output, methods=method or DEFAULT, size=size, seed=seed, workers=jobs)

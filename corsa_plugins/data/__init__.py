@@ -1,0 +1,1 @@
+"""What goes in: edit requests, probes, answers, preferences, and the published formats."""

@@ -1,0 +1,1 @@
+"""Weight deltas: scaled, pruned, and added to a base."""

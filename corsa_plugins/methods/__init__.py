@@ -1,0 +1,1 @@
+"""Ways to update a model, as values."""

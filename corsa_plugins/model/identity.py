@@ -1,0 +1,195 @@
+"""Which model it is: what statistics and edit states are bound to, so that they are never used with another one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from corsa_plugins.errors import CorsaError
+from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["Fingerprint", "FingerprintError"]
+
+_SAMPLES = 16  # values of each parameter
+_RELATIVE = 2.0**-8  # bfloat16 rounds by up to 2**-9, float16 by 2**-11; one model may have seen either
+_ABSOLUTE = 2.0**-24  # the smallest step of float16, which rounds by half of it near zero
+_NAMED = 3
+
+
+class FingerprintError(CorsaError, ValueError):
+    """A fingerprint that cannot be taken or read."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A model's type, the names and shapes of its parameters, and a few values of each.
+
+    Left out are the values of the FFNs' down maps, which is what editing changes: an edited model has the fingerprint
+    of the original. What is compared survives rounding, so the same checkpoint in float32, bfloat16 or float16, on
+    any device, matches. Any sampled value that rounding cannot explain (a relative change of 2^-8 and more) makes
+    another model of it. Changes that are smaller everywhere, or few and between the samples, go unnoticed; quantised
+    weights have other shapes, and match nothing but themselves.
+
+    Attributes:
+        model_type: As the configuration says, for instance ``"llama"``.
+        shapes: Of every parameter, by name.
+        values: Up to 16 values, evenly spread, of every parameter but the down maps' weights.
+        name: Where the model came from, for messages; never compared.
+    """
+
+    model_type: str
+    shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, tuple[float, ...]]
+    name: str = field(default="", compare=False)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, architecture: Architecture | None = None) -> Fingerprint:
+        """The fingerprint of ``model``; reads a few values of each parameter, so it is cheap at any size.
+
+        Args:
+            model: A causal language model without an adapter.
+            architecture: Where its parts are, if they had to be named by hand.
+
+        Raises:
+            ArchitectureError: The model's blocks cannot be told, or it has an adapter.
+            FingerprintError: A parameter is not in memory, or holds NaN or infinity.
+        """
+        edited = _down_weights(architecture or find_architecture(model))
+        shapes: dict[str, tuple[int, ...]] = {}
+        values: dict[str, tuple[float, ...]] = {}
+        for name, parameter in model.named_parameters():
+            shapes[name] = tuple(parameter.shape)
+            if id(parameter) not in edited and parameter.numel():
+                values[name] = _sample(name, parameter.detach())
+        config: Any = model.config
+        return cls(str(config.model_type), shapes, values, str(getattr(config, "_name_or_path", "") or ""))
+
+    def difference(self, other: Fingerprint) -> str | None:
+        """What tells ``other`` from this one, for a message; ``None`` if they are of the same model."""
+        if self.model_type != other.model_type:
+            return f"other architecture: {self.model_type} and {other.model_type}"
+        if self.shapes != other.shapes:
+            changed = [name for name in {**self.shapes, **other.shapes} if not _same_shape(name, self, other)]
+            name = changed[0]
+            shapes = " and ".join(_shape(one.shapes.get(name)) for one in (self, other))
+            return f"other architecture: {name} is {shapes}{_more(len(changed) - 1, 'parameters differ')}"
+        shared = [name for name in self.values if name in other.values]
+        if self.shapes and not shared:
+            return "no weights to compare"
+        changed = [name for name in shared if not _close(self.values[name], other.values[name])]
+        if not changed:
+            return None
+        names = ", ".join(changed[:_NAMED])
+        return f"other weights in {names}{_more(len(changed) - _NAMED, 'parameters differ')}"
+
+    def matches(self, other: Fingerprint) -> bool:
+        """Whether both are of the same model, whatever the precision it was in."""
+        return self.difference(other) is None
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits. Equal digests are of equal fingerprints; the same model in another precision
+        may have another digest and still match."""
+        text = json.dumps([self.model_type, sorted(self.shapes.items())])
+        content = hashlib.sha256(text.encode())
+        for name in sorted(self.values):
+            content.update(name.encode() + _pack(self.values[name]))
+        return content.hexdigest()[:12]
+
+    def __str__(self) -> str:
+        return f"{self.name or 'a model'} ({self.model_type}, {self.digest})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: a few hundred bytes per block."""
+        return {
+            "model_type": self.model_type,
+            "name": self.name,
+            "digest": self.digest,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "values": {name: base64.b64encode(_pack(values)).decode() for name, values in self.values.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Fingerprint:
+        """The inverse of :meth:`as_dict`.
+
+        Raises:
+            FingerprintError: This is no fingerprint, or a damaged one.
+        """
+        try:
+            found = cls(
+                str(data["model_type"]),
+                {str(name): tuple(int(size) for size in shape) for name, shape in data["shapes"].items()},
+                {str(name): _unpack(text) for name, text in data["values"].items()},
+                str(data["name"]),
+            )
+            digest = data["digest"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FingerprintError(f"not the fingerprint of a model: {type(error).__name__} {error}") from error
+        if found.digest != digest:
+            raise FingerprintError(f"the fingerprint is damaged: its digest is {found.digest}, {digest} was written")
+        return found
+
+
+def _down_weights(architecture: Architecture) -> set[int]:
+    """Identities of the parameters that editing changes."""
+    found = set()
+    for layer in range(len(architecture.blocks)):
+        try:
+            found.add(id(architecture.ffn(layer).down.module.weight))
+        except ArchitectureError:  # experts, for one: nothing there that could be edited
+            continue
+    return found
+
+
+def _sample(name: str, parameter: Tensor) -> tuple[float, ...]:
+    if parameter.is_meta:
+        raise FingerprintError(f"{name} is not in memory: load the model without offloading to disk")
+    flat = parameter.reshape(-1)
+    last = flat.numel() - 1
+    count = min(_SAMPLES, flat.numel())
+    places = [last * index // max(count - 1, 1) for index in range(count)]
+    # float32 is what is stored; a float64 model is rounded to it.
+    values = flat[torch.tensor(places, device=flat.device)].to(torch.float32).cpu()
+    if not values.isfinite().all():
+        raise FingerprintError(f"{name} holds NaN or infinity: the model is damaged, load it anew")
+    return tuple(values.tolist())
+
+
+def _close(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    # Element by element: rounding is relative to each, and small weights show a change first.
+    return len(first) == len(second) and all(
+        abs(a - b) <= _RELATIVE * max(abs(a), abs(b)) + _ABSOLUTE for a, b in zip(first, second, strict=True)
+    )
+
+
+def _same_shape(name: str, first: Fingerprint, second: Fingerprint) -> bool:
+    return first.shapes.get(name) == second.shapes.get(name)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else " x ".join(map(str, shape)) or "one number"
+
+
+def _more(count: int, what: str) -> str:
+    return f"; {count} more {what}" if count > 0 else ""
+
+
+def _pack(values: tuple[float, ...]) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def _unpack(text: str) -> tuple[float, ...]:
+    content = base64.b64decode(text, validate=True)
+    return struct.unpack(f"<{len(content) // 4}f", content[: len(content) // 4 * 4])

@@ -1,0 +1,183 @@
+"""Methods that were taken through the same plan, as one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from corsa_plugins.bench.evaluation import Evaluation, Interval
+from corsa_plugins.bench.evaluation.moments import LATER_METRICS
+from corsa_plugins.bench.evaluation.records import METRICS
+from corsa_plugins.bench.evaluation.tables import metric_title
+from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
+from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary
+from corsa_plugins.errors import SettingError
+from corsa_plugins.report.page import (
+    Comparison,
+    Conflict,
+    ForgettingPoint,
+    HarnessScore,
+    history_points,
+    write_report,
+)
+
+__all__ = ["comparisons", "write_protocol_page"]
+
+MOST_TABLES = 5
+"""Updates that get tables of their own; of a longer run there are only those over all updates together."""
+
+_RIGHT_AFTER = ("efficacy", "generality", "old_retention", "specificity", "portability")
+_AT_THE_END = ("efficacy", "generality")
+_LATER = ("forgetting", "old_activation")
+
+
+def write_protocol_page(
+    path: str | os.PathLike[str],
+    results: Sequence[ProtocolResult],
+    *,
+    asked: Mapping[str, Any],
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    forgetting: Sequence[ForgettingPoint] = (),
+    harness: Sequence[HarnessScore] = (),
+) -> Path:
+    """Write a page about runs of one plan: tables by moment, training, and every request with all answers.
+
+    Args:
+        path: The file, for instance ``runs/report.html``.
+        results: One for each method, in the order of the rows; all of the same plan.
+        asked: What was run, shown as it is.
+        title: By default the name of the protocol.
+        notes: Paragraphs for the reader.
+        forgetting: Of runs with a part of the data.
+        harness: Scores of general ability.
+
+    Raises:
+        SettingError: No results, of different plans, or two of one name.
+        OSError: The file cannot be written.
+    """
+    if not results or any(result.plan != results[0].plan for result in results):
+        raise SettingError(f"{len(results)} results of a protocol: give at least one, and all of the same plan")
+    names = [result.method for result in results]
+    if len(set(names)) < len(names):
+        raise SettingError(f"two results are called alike ({', '.join(names)}): give methods names that differ")
+    plan = results[0].plan
+    history = [
+        point
+        for result in results
+        for number, records in sorted(result.histories.items())
+        for point in history_points(records, _run_name(result.method, plan, number))
+    ]
+    return write_report(
+        path,
+        (),
+        title=title or plan.name,
+        asked=asked,
+        notes=notes,
+        comparisons=comparisons(results),
+        answers=_answers(results),
+        history=history,
+        forgetting=forgetting,
+        conflicts=_conflicts(results),
+        harness=harness,
+    )
+
+
+def _conflicts(results: Sequence[ProtocolResult]) -> list[Conflict]:
+    """Those of the last method that reports any: what conflicts is hardly of the method, so one tells it all."""
+    told = [result for result in results if result.reports]
+    return [
+        Conflict(row["preserved_conflict"], row["prior_conflict"], row["inconsistency"], one.name)
+        for result in told[-1:]
+        for number, one in enumerate(result.plan.sets, start=1)
+        for row in result.reports.get(number, {"requests": []})["requests"]
+    ]
+
+
+def _run_name(method: str, plan: UpdatePlan, number: int) -> str:
+    return method if len(plan.sets) == 1 else f"{method}, {plan.sets[number - 1].name}"
+
+
+def comparisons(results: Sequence[ProtocolResult]) -> list[Comparison]:
+    """Tables of a protocol: after each update what it did, and after all of them what is left of it."""
+    plan = results[0].plan
+    found = [result.summary() for result in results]
+    models = ["before", *(result.method for result in results)]
+    count = len(plan.sets)
+    tables = []
+    if count <= MOST_TABLES:
+        for index, one in enumerate(plan.sets):
+            heading = f"Right after update {index + 1}: {one.name}, {len(one.requests)} requests"
+            before, after = _update(index, "before"), _update(index, "right_after")
+            metrics = _metrics(_RIGHT_AFTER, metric_title, _better, [before(found[0]), *map(after, found)])
+            tables.append(Comparison(heading, models, [*metrics, *_untouched(found, index)]))
+    if count > 1:
+        everything = [summary.right_after for summary in found]
+        metrics = _metrics(_RIGHT_AFTER, metric_title, _better, everything)
+        heading = "All updates, each right after it"
+        caption = "Generality here is the update efficacy of a sequence (CoRSA paper, 4.3)."
+        tables.append(Comparison(heading, models[1:], metrics, caption))
+        metrics = _metrics(_AT_THE_END, metric_title, _better, [summary.at_the_end for summary in found])
+        metrics += _metrics(_LATER, lambda n: f"{LATER_METRICS[n].title}, %", lambda _: -1, [s.later for s in found])
+        metrics += [(title, better, means[1:]) for title, better, means in _untouched(found, count - 1)]
+        heading = "After all updates, the requests of all that still hold"
+        caption = (
+            "Forgetting and old-knowledge activation are of all updates but the last, from right after each to the end."
+        )
+        tables.append(Comparison(heading, models[1:], metrics, caption))
+    return tables
+
+
+def _update(index: int, part: str) -> Callable[[ProtocolSummary], Mapping[str, Interval]]:
+    return lambda summary: getattr(summary.updates[index], part)
+
+
+def _better(name: str) -> int:
+    return METRICS[name].better
+
+
+def _metrics(
+    names: Sequence[str],
+    title: Callable[[str], str],
+    better: Callable[[str], int],
+    models: Sequence[Mapping[str, Interval]],
+) -> list[tuple[str, int, Sequence[Interval | None]]]:
+    return [
+        (title(name), better(name), [model.get(name) for model in models])
+        for name in names
+        if any(name in model for model in models)
+    ]
+
+
+def _untouched(found: Sequence[ProtocolSummary], index: int) -> list[tuple[str, int, Sequence[Interval | None]]]:
+    models = [found[0].untouched_before, *(summary.updates[index].untouched for summary in found)]
+    return _metrics((UNTOUCHED,), metric_title, lambda _: 1, models)
+
+
+def _answers(results: Sequence[ProtocolResult]) -> list[list[Evaluation]]:
+    """For each update its requests as every method answers them: before, right after, and in the end.
+
+    Those of the last update are the same at both, and have both labels: who chooses a moment means all requests.
+    """
+    plan = results[0].plan
+    last = len(plan.sets)
+    groups = []
+    for number, one in enumerate(plan.sets, start=1):
+        asked: list[tuple[str, Evaluation]] = []
+        if (0, one.name) in results[0].evaluations:
+            asked.append(("before", results[0].at(0, one.name)))
+        moments = [(number, ", right after" if last > 1 else "")]
+        moments += [(last, ", at the end")] if last > 1 else []
+        asked += [(f"{r.method}{when}", r.at(moment, one.name)) for moment, when in moments for r in results]
+        groups.append([replace(evaluation, label=label) for label, evaluation in asked])
+    if plan.untouched:
+        when = ", at the end" if last > 1 else ""
+        facts = [
+            ("before", results[0].at(0, UNTOUCHED)),
+            *((f"{r.method}{when}", r.at(last, UNTOUCHED)) for r in results),
+        ]
+        groups.append([replace(evaluation, label=label) for label, evaluation in facts])
+    return groups
