@@ -1,7 +1,7 @@
 # Needs Python 3.11+ and make; everything else is installed into .venv with the tested versions (constraints.txt).
 #   make demo    set up, then edit 200 facts on the embedded testbed by every method, and compare
 #   make test    set up, then lint and run the tests
-#   make lint    ruff and mypy alone
+#   make lint    ruff, mypy and the order of the rooms alone
 #   make bench   the ablation of benchmarks/RESULTS.md (about half an hour on 2 cores)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -37,6 +37,7 @@ lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: lint
 	$(BIN)/python -m pytest

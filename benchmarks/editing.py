@@ -31,16 +31,8 @@ from rich.table import Table
 
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
-from corsa_plugins.alphaedit import (
-    AlphaEditor,
-    AlphaEditSettings,
-    ConflictSet,
-    EditReport,
-    KeyStatistics,
-    collect_statistics,
-    conflict_set,
-)
-from corsa_plugins.bench.conflict_sets import reworded
+from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, EditReport, KeyStatistics, collect_statistics
+from corsa_plugins.bench.conflict_sets import ConflictSet, conflict_set, reworded
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import Testbed, load_testbed
 from corsa_plugins.testbed.checks import greedy_matches

@@ -28,12 +28,11 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
 from corsa_plugins.alphaedit import AlphaEditSettings, collect_statistics
-from corsa_plugins.alphaedit.statistics.texts import texts_of_testbed
 from corsa_plugins.bench.protocols import Method, UpdatePlan, UpdateSet, make_method
 from corsa_plugins.bench.protocols.plan import folder_name
 from corsa_plugins.bench.protocols.shares import forgetting_points, run_shares
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.testbed import Testbed, load_testbed
+from corsa_plugins.testbed import Testbed, load_testbed, texts_of_testbed
 from trl_ext.methods import AdapterSettings
 from trl_ext.rounds import TESTBED_SETTINGS
 

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from easyedit_ext.alphaedit_plus import apply_alphaedit_plus_to_model
     from easyedit_ext.hparams import AlphaEditPlusHyperParams, RSFTHyperParams, hparams_path
-    from easyedit_ext.records import edit_report, load, reset, save
+    from easyedit_ext.records import edit_report, reset
     from easyedit_ext.registration import register
     from easyedit_ext.rsft import apply_rsft_to_model
+    from easyedit_ext.state import load, save
 
 _HOMES = {
     "AlphaEditPlusHyperParams": "hparams",
@@ -34,10 +35,10 @@ _HOMES = {
     "apply_rsft_to_model": "rsft",
     "edit_report": "records",
     "hparams_path": "hparams",
-    "load": "records",
+    "load": "state",
     "register": "registration",
     "reset": "records",
-    "save": "records",
+    "save": "state",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What was edited on which model: reports to read, a state to save, load and reset.
+"""What was edited on which model: reports to read, and the state of the edits in force.
 
 The records belong to the model: they are found by the object, and go when it goes.
 """
@@ -6,13 +6,9 @@ The records belong to the model: they are found by the object, and go when it go
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
-
-from corsa_plugins.errors import CorsaError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
     from corsa_plugins.alphaedit import EditState
     from corsa_plugins.data.requests import EditRequest
 
-__all__ = ["AppliedEdit", "EditRecord", "edit_report", "load", "record_of", "reset", "save"]
+__all__ = ["AppliedEdit", "EditRecord", "copied", "edit_report", "has_record", "record_of", "reset"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +78,11 @@ def record_of(model: nn.Module) -> EditRecord:
     return _records.setdefault(model, EditRecord())
 
 
+def has_record(model: nn.Module) -> bool:
+    """Whether anything is known of this model."""
+    return model in _records
+
+
 def copied(model: PreTrainedModel) -> PreTrainedModel:
     """A deep copy of a model that has a record of its own, the same up to here."""
     twin = copy.deepcopy(model)
@@ -101,40 +102,3 @@ def edit_report(model: nn.Module) -> tuple[AppliedEdit, ...]:
 def reset(model: nn.Module) -> None:
     """Forget every edit of a model: its weights as they are now count as the originals of the next one."""
     _records.pop(model, None)
-
-
-def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Write the AlphaEdit+ edits in force on a model to a folder, completely or not at all.
-
-    Written are the edited layers' weights from before, and each edit's keys, update, settings and report; for
-    :func:`load`, ``corsa edit --state``, or :meth:`corsa_plugins.alphaedit.EditState.load`. The edited model itself is
-    saved as any other, with ``model.save_pretrained``.
-
-    Raises:
-        CorsaError: There are none.
-    """
-    from easyedit_ext.alphaedit_plus import known_state
-
-    state = known_state(model) if model in _records else None
-    if state is None or not state.batches:
-        raise CorsaError(
-            "there are no AlphaEdit+ edits in force on this model to save: edit it with sequential_edit=True, so that "
-            "they stay (R-SFT has no state beside the weights)"
-        )
-    return state.save(path)
-
-
-def load(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
-    """Go on from edits that :func:`save` wrote, on the model they were made on, edited or not.
-
-    A model with its original weights gets the edits; the next AlphaEdit+ edit remembers them.
-
-    Raises:
-        StateError: The folder holds no state, or one of another model. Nothing is changed.
-    """
-    from corsa_plugins.alphaedit import EditState
-    from easyedit_ext.alphaedit_plus import put_in_force
-
-    state = put_in_force(model, EditState.load(path))
-    record_of(model).state = state
-    record_of(model).edits = [AppliedEdit("AlphaEditPlus", batch.requests, batch.report) for batch in state.batches]

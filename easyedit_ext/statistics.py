@@ -26,7 +26,8 @@ from corsa_plugins.alphaedit.editor import PreservedKeys
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.alphaedit.statistics.foreign import read_moments, read_projectors
-from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics, StatisticsError
+from corsa_plugins.alphaedit.statistics.layer import StatisticsError
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.alphaedit.statistics.storage import MANIFEST
 from corsa_plugins.alphaedit.statistics.texts import TextError, read_texts
 from corsa_plugins.errors import CorsaError

@@ -8,9 +8,8 @@ import sys
 import rich
 
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, collect_statistics
-from corsa_plugins.alphaedit.statistics.texts import texts_of_testbed
 from corsa_plugins.evaluation import change_table, evaluate
-from corsa_plugins.testbed import load_testbed
+from corsa_plugins.testbed import load_testbed, texts_of_testbed
 
 output = sys.argv[1] if len(sys.argv) > 1 else "runs/edit_testbed"
 testbed = load_testbed()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from corsa_plugins.cli.app import passthrough
+from corsa_plugins.cli.plugin import passthrough, show
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["merge", "merge_adapters", "merge_sweep"]
@@ -120,7 +120,7 @@ def merge_adapters(
                     interval = "{:.1f}  [{:.1f}, {:.1f}]".format(*forgotten)
                     means = (f"{100 * change.before.mean:.1f}", f"{100 * change.after.mean:.1f}")
                     table.add_row(item.own.label, str(len(item.own.records)), name, *means, interval)
-        _show(table)
+        show(table)
     typer.echo(f"written to {output}")
 
 
@@ -210,7 +210,7 @@ def merge_sweep(
         progress=not quiet,
     )
     best = best_point(points, floor, metric)
-    _show(sweep_table(points, best, floor))
+    show(sweep_table(points, best, floor))
     if plot:
         sweep_plot(points, output / "tradeoff.png", best, floor)
     if best is None:
@@ -245,11 +245,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _show(table: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    # where output goes to a file there is no width to keep to
-    (console if console.is_terminal else Console(width=200)).print(table)

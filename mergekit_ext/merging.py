@@ -20,9 +20,10 @@ from pydantic import ValidationError
 from corsa_plugins.errors import CorsaError
 from mergekit_ext.checks import RecipeError, check_recipe
 from mergekit_ext.models import ModelError, StoredModel, read_stored_model
+from mergekit_ext.names import METHOD
 from mergekit_ext.output import OutputError, check_output, disk_errors, new_directory
 from mergekit_ext.recipes import find_recipe
-from mergekit_ext.registration import METHOD, register
+from mergekit_ext.registration import register
 
 __all__ = ["Merged", "merge_recipe", "read_recipe"]
 

@@ -11,8 +11,8 @@ from mergekit.merge_methods.easy_define import merge_method
 from pydantic import AfterValidator
 
 from corsa_plugins.merging.deltas import EditedTensor, check_density, check_weight, merge_deltas
+from mergekit_ext.names import METHOD
 from mergekit_ext.pages import map_pages
-from mergekit_ext.registration import METHOD, register
 
 __all__ = ["scaled_pruned_delta"]
 
@@ -65,6 +65,3 @@ def scaled_pruned_delta(
     if merged is not base.tensor:
         logger.debug("changed: %s", name)
     return merged
-
-
-register()  # whoever imports this module first makes mergekit import it in turn, too early: before there is a method

@@ -18,7 +18,7 @@ from corsa_plugins.methods.editors import RSFTMethod, rsft_merged
 from corsa_plugins.rsft import RSFTSettings
 from corsa_plugins.rsft.selection import trainable_parameters
 from mergekit_ext.merging import merge_recipe
-from mergekit_ext.registration import METHOD
+from mergekit_ext.names import METHOD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from corsa_plugins.errors import require
 from corsa_plugins.report.sweeps import SweepPoint, default_metric
-from mergekit_ext.registration import METHOD
+from mergekit_ext.names import METHOD
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from corsa_plugins.cli.app import passthrough
+from corsa_plugins.cli.plugin import passthrough
 from corsa_plugins.errors import require
 
 __all__ = ["train"]

@@ -18,6 +18,7 @@ The rooms, in the order an edit walks through them:
 """
 
 from corsa_plugins.alphaedit.diagnosis import Conflicts, Diagnosis
+from corsa_plugins.alphaedit.edited import load_edited
 from corsa_plugins.alphaedit.editor import AlphaEditor, EditError, PreservedKeys
 from corsa_plugins.alphaedit.report import EditReport, LayerReport, RequestReport
 from corsa_plugins.alphaedit.settings import AlphaEditSettings, preset_names
@@ -28,12 +29,10 @@ from corsa_plugins.alphaedit.state import EditBatch, EditState, StateError
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.alphaedit.values.settings import ValueSettings
-from corsa_plugins.bench.conflict_sets import ConflictSet, conflict_set
 
 __all__ = [
     "AlphaEditSettings",
     "AlphaEditor",
-    "ConflictSet",
     "Conflicts",
     "Diagnosis",
     "EditBatch",
@@ -51,6 +50,6 @@ __all__ = [
     "StateError",
     "ValueSettings",
     "collect_statistics",
-    "conflict_set",
+    "load_edited",
     "preset_names",
 ]

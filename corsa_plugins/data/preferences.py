@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from corsa_plugins.bench.evaluation.metrics import contains_answer
+from corsa_plugins.data.answers import contains_answer
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.asking import cut_answer, generate_answers

@@ -16,7 +16,6 @@ from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from corsa_plugins.alphaedit import AlphaEditSettings, KeyStatistics, collect_statistics
-from corsa_plugins.alphaedit.statistics.texts import texts_of_testbed
 from corsa_plugins.bench.evaluation import Evaluation, Interval
 from corsa_plugins.bench.protocols import ProtocolResult, UpdatePlan, make_method, run_protocol, temporal_stream
 from corsa_plugins.bench.protocols.plan import UNTOUCHED, folder_name
@@ -26,7 +25,7 @@ from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.asking import cut_answer
 from corsa_plugins.report.page import versions
 from corsa_plugins.report.protocol_page import write_protocol_page
-from corsa_plugins.testbed import load_testbed
+from corsa_plugins.testbed import load_testbed, texts_of_testbed
 
 __all__ = ["METHODS", "Demo", "run_demo", "run_method", "save_statistics"]
 

@@ -13,7 +13,7 @@ from corsa_plugins.errors import CorsaError, SettingError, require
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LoadingError", "load_edited", "load_model"]
+__all__ = ["LoadingError", "load_model"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -77,40 +77,6 @@ def load_model(
     if dtype == "auto" and place.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()  # CPUs have no arithmetic for float16: it is slower there and less exact
     return loaded.to(place).eval(), tokenizer
-
-
-def load_edited(
-    model: str | os.PathLike[str],
-    edited: str | os.PathLike[str],
-    *,
-    device: str | None = None,
-    dtype: str = "auto",
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an edited model: a model like any other, or what ``corsa edit`` wrote.
-
-    Args:
-        model: The model that was edited; used where ``edited`` holds the edits alone.
-        edited: A model, or a folder written by ``corsa edit``, with or without ``--delta-only``.
-        device: As for :func:`load_model`.
-        dtype: As for :func:`load_model`; edits alone go onto a model in the precision they were made in.
-
-    Raises:
-        LoadingError, SettingError: As for :func:`load_model`.
-        StateError: The edits are of another model, or were made in another precision.
-    """
-    folder = Path(edited).expanduser()
-    if (folder / "model" / "config.json").is_file():
-        return load_model(folder / "model", device=device, dtype=dtype)
-    state_folder = next((place for place in (folder / "state", folder) if (place / "state.json").is_file()), None)
-    if state_folder is None or (folder / "config.json").is_file():
-        return load_model(edited, device=device, dtype=dtype)
-    from corsa_plugins.alphaedit import AlphaEditor, EditState
-
-    state = EditState.load(state_folder)
-    loaded, tokenizer = load_model(model, device=device, dtype=dtype)
-    if state.batches:
-        AlphaEditor(loaded, tokenizer, None, state.batches[-1].settings, state=state).apply()
-    return loaded, tokenizer
 
 
 def _device(device: str | None) -> torch.device:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, TypeVar
 
+from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.methods.history import is_look
 from corsa_plugins.report.listing import text
 from corsa_plugins.report.svg import Series, histogram, line_chart
@@ -14,7 +15,6 @@ from corsa_plugins.report.svg import Series, histogram, line_chart
 __all__ = [
     "Conflict",
     "Figure",
-    "ForgettingPoint",
     "HistoryPoint",
     "SweepRow",
     "conflict_figures",
@@ -46,24 +46,6 @@ class HistoryPoint:
     log_prob_old: float | None = None
     margin: float | None = None
     run: str = ""
-
-
-@dataclass(frozen=True)
-class ForgettingPoint:
-    """Forgetting after an update with part of the data.
-
-    Attributes:
-        share: Of the data, in [0, 1].
-        forgetting: Generality of the earlier update lost, in [-1, 1].
-        low, high: Its interval, where there is one.
-        method: Which method; each is a line.
-    """
-
-    share: float
-    forgetting: float
-    low: float | None = None
-    high: float | None = None
-    method: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from corsa_plugins.bench.evaluation.metrics import Interval
 from corsa_plugins.bench.evaluation.moments import ReportError, check_same_questions, pair_metrics, pair_title
 from corsa_plugins.bench.evaluation.records import METRICS, UNTOUCHED_METRICS, Evaluation
 from corsa_plugins.bench.evaluation.tables import compare, is_share, metric_definition, metric_title
+from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.report import svg
 from corsa_plugins.report.figures import (
     Conflict,
-    ForgettingPoint,
     HistoryPoint,
     SweepRow,
     conflict_figures,

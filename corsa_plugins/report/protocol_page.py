@@ -14,15 +14,9 @@ from corsa_plugins.bench.evaluation.records import METRICS
 from corsa_plugins.bench.evaluation.tables import metric_title
 from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
 from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary
+from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.errors import SettingError
-from corsa_plugins.report.page import (
-    Comparison,
-    Conflict,
-    ForgettingPoint,
-    HarnessScore,
-    history_points,
-    write_report,
-)
+from corsa_plugins.report.page import Comparison, Conflict, HarnessScore, history_points, write_report
 
 __all__ = ["comparisons", "write_protocol_page"]
 

@@ -12,10 +12,12 @@ The model and tokenizer are ordinary transformers objects; `testbed.path` is a f
 from corsa_plugins.testbed.build import Testbed, build_testbed
 from corsa_plugins.testbed.cache import load_testbed
 from corsa_plugins.testbed.edits import EditPlan
+from corsa_plugins.testbed.facts import Fact, WorldConfig
 from corsa_plugins.testbed.lora import LoraDefaults
 from corsa_plugins.testbed.manifest import BrokenTestbedError
 from corsa_plugins.testbed.recipe import ModelConfig, TestbedRecipe, TrainingConfig, reduced_recipe
-from corsa_plugins.testbed.world import Fact, World, WorldConfig
+from corsa_plugins.testbed.texts import texts_of_testbed
+from corsa_plugins.testbed.world import World
 
 __all__ = [
     "BrokenTestbedError",
@@ -31,4 +33,5 @@ __all__ = [
     "build_testbed",
     "load_testbed",
     "reduced_recipe",
+    "texts_of_testbed",
 ]

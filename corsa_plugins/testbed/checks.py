@@ -11,7 +11,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from corsa_plugins.model.tokenization import encode_prompt, join
-from corsa_plugins.testbed.world import Fact, World
+from corsa_plugins.testbed.facts import Fact
+from corsa_plugins.testbed.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from corsa_plugins.testbed.facts import Fact
 from corsa_plugins.testbed.recipe import TrainingConfig
 from corsa_plugins.testbed.relations import STATEMENT
-from corsa_plugins.testbed.world import Fact, World
+from corsa_plugins.testbed.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from corsa_plugins.data.requests import EditRequest, Probe
-from corsa_plugins.testbed.world import Fact, World
+from corsa_plugins.testbed.facts import Fact, Facts
 
 MAX_NEIGHBOURS = 10
 
@@ -30,7 +30,7 @@ class EditPlan:
     same_subject: list[EditRequest]
 
 
-def plan_edits(world: World, n_rounds: int = 3, size: int = 100, seed: int = 0, untouched: int = 500) -> EditPlan:
+def plan_edits(world: Facts, n_rounds: int = 3, size: int = 100, seed: int = 0, untouched: int = 500) -> EditPlan:
     """Draw `n_rounds` rounds of `size` edits, the relations taking turns, and `untouched` facts to watch.
 
     People are drawn for the untouched facts first; edits go to the others, each round to `size` of them. Only
@@ -68,7 +68,7 @@ def plan_edits(world: World, n_rounds: int = 3, size: int = 100, seed: int = 0, 
     )
 
 
-def _draw_rounds(world: World, candidates: Sequence[str], n_rounds: int, size: int) -> list[list[Fact]]:
+def _draw_rounds(world: Facts, candidates: Sequence[str], n_rounds: int, size: int) -> list[list[Fact]]:
     """Go round the candidates in order; each visit to a person takes the next of that person's relations."""
     width = world.config.n_relations
     rounds = []
@@ -81,7 +81,7 @@ def _draw_rounds(world: World, candidates: Sequence[str], n_rounds: int, size: i
     return rounds
 
 
-def _edit(world: World, fact: Fact, edited: set[Fact], rng: random.Random, case_id: str) -> EditRequest:
+def _edit(world: Facts, fact: Fact, edited: set[Fact], rng: random.Random, case_id: str) -> EditRequest:
     target = rng.choice([answer for answer in world.answers(fact.relation) if answer != fact.answer])
     neighbours = [
         other
@@ -101,7 +101,7 @@ def _edit(world: World, fact: Fact, edited: set[Fact], rng: random.Random, case_
     )
 
 
-def _watch(world: World, fact: Fact, case_id: str) -> EditRequest:
+def _watch(world: Facts, fact: Fact, case_id: str) -> EditRequest:
     return EditRequest(
         prompt=world.prompts(fact),
         target_new=fact.answer,
@@ -112,6 +112,6 @@ def _watch(world: World, fact: Fact, case_id: str) -> EditRequest:
     )
 
 
-def _prompts(world: World, fact: Fact, kind: str) -> tuple[str, ...]:
+def _prompts(world: Facts, fact: Fact, kind: str) -> tuple[str, ...]:
     """The prompts of `fact` in the forms whose names start with `kind`."""
     return tuple(world.prompts(fact, form) for form in world.forms(fact.relation) if form.startswith(kind))

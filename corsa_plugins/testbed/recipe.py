@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from corsa_plugins.testbed.world import WorldConfig
+from corsa_plugins.testbed.facts import WorldConfig
 
 # Raised whenever the code builds something else from the same recipe (templates, documents, file layout, ...).
 FORMAT_VERSION = 1

@@ -5,46 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from corsa_plugins.testbed.edits import EditPlan, plan_edits
+from corsa_plugins.testbed.facts import Fact, WorldConfig
 from corsa_plugins.testbed.names import Person, make_people
 from corsa_plugins.testbed.relations import RELATIONS, STATEMENT, Relation
-
-if TYPE_CHECKING:
-    from corsa_plugins.testbed.edits import EditPlan
-
-
-@dataclass(frozen=True)
-class WorldConfig:
-    """What decides a world.
-
-    Args:
-        n_subjects: people; each has one answer for every relation.
-        n_relations: the first so many of `relations.RELATIONS`.
-        n_answers: possible answers of a relation, the first so many of its list.
-        seed: of names and answers.
-    """
-
-    n_subjects: int = 400
-    n_relations: int = 5
-    n_answers: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.n_relations <= len(RELATIONS):
-            raise ValueError(f"n_relations is {self.n_relations}; choose 1 to {len(RELATIONS)}")
-        most = min(len(relation.answers) for relation in RELATIONS)
-        if not 2 <= self.n_answers <= most:
-            raise ValueError(f"n_answers is {self.n_answers}; choose 2 to {most}")
-
-
-@dataclass(frozen=True)
-class Fact:
-    """`answer` is what is true of `subject` (a full name) in `relation` (a name)."""
-
-    subject: str
-    relation: str
-    answer: str
 
 
 @dataclass(frozen=True)
@@ -102,8 +68,6 @@ class World:
 
     def edit_rounds(self, n_rounds: int = 3, size: int = 100, seed: int = 0, untouched: int = 500) -> EditPlan:
         """Draw rounds of edits, and facts that none of them touches. See `edits.plan_edits`."""
-        from corsa_plugins.testbed.edits import plan_edits
-
         return plan_edits(self, n_rounds=n_rounds, size=size, seed=seed, untouched=untouched)
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from transformers import AutoModelForCausalLM
 
-import mergekit_ext  # noqa: F401  (makes `scaled_pruned_delta` known to mergekit)
+import mergekit_ext
 from corsa_plugins.evaluation import evaluate, summary_table
 from corsa_plugins.requests import write_requests
 from corsa_plugins.rsft import RSFTSettings, rsft
@@ -38,6 +38,7 @@ recipe = {
     "models": [{"model": str(folder / "edited"), "parameters": {"weight": 0.8, "density": 0.5}}],
 }
 (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))  # for `corsa merge`
+mergekit_ext.register()  # makes `scaled_pruned_delta` known to mergekit
 run_merge(MergeConfiguration.model_validate(recipe), str(folder / "merged"), MergeOptions())
 
 results = [

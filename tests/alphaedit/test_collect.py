@@ -20,9 +20,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 from corsa_plugins.alphaedit.statistics import storage
 from corsa_plugins.alphaedit.statistics.capture import BrokenKeysError
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.alphaedit.statistics.layer import StatisticsError
 from corsa_plugins.alphaedit.statistics.packing import ResumeError, TokenRows
 from corsa_plugins.alphaedit.statistics.reservoir import Reservoir
-from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics, StatisticsError
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.model.architecture import find_architecture
 from tests.conftest import TEXTS, llama

@@ -17,7 +17,7 @@ from corsa_plugins.alphaedit import AlphaEditor, EditError, SearchSettings, Smoo
 from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import is_smoothed
-from corsa_plugins.alphaedit.statistics.statistics import StatisticsError
+from corsa_plugins.alphaedit.statistics.layer import StatisticsError
 from corsa_plugins.alphaedit.values.search import find_values
 from corsa_plugins.data.requests import EditRequest, Probe, RequestError
 from corsa_plugins.errors import SettingError

@@ -17,10 +17,12 @@ from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
 from corsa_plugins.alphaedit.statistics import storage
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.alphaedit.statistics.foreign import read_moments, read_projectors
-from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics, MomentStatistics, StatisticsError
-from corsa_plugins.alphaedit.statistics.texts import TextError, read_texts, texts_of_testbed
+from corsa_plugins.alphaedit.statistics.layer import MomentStatistics, StatisticsError
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
+from corsa_plugins.alphaedit.statistics.texts import TextError, read_texts
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import find_architecture
+from corsa_plugins.testbed import texts_of_testbed
 from tests.alphaedit.test_collect import DOCUMENTS
 from tests.conftest import llama
 

@@ -14,7 +14,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
-from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics, StatisticsError
+from corsa_plugins.alphaedit.statistics.layer import StatisticsError
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.model.architecture import find_architecture
 from easyedit_ext import apply_alphaedit_plus_to_model, edit_report, reset
 from tests.easyedit_ext.conftest import LAYERS, REQUESTS, changed, small_model, weights

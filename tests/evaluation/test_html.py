@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corsa_plugins.bench.evaluation import Evaluation, Interval, ReportError, evaluate
+from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.report.listing import text
 from corsa_plugins.report.page import (
     Comparison,
     Conflict,
     CurvatureRow,
-    ForgettingPoint,
     HarnessScore,
     HistoryPoint,
     SweepRow,

@@ -237,17 +237,19 @@ class TestRegistration:
             with pytest.raises(ValueError, match=r"density is|valid number"):
                 next(p for p in spec.parameters if p.name == "density").validate(value)
 
-    def test_it_is_known_if_we_are_imported_first(self):
+    def test_it_is_known_once_it_is_registered(self):
         absent = "import sys\nfor name in ('trl', 'easyeditor', 'trl_ext', 'easyedit_ext'): sys.modules[name] = None"
-        assert python(f"{absent}\nimport mergekit_ext\n{KNOWN}") == METHOD
+        assert python(f"{absent}\nimport mergekit_ext\nmergekit_ext.register()\n{KNOWN}") == METHOD
 
     @pytest.mark.parametrize("module", ["method", "merging", "checks", "commands"])
-    def test_whichever_module_comes_first(self, module):
-        assert python(f"import mergekit_ext.{module}\n{KNOWN}") == METHOD
-
-    def test_mergekit_alone_does_not_know_it_and_says_so_until_we_are_imported(self):
-        code = f"try:\n  {KNOWN}\nexcept RuntimeError as error: print(error)\nimport mergekit_ext\n{KNOWN}"
-        assert python(code).splitlines() == [f"Unimplemented merge method {METHOD}", METHOD]
+    def test_importing_alone_changes_nothing_in_mergekit_or_in_how_python_imports(self, module):
+        code = (
+            f"import sys, mergekit_ext.{module}\n"
+            f"ours = [f for f in sys.meta_path if type(f).__module__.startswith('mergekit_ext')]\nprint(ours)\n"
+            f"try:\n  {KNOWN}\nexcept RuntimeError as error: print(error)\n"
+            f"mergekit_ext.register()\n{KNOWN}"
+        )
+        assert python(code).splitlines() == ["[]", f"Unimplemented merge method {METHOD}", METHOD]
 
     def test_without_mergekit_it_is_one_line_that_names_the_extra(self):
         code = "import sys; sys.modules['mergekit'] = None\ntry:\n  import mergekit_ext\n"

@@ -20,8 +20,7 @@ from corsa_plugins.errors import SettingError
 from tests.protocols.conftest import FailsOnce
 from tests.protocols.small_plans import BORN, FRANCE, ITALY, PLANS
 from tests.trl_ext.conftest import lora
-from trl_ext.flearning import FLearningMethod
-from trl_ext.methods import AdapterSession, AdapterSettings, LoraMethod, corsa, f_learning, lora_sft
+from trl_ext.methods import AdapterSession, AdapterSettings, FLearningMethod, LoraMethod, corsa, f_learning, lora_sft
 from trl_ext.rounds import CORSA, LORA_SFT, train_update
 
 QUICK: dict[str, Any] = {"max_new_tokens": 5, "progress": False}

@@ -15,13 +15,9 @@ from tqdm.auto import tqdm
 
 from corsa_plugins.alphaedit.statistics.capture import BrokenKeysError, KeyCapture
 from corsa_plugins.alphaedit.statistics.checkpoint import Checkpoint, Identity, KeySums
+from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, MomentStatistics, StatisticsError
 from corsa_plugins.alphaedit.statistics.packing import TokenRows
-from corsa_plugins.alphaedit.statistics.statistics import (
-    KeyStatistics,
-    LayerStatistics,
-    MomentStatistics,
-    StatisticsError,
-)
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.alphaedit.statistics.storage import MANIFEST, StatisticsWriter
 from corsa_plugins.alphaedit.statistics.texts import read_texts
 from corsa_plugins.errors import SettingError

@@ -17,12 +17,8 @@ import torch
 from torch import Tensor
 
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
-from corsa_plugins.alphaedit.statistics.statistics import (
-    KeyStatistics,
-    LayerStatistics,
-    MomentStatistics,
-    StatisticsError,
-)
+from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, MomentStatistics, StatisticsError
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, find_architecture
 

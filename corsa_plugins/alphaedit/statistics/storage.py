@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,11 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, FileVectors, check_moment
-from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics, LayerStatistics, StatisticsError
+from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, StatisticsError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.model.identity import Fingerprint, FingerprintError
 
-__all__ = ["MANIFEST", "StatisticsWriter", "open_statistics", "write_tensors"]
+__all__ = ["MANIFEST", "StatisticsWriter", "StoredStatistics", "read_statistics", "write_tensors"]
 
 MANIFEST = "statistics.json"
 _VERSION = 1
@@ -168,8 +168,21 @@ class FileStatistics:
         return Eigenbasis(values, FileVectors(self._eigen_file, "eigenvectors"))
 
 
-def open_statistics(directory: str | os.PathLike[str]) -> KeyStatistics:
-    """See :meth:`KeyStatistics.load`."""
+class StoredStatistics(NamedTuple):
+    """What a folder holds: the parts of a :class:`~corsa_plugins.alphaedit.KeyStatistics`, in its order."""
+
+    by_layer: dict[int, LayerStatistics]
+    fingerprint: Fingerprint | None
+    about: dict[str, Any]
+    source: str
+
+
+def read_statistics(directory: str | os.PathLike[str]) -> StoredStatistics:
+    """Open a folder of statistics; what is large is read when it is asked for.
+
+    Raises:
+        StatisticsError: There are none, or files are missing, cut short, or from different statistics.
+    """
     folder = Path(directory).expanduser()
     manifest = folder / MANIFEST
     try:
@@ -198,7 +211,7 @@ def open_statistics(directory: str | os.PathLike[str]) -> KeyStatistics:
         if isinstance(error, StatisticsError):
             raise
         raise StatisticsError(f"{manifest} is not what this program writes: {type(error).__name__} {error}") from error
-    return KeyStatistics(layers, fingerprint, about, f"the statistics in {folder}")
+    return StoredStatistics(layers, fingerprint, about, f"the statistics in {folder}")
 
 
 def _not_there(folder: Path) -> str:

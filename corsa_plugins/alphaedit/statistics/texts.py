@@ -7,14 +7,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from corsa_plugins.errors import CorsaError, SettingError, require
 
-if TYPE_CHECKING:
-    from corsa_plugins.testbed import Testbed
-
-__all__ = ["TextError", "Texts", "read_texts", "texts_of_testbed"]
+__all__ = ["TextError", "Texts", "read_texts"]
 
 _JSON_LINES = {".jsonl", ".ndjson"}
 _BUILDERS = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow", ".json": "json", ".gz": "", ".zst": "", ".xz": ""}
@@ -111,22 +108,6 @@ def read_texts(
     if not path.is_file() or path.suffix in _BUILDERS:
         require("datasets", "trl", what=f"reading {texts.source}")
     return texts
-
-
-def texts_of_testbed(testbed: Testbed, n: int = 2000, seed: int = 1) -> list[str]:
-    """Documents of the kind the testbed's model was trained on: biographies and questions.
-
-    Args:
-        testbed: Whose world they tell of.
-        n: How many; one has some 30 tokens.
-        seed: The testbed's own seed is 0: another gives other documents about the same facts.
-    """
-    from corsa_plugins.testbed.corpus import Corpus
-
-    corpus = Corpus(testbed.world, testbed.tokenizer, testbed.recipe.training, seed=seed)
-    decode: Any = testbed.tokenizer.decode
-    documents = (corpus.document().tokens for _ in range(n))
-    return [decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False) for tokens in documents]
 
 
 def _refuse_missing_file(source: str) -> None:

@@ -5,8 +5,6 @@ from corsa_plugins.bench.evaluation.evaluate import evaluate
 from corsa_plugins.bench.evaluation.metrics import (
     Interval,
     bootstrap_mean,
-    contains_alias,
-    contains_answer,
     exact_match_tokens,
     magnitude,
     margin,
@@ -23,6 +21,7 @@ from corsa_plugins.bench.evaluation.tables import (
     save_evaluation,
     summary_table,
 )
+from corsa_plugins.data.answers import contains_alias, contains_answer
 
 __all__ = [
     "METRICS",

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from corsa_plugins.bench.evaluation.checkpoint import Checkpoint, input_key, model_key
-from corsa_plugins.bench.evaluation.metrics import contains_alias, contains_answer, same_answer
 from corsa_plugins.bench.evaluation.records import METRICS, Answer, Evaluation, Metric, ProbeAnswer, Record
+from corsa_plugins.data.answers import contains_alias, contains_answer, same_answer
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.asking import TargetScore, cut_answer, generate_answers, score_targets

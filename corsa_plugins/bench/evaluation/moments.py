@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from corsa_plugins.bench.evaluation.metrics import Interval, bootstrap_mean, mean, same_answer
+from corsa_plugins.bench.evaluation.metrics import Interval, bootstrap_mean, mean
 from corsa_plugins.bench.evaluation.records import METRICS, Answer, Evaluation, ProbeAnswer, Record
+from corsa_plugins.data.answers import same_answer
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.asking import cut_answer

@@ -24,7 +24,7 @@ class Answer(_Saved):
     Attributes:
         prompt: What was asked.
         output: What the model generated, greedily, as it came.
-        says_new: target_new is in the answer (:func:`~corsa_plugins.bench.evaluation.metrics.contains_answer`).
+        says_new: target_new is in the answer (:func:`~corsa_plugins.data.answers.contains_answer`).
         says_old: target_old is in the answer; ``None`` if the request has none.
         top1_new: target_new is the model's top-1 prediction, over all of its tokens.
         top1_old: The same for target_old.
@@ -49,8 +49,8 @@ class ProbeAnswer(_Saved):
         prompt: What was asked.
         answer: The right answer.
         output: What the model generated.
-        says_answer: The right answer (:func:`~corsa_plugins.bench.evaluation.metrics.contains_answer`) or one of
-            ``aliases`` (:func:`~corsa_plugins.bench.evaluation.metrics.contains_alias`) is in the answer given.
+        says_answer: The right answer (:func:`~corsa_plugins.data.answers.contains_answer`) or one of
+            ``aliases`` (:func:`~corsa_plugins.data.answers.contains_alias`) is in the answer given.
         top1: ``answer`` is the model's top-1 prediction, over all of its tokens; aliases do not count.
         log_prob: log p(answer | prompt) in nats, of ``answer`` alone.
         log_prob_new: For a neighborhood probe, log p(target_new | prompt) of its request; ``None`` if that is a right

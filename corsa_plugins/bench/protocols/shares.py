@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +24,32 @@ from corsa_plugins.bench.protocols.run import run_protocol
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_directory, atomic_write_text
 from corsa_plugins.methods.spec import Method
-from corsa_plugins.report.figures import ForgettingPoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["FORGETTING", "forgetting_points", "run_shares", "with_share", "write_forgetting"]
+__all__ = ["FORGETTING", "ForgettingPoint", "forgetting_points", "run_shares", "with_share", "write_forgetting"]
 
 FORGETTING = "forgetting.json"
 """Name of the file, in the folder of a method."""
+
+
+@dataclass(frozen=True)
+class ForgettingPoint:
+    """Forgetting after an update with part of the data.
+
+    Attributes:
+        share: Of the data, in [0, 1].
+        forgetting: Generality of the earlier update lost, in [-1, 1].
+        low, high: Its interval, where there is one.
+        method: Which method; each is a line.
+    """
+
+    share: float
+    forgetting: float
+    low: float | None = None
+    high: float | None = None
+    method: str = ""
 
 
 def with_share(plan: UpdatePlan, share: float) -> UpdatePlan:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError, require
 
 if TYPE_CHECKING:
@@ -144,7 +145,6 @@ def evaluate_adapters(
     from corsa_plugins.bench.evaluation.evaluate import longest_target
     from corsa_plugins.bench.routing.report import RoutingReport
     from corsa_plugins.bench.routing.routing import active_adapter, evaluate_routed
-    from corsa_plugins.cli.app import _show
 
     if output and output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file: name a folder for the results")
@@ -193,8 +193,8 @@ def evaluate_adapters(
     if output and unfinished:
         _save(report, output, {name: value for name, value in asked.items() if value is not None}, found)
         shutil.rmtree(unfinished, ignore_errors=True)
-    _show(report.table())
-    _show(report.parts_table())
+    show(report.table())
+    show(report.parts_table())
     if output:
         typer.echo(f"written to {output}")
 
@@ -235,7 +235,6 @@ def route(
     from rich.text import Text
 
     from corsa_plugins.bench.routing.routing import active_adapter
-    from corsa_plugins.cli.app import _show
     from corsa_plugins.model.asking import cut_answer, generate_answers
 
     blank = [question for question in questions if not question.strip()]
@@ -270,7 +269,7 @@ def route(
         table.add_column(heading)
     for number, question in enumerate(questions):
         table.add_row(Text(question), Text(names[chosen[number]]), Text(answers[number]))
-    _show(table)
+    show(table)
 
 
 def _names(adapters: Sequence[str]) -> list[str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corsa_plugins.cli.editing import edit_settings, load_quietly, state_folder
+from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
 
 if TYPE_CHECKING:
@@ -104,8 +106,6 @@ def build_conflict_set(
     """
     from corsa_plugins.alphaedit import AlphaEditor, EditState, KeyStatistics
     from corsa_plugins.bench.conflict_sets import conflict_set, rewordings, validation_probes
-    from corsa_plugins.cli.app import _show
-    from corsa_plugins.cli.commands.edit import _load, _settings, _state_folder
     from corsa_plugins.data.requests import read_probes, read_requests, write_probes, write_requests
     from corsa_plugins.files import atomic_write_text
 
@@ -113,8 +113,8 @@ def build_conflict_set(
     candidates = [request for path in requests for request in read_requests(path)]
     others = [request for path in exclude or [] for request in read_requests(path)]
     facts = read_probes(keep) if keep else []
-    earlier = EditState.load(_state_folder(state)) if state else None
-    chosen = _settings(settings, layers, "alphaedit+", earlier)
+    earlier = EditState.load(state_folder(state)) if state else None
+    chosen = edit_settings(settings, layers, "alphaedit+", earlier)
     n_hard = round(hard_share * size)
     if reword and earlier is not None:
         edited = [request for batch in earlier.batches for request in batch.requests]
@@ -123,7 +123,7 @@ def build_conflict_set(
         candidates = [*found, *candidates]
     candidates = _first_of_each_prompt(candidates)
     known = KeyStatistics.load(statistics)
-    loaded, tokenizer = _load(model, device, dtype, quiet)
+    loaded, tokenizer = load_quietly(model, device, dtype, quiet)
     editor = AlphaEditor(loaded, tokenizer, known, chosen, state=earlier)
     if earlier:
         editor.apply()
@@ -151,7 +151,7 @@ def build_conflict_set(
     atomic_write_text(figures_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     if validation:
         write_probes(validation, probes)
-    _show(built.table())
+    show(built.table())
     written = ", ".join(str(path) for path in (output, figures_file, validation) if path)
     typer.echo(f"written to {written}")
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from corsa_plugins.cli.editing import STATE, edit_settings, load_quietly, state_folder
+from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
 
 __all__ = ["diagnose", "edit"]
 
-STATE = "state"
 MODEL = "model"
 REPORT = "report.json"
 
@@ -87,22 +87,21 @@ def edit(
       130 interrupted
     """
     from corsa_plugins.alphaedit import AlphaEditor, EditState, KeyStatistics
-    from corsa_plugins.cli.app import _show
     from corsa_plugins.data.requests import read_probes, read_requests
     from corsa_plugins.files import atomic_directory
 
     _check_usage(requests, statistics, state, revert, name, output)
     asked = read_requests(requests) if requests else []
     watched = read_probes(keep) if keep else []
-    earlier = EditState.load(_state_folder(state)) if state else None
-    chosen = _settings(settings, layers, method, earlier) if requests else None
+    earlier = EditState.load(state_folder(state)) if state else None
+    chosen = edit_settings(settings, layers, method, earlier) if requests else None
     if chosen is None:
         assert earlier is not None  # _check_usage
         chosen = earlier.batches[-1].settings if earlier.batches else None
         if chosen is None:
             raise SettingError(f"{state} has no batch in force: there is nothing to revert")
     known = KeyStatistics.load(statistics) if statistics else None
-    loaded, tokenizer = _load(model, device, dtype, quiet)
+    loaded, tokenizer = load_quietly(model, device, dtype, quiet)
     editor = AlphaEditor(loaded, tokenizer, known, chosen, state=earlier)
     if earlier:
         editor.apply()
@@ -111,7 +110,7 @@ def edit(
         editor.revert_all() if batch == "all" else editor.revert(batch)
     if asked:
         report = editor.edit(asked, name=name, keep=watched, progress=not quiet)
-        _show(report.table())
+        show(report.table())
     with atomic_directory(output) as folder:
         editor.state.save(folder / STATE)
         if not delta_only:
@@ -159,22 +158,21 @@ def diagnose(
       0 done; 2 wrong usage or unusable files; 130 interrupted
     """
     from corsa_plugins.alphaedit import AlphaEditor, EditState, KeyStatistics
-    from corsa_plugins.cli.app import _show
     from corsa_plugins.data.requests import read_requests
     from corsa_plugins.files import atomic_write_text
 
     asked = read_requests(requests)
-    earlier = EditState.load(_state_folder(state)) if state else None
-    chosen = _settings(settings, layers, "alphaedit+", earlier)
+    earlier = EditState.load(state_folder(state)) if state else None
+    chosen = edit_settings(settings, layers, "alphaedit+", earlier)
     if output and output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file: name a folder")
     known = KeyStatistics.load(statistics)
-    loaded, tokenizer = _load(model, device, dtype, quiet)
+    loaded, tokenizer = load_quietly(model, device, dtype, quiet)
     editor = AlphaEditor(loaded, tokenizer, known, chosen, state=earlier)
     if earlier:
         editor.apply()
     diagnosis = editor.diagnose(asked, values=values, progress=not quiet)
-    _show(diagnosis.table())
+    show(diagnosis.table())
     if output:
         lines = (json.dumps(row, ensure_ascii=False) for row in diagnosis.rows())
         atomic_write_text(output / "diagnosis.jsonl", "".join(f"{line}\n" for line in lines))
@@ -204,41 +202,3 @@ def _check_usage(
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise SettingError(f"{output} cannot be made: {parent} is no folder that can be written to; name another one")
-
-
-def _settings(name: str | None, layers: str | None, method: str, earlier: Any) -> Any:
-    from corsa_plugins.alphaedit import AlphaEditSettings
-
-    if method not in ("alphaedit+", "alphaedit"):
-        raise SettingError(f"method is {method!r}: choose alphaedit+ or alphaedit")
-    numbers = None
-    if layers is not None:
-        try:
-            numbers = tuple(int(number) for number in layers.split(","))
-        except ValueError:
-            raise SettingError(f"layers is {layers!r}: give numbers such as 4,5,6") from None
-    if name is not None:
-        chosen = AlphaEditSettings.load(name)
-        chosen = replace(chosen, layers=numbers) if numbers else chosen
-    elif numbers:
-        chosen = AlphaEditSettings(layers=numbers)
-    elif earlier is not None and earlier.batches:
-        chosen = earlier.batches[-1].settings
-    else:
-        raise SettingError("which layers? give --layers, or --settings with a YAML file or a preset")
-    return chosen.alphaedit() if method == "alphaedit" else chosen
-
-
-def _state_folder(path: Path) -> Path:
-    """The state in a folder that ``corsa edit`` wrote, or that is one."""
-    return path / STATE if (path / STATE).is_dir() else path
-
-
-def _load(model: str, device: str | None, dtype: str, quiet: bool) -> Any:
-    from transformers.utils.logging import disable_progress_bar
-
-    from corsa_plugins.model.loading import load_model
-
-    if quiet:
-        disable_progress_bar()
-    return load_model(model, device=device, dtype=dtype)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError, require
 
 if TYPE_CHECKING:
@@ -113,13 +114,13 @@ def evaluate(
     """
     from transformers.utils.logging import disable_progress_bar
 
+    from corsa_plugins.alphaedit.edited import load_edited
     from corsa_plugins.bench.ability import Harness, ability_table
     from corsa_plugins.bench.evaluation import change_table, load_evaluation, summary_table
     from corsa_plugins.bench.evaluation.moments import ReportError, check_asked
     from corsa_plugins.bench.evaluation.tables import SUMMARY
-    from corsa_plugins.cli.app import _show
     from corsa_plugins.data.requests import read_probes, read_requests
-    from corsa_plugins.model.loading import load_edited, load_model
+    from corsa_plugins.model.loading import load_model
 
     if quiet:
         disable_progress_bar()
@@ -198,10 +199,10 @@ def evaluate(
     if asked or facts:
         heading = f"{title}: means with 95 % intervals"
         first, second = before.evaluation if before else None, after.evaluation
-        _show(change_table(first, second, heading, later=later) if first else summary_table([second], title=heading))
+        show(change_table(first, second, heading, later=later) if first else summary_table([second], title=heading))
     if after.ability is not None:
         labels = (before.evaluation.label if before else "", after.evaluation.label)
-        _show(ability_table(before.ability if before else None, after.ability, labels))
+        show(ability_table(before.ability if before else None, after.ability, labels))
     if output:
         typer.echo(f"written to {output}")
 

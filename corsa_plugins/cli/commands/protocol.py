@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError, require
 
 if TYPE_CHECKING:
@@ -119,7 +120,6 @@ def protocol(
     from corsa_plugins.bench.protocols import comparison_table, run_protocol
     from corsa_plugins.bench.protocols.plan import folder_name
     from corsa_plugins.bench.protocols.shares import FORGETTING, forgetting_points, run_shares, write_forgetting
-    from corsa_plugins.cli.app import _show
     from corsa_plugins.data.requests import read_probes, read_requests
     from corsa_plugins.files import atomic_write_text
     from corsa_plugins.model.loading import load_model
@@ -172,7 +172,7 @@ def protocol(
             )
             forgetting += (own := forgetting_points(by_share))
             write_forgetting([*own, *forgetting_points(by_share, untouched=True)], folder / FORGETTING)
-        _show(result.table())
+        show(result.table())
         for asked in measures:
             ability = result.measured[0, asked], result.measured[len(plan.sets), asked]
             changes = {
@@ -180,11 +180,11 @@ def protocol(
                 for task, metrics in compare_ability(*ability).items()
             }
             atomic_write_text(folder / "ability.json", json.dumps(changes, indent=2) + "\n")
-            _show(ability_table(*ability))
+            show(ability_table(*ability))
             scores += HarnessScore.of(ability[0], "before") if len(results) == 1 else []
             scores += HarnessScore.of(ability[1], result.method, "before")
     if len(results) > 1:
-        _show(comparison_table(results))
+        show(comparison_table(results))
     run = {
         "protocol": kind, "model": model, "requests": ", ".join(map(str, requests)), "untouched": untouched,
         "batches": batches, "shares": shares, "methods": ", ".join(method), "settings": ", ".join(settings or []),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
 
 if TYPE_CHECKING:
@@ -61,7 +62,6 @@ def split(
     from rich.table import Table
 
     from corsa_plugins.bench.routing.routing import list_prompts, split_requests
-    from corsa_plugins.cli.app import _show
     from corsa_plugins.data.requests import read_requests, write_requests
     from corsa_plugins.files import atomic_directory
 
@@ -80,7 +80,7 @@ def split(
             name = f"part-{number:0{width}}.jsonl"
             write_requests(folder / name, group)
             table.add_row(name, str(len(group)), list_prompts(group, 2))
-    _show(table)
+    show(table)
     typer.echo(f"written to {output}")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def stats(
     if directory is not None:
         if model or text or layers or out:
             raise SettingError(f"{directory} is a folder to show: it goes with no other option")
-        _show(KeyStatistics.load(directory))
+        show(statistics_table(KeyStatistics.load(directory)))
         return
     if not model or not text or not layers or out is None:
         raise SettingError("corsa stats needs --model, --text, --layers and --out; or a folder of statistics to show")
@@ -114,7 +115,7 @@ def stats(
         fresh=fresh,
         progress=not quiet,
     )
-    _show(found)
+    show(statistics_table(found))
     typer.echo(f"written to {out}")
 
 
@@ -178,11 +179,3 @@ def statistics_table(statistics: KeyStatistics) -> Table:
 
 def _title(statistics: KeyStatistics) -> str:
     return f"keys of {statistics.fingerprint or 'an unknown model'}"
-
-
-def _show(statistics: Any) -> None:
-    from rich.console import Console
-
-    console, table = Console(), statistics_table(statistics)
-    # Cut cells say nothing; where output goes to a file there is no width to keep to.
-    console.print(table) if console.is_terminal else Console(width=200).print(table)

@@ -1,0 +1,78 @@
+"""A model's LoRA layers, and the model as it was before it had any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from trl_ext.head import remove_completion_head
+
+__all__ = ["Unadapted", "lora_factors", "lora_layers"]
+
+
+class Unadapted:
+    """A model's modules, flags and forward, as they were; the values of its weights are not among them.
+
+    PEFT puts layers of its own in the place of linear ones, which it leaves as they are. Putting the old modules back
+    takes any adapter off, also one that was put on only in part.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+        self.flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        self.modes = [(module, module.training) for module in model.modules()]
+        self.attributes = {name: vars(model).get(name) for name in ("forward", "peft_config", "model_tags")}
+        self.use_cache = getattr(model.config, "use_cache", None)
+        self.checkpointing = _checkpointing(model)
+
+    def put_back(self) -> None:
+        model: Any = self.model
+        remove_completion_head(model)
+        for parent, name, child in self.children:
+            if getattr(parent, name) is not child:
+                setattr(parent, name, child)
+        for name, value in self.attributes.items():
+            if value is not None:
+                setattr(model, name, value)
+            elif name in vars(model):
+                delattr(model, name)
+        if getattr(model, "_require_grads_hook", None) is not None:
+            model.disable_input_require_grads()
+        if not self.checkpointing and _checkpointing(model):
+            model.gradient_checkpointing_disable()
+        if self.use_cache is not None:
+            model.config.use_cache = self.use_cache
+        for parameter, required in self.flags:
+            parameter.requires_grad_(required)
+            parameter.grad = None
+        for module, training in self.modes:
+            module.training = training
+
+
+def _checkpointing(model: nn.Module) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def lora_layers(model: nn.Module) -> dict[str, Any]:
+    """The LoRA layers of a model by name, with the adapter ``"default"``."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer) and "default" in getattr(module, "lora_A", {})
+    }
+
+
+def lora_factors(model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Copies of each LoRA layer's (s B, A) in float32, in main memory: its change of the weight is their product."""
+    return {
+        name: (
+            layer.lora_B["default"].weight.detach().to("cpu", torch.float32) * layer.scaling["default"],
+            layer.lora_A["default"].weight.detach().to("cpu", torch.float32, copy=True),
+        )
+        for name, layer in lora_layers(model).items()
+    }

@@ -1,0 +1,58 @@
+"""LoRA SFT and CoRSA, which is LoRA SFT with DPO, PCGrad and SAM, as methods of a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trl_ext.methods.session import AdapterSession
+from trl_ext.methods.settings import AdapterSettings, adapter_settings
+from trl_ext.rounds import CORSA, LORA_SFT
+
+if TYPE_CHECKING:
+    from corsa_plugins.methods.spec import Session
+
+__all__ = ["LoraMethod", "corsa", "lora_sft"]
+
+
+@dataclass(frozen=True)
+class LoraMethod:
+    """An adapter that :class:`trl_ext.trainer.CoRSATrainer` trains on, update by update.
+
+    Requests without ``target_old`` get the model's own answer of that moment; those that it answers with ``target_new``
+    already are not trained on.
+
+    Attributes:
+        name: For tables and labels.
+        own: What makes it this method: fields of ``CoRSAConfig`` that have precedence over the shared ones.
+        settings: Shared with the other methods.
+    """
+
+    name: str
+    own: Mapping[str, Any]
+    settings: AdapterSettings = field(default_factory=AdapterSettings)
+
+    def describe(self) -> dict[str, Any]:
+        """Its settings."""
+        return {"method": "LoRA", "name": self.name, "own": dict(self.own), **self.settings.describe()}
+
+    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Session:
+        """The model without an adapter.
+
+        Raises:
+            SettingError: The model has an adapter already.
+        """
+        return AdapterSession(model, tokenizer, self.settings, self.own, seed)
+
+
+def lora_sft(settings: AdapterSettings | str | None = None) -> LoraMethod:
+    """``lora-sft``: CoRSA without DPO and without SAM, which is supervised fine-tuning of the adapter."""
+    return LoraMethod(LORA_SFT.name, LORA_SFT.settings, adapter_settings(settings))
+
+
+def corsa(settings: AdapterSettings | str | None = None) -> LoraMethod:
+    """``corsa``."""
+    return LoraMethod(CORSA.name, CORSA.settings, adapter_settings(settings))

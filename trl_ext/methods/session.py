@@ -1,0 +1,131 @@
+"""A model and the adapter that is trained on it, update by update."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+
+from corsa_plugins.data.preferences import fill_target_old, to_preference_rows
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.history import HISTORY, write_history
+from trl_ext.config import CoRSAConfig
+from trl_ext.history import HistoryCallback
+from trl_ext.methods.adapter import Unadapted
+from trl_ext.methods.settings import AdapterSettings
+from trl_ext.rounds import quiet
+from trl_ext.trainer import CoRSATrainer
+
+__all__ = ["ADAPTER", "AdapterSession"]
+
+ADAPTER = "adapter"
+"""Name of the adapter's folder, in the folder of an update."""
+
+
+class AdapterSession:
+    """A model and the adapter that trains on it.
+
+    ``seed`` decides the adapter's initial values and the order of the data, in every update alike.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: AdapterSettings,
+        own: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            raise SettingError("the model has an adapter already: give the base model, or merge the adapter first")
+        self.base = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.own = own
+        self.seed = seed
+        self.peft: PeftModel | None = None
+        self._unadapted = Unadapted(model)
+
+    @property
+    def model(self) -> Any:
+        return self.base if self.peft is None else self.peft
+
+    def update(self, requests: Sequence[EditRequest], folder: Path) -> None:
+        complete = self.filled(requests)
+        if complete:
+            history = self.history(complete)
+            self.peft = self.train(complete, folder / ADAPTER, history=history)
+            if history is not None:
+                write_history(history.records, folder / HISTORY)
+
+    def restore(self, folder: Path) -> None:
+        if (folder / ADAPTER).is_dir():  # else the model knew every answer, and the update changed nothing
+            self.load(folder / ADAPTER)
+
+    def close(self) -> None:
+        self.peft = None
+        self._unadapted.put_back()
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def filled(self, requests: Sequence[EditRequest]) -> tuple[EditRequest, ...]:
+        """The requests to train on, every one with ``target_old``."""
+        found = fill_target_old(self.model, self.tokenizer, requests, chat_template=self.settings.conversational)
+        return found.requests
+
+    def history(self, requests: Sequence[EditRequest]) -> HistoryCallback | None:
+        """For one training; ``None`` where none is to be kept."""
+        looks, chat = self.settings.history_looks, self.settings.conversational
+        return HistoryCallback(requests, self.tokenizer, looks=looks, chat_template=chat) if looks else None
+
+    def train(
+        self,
+        requests: Sequence[EditRequest],
+        output: Path,
+        settings: Mapping[str, Any] | None = None,
+        history: HistoryCallback | None = None,
+    ) -> PeftModel:
+        """Train the adapter, or a new one if there is none, and save it to ``output``.
+
+        Args:
+            requests: With ``target_old``.
+            output: A folder.
+            settings: Of this training; they have precedence over all others.
+            history: Gets the records of this training.
+        """
+        config: dict[str, Any] = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no"}
+        config |= {**self.settings.training, **self.own, **(settings or {})}
+        rows = to_preference_rows(
+            requests, conversational=self.settings.conversational, answer_suffix=self.settings.answer_suffix
+        )
+        with quiet():
+            trainer = CoRSATrainer(
+                model=self.model,
+                args=CoRSAConfig(**config, output_dir=str(output), seed=self.seed),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=self.tokenizer,
+                # PEFT writes the model's own modules into the configuration it is given.
+                peft_config=None if self.peft is not None else copy.deepcopy(self.settings.lora),
+                callbacks=[history] if history is not None else None,
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+            trainer.model.save_pretrained(output)
+        return trainer.model
+
+    def load(self, adapter: Path) -> None:
+        """Put a saved adapter in the place of the present one."""
+        self.drop()
+        self.peft = PeftModel.from_pretrained(self.base, str(adapter), is_trainable=True)
+
+    def drop(self) -> None:
+        """Take the adapter off; the base weights stay as they are."""
+        self.peft = None
+        self._unadapted.put_back()
