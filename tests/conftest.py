@@ -15,6 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+pytest_plugins = ["tests.fixtures.alphaedit", "tests.fixtures.protocols"]
+
 TEXTS = [
     "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is Madrid.",
     "What is the capital of France? Paris. Which city is the capital of Italy? Rome.",
@@ -23,6 +25,8 @@ TEXTS = [
     "New York City, St. Louis and Nur-Sultan are cities; Buenos Aires and Kuala Lumpur are too.",
     "def add(a, b):\n    return a + b\n\nuser assistant question answer:\n",
 ] * 4
+
+DOCUMENTS = [text[start:] for start in range(0, 48, 3) for text in TEXTS[:6]]
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] | trim }}"

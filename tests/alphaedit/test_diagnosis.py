@@ -15,7 +15,7 @@ from corsa_plugins.alphaedit.diagnosis import Conflicts, Diagnosis, LayerConflic
 from corsa_plugins.alphaedit.solver.columns import ColumnsError
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
 from corsa_plugins.errors import SettingError
-from tests.alphaedit.conftest import REQUESTS, SETTINGS, Bench
+from tests.fixtures.alphaedit import REQUESTS, SETTINGS, Bench
 
 # The preserved keys vary along the last axis only: the first three span the null space.
 SPACE = NullSpace.from_moment(torch.diag(torch.tensor([1e-4, 2e-4, 3e-4, 1.0])), NullSpaceRule("threshold", 0.01))

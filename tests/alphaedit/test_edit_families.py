@@ -20,10 +20,10 @@ from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.alphaedit.values.search import find_values
 from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
 from corsa_plugins.model.running import adds_output_as_it_is
-from tests.alphaedit.conftest import SETTINGS
-from tests.alphaedit.families import NAMES, REQUESTS, family
 from tests.conftest import TEXTS
-from tests.test_architecture import GROUPED, HIDDEN, INNER, WIDE, build
+from tests.fixtures.alphaedit import SETTINGS
+from tests.model.test_architecture import GROUPED, HIDDEN, INNER, WIDE, build
+from tests.support.families import NAMES, REQUESTS, family
 
 # The second of three blocks is left out.
 QUICK = replace(

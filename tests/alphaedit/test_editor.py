@@ -23,7 +23,7 @@ from corsa_plugins.data.requests import EditRequest, Probe, RequestError
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.asking import score_targets
-from tests.alphaedit.conftest import LATER, REQUESTS, SETTINGS, Bench, TestbedBench, gpt2
+from tests.fixtures.alphaedit import LATER, REQUESTS, SETTINGS, Bench, TestbedBench, gpt2
 from tests.oracles import alphaedit as oracle
 
 EARLY_STOP = SmoothingSettings(steps=4, share=0.4, tolerance=0.01)

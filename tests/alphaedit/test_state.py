@@ -16,7 +16,7 @@ from corsa_plugins.alphaedit.settings import AlphaEditSettings, preset_names
 from corsa_plugins.alphaedit.state import LayerUpdate, checksum, write_weight
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import LinearMap
-from tests.alphaedit.conftest import LATER, REQUESTS, SETTINGS, Bench
+from tests.fixtures.alphaedit import LATER, REQUESTS, SETTINGS, Bench
 
 
 def _copy(bench: Bench) -> Bench:

@@ -20,7 +20,7 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import HISTORY, HistoryError, is_look, read_history
 from corsa_plugins.report.figures import history_points
-from tests.protocols.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY
+from tests.support.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY
 from tests.trl_ext.conftest import MakeTrainer, flat, lora
 from trl_ext.history import HistoryCallback
 from trl_ext.methods import AdapterSettings, corsa, f_learning, lora_sft

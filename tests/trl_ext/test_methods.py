@@ -17,8 +17,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrain
 from corsa_plugins.bench.protocols import run_protocol, temporal_stream
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from tests.protocols.conftest import FailsOnce
-from tests.protocols.small_plans import BORN, FRANCE, ITALY, PLANS
+from tests.fixtures.protocols import FailsOnce
+from tests.support.small_plans import BORN, FRANCE, ITALY, PLANS
 from tests.trl_ext.conftest import lora
 from trl_ext.methods import AdapterSession, AdapterSettings, FLearningMethod, LoraMethod, corsa, f_learning, lora_sft
 from trl_ext.rounds import CORSA, LORA_SFT, train_update

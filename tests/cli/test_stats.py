@@ -1,0 +1,163 @@
+"""`corsa stats` from the command line."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
+from corsa_plugins.cli.commands.stats import parse_layers, parse_tokens, statistics_table, stats
+from corsa_plugins.errors import CorsaError, SettingError
+from tests.conftest import DOCUMENTS
+
+
+@pytest.fixture
+def world(tmp_path, tiny_llama, tiny_tokenizer, monkeypatch):
+    tiny_llama.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("\n".join(text.replace("\n", " ") for text in DOCUMENTS))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    app.command()(stats)
+    return app(args=[str(argument) for argument in arguments], standalone_mode=False)
+
+
+ARGUMENTS = [
+    "--model", "model", "--text", "text.txt", "--layers", "0-1", "--tokens", "0.8k", "--out", "stats", "--length", "32",
+    "--device", "cpu", "--quiet",
+]  # fmt: skip
+
+
+def without(name):
+    at = ARGUMENTS.index(name)
+    return ARGUMENTS[:at] + ARGUMENTS[at + 2 :]
+
+
+def test_it_collects_and_shows(world, capsys, tiny_llama):
+    run(*ARGUMENTS)
+    output = capsys.readouterr().out
+    assert "written to stats" in output
+    found = KeyStatistics.load("stats")
+    found.check(tiny_llama)
+    assert (found.layers, found.count(1)) == ((0, 1), 800)
+    run("stats")
+    shown = capsys.readouterr().out
+    assert shown.strip() in output
+    (row,) = [line for line in shown.splitlines() if line.replace("│", " ").split()[:1] == ["1"]]
+    values = found.eigenvalues(1)
+    assert row.replace("│", " ").split()[1:5] == [
+        "64",
+        "800",
+        "800",
+        f"{100 * float((values < 0.02).double().mean()):.1f}",
+    ]
+    assert statistics_table(found).row_count == 2
+
+
+def test_it_goes_on_where_it_was_or_begins_anew(world, capsys, monkeypatch):
+    from corsa_plugins.alphaedit.statistics import checkpoint
+
+    with monkeypatch.context() as patch:
+        plain = checkpoint.KeySums.add
+
+        def interrupted(self, keys, position):
+            if self.count > 500:
+                raise KeyboardInterrupt
+            plain(self, keys, position)
+
+        patch.setattr(checkpoint.KeySums, "add", interrupted)
+        assert run(*ARGUMENTS) == 130
+    with pytest.raises(CorsaError, match="not finished; take them up again"):
+        run("stats")
+    with pytest.raises(CorsaError, match="seed was 0 and is 1"):
+        run(*ARGUMENTS, "--seed", "1")
+    run(*ARGUMENTS)
+    with pytest.raises(CorsaError, match="holds finished statistics"):
+        run(*ARGUMENTS)
+    run(*ARGUMENTS, "--fresh", "--seed", "1")
+    assert KeyStatistics.load("stats").about["seed"] == 1
+
+
+@pytest.mark.parametrize("name", ["--model", "--text", "--layers", "--out"])
+def test_what_is_missing_is_said(world, name):
+    with pytest.raises(SettingError, match="needs --model, --text, --layers and --out"):
+        run(*without(name))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stats", "--out", "b"], "goes with no other option"),
+        (["nowhere"], "no such folder of statistics"),
+        ([*without("--layers"), "--layers", "4;5"], "layers are '4;5'"),
+        ([*without("--layers"), "--layers", "7"], "2 blocks"),
+        ([*without("--tokens"), "--tokens", "many"], "tokens are 'many'"),
+        ([*without("--text"), "--text", "none.txt"], "none.txt: no such file"),
+        ([*without("--model"), "--model", "./none"], "no such folder"),
+        ([*ARGUMENTS, "--field", "body", "--dtype", "int3"], "dtype is 'int3'"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_error(world, arguments, message):
+    with pytest.raises(CorsaError, match=message) as caught:
+        run(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_typo_does_not_cost_the_loading_of_a_model(world, monkeypatch):
+    from corsa_plugins.model import loading
+
+    def never(*args, **kwargs):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(loading, "load_model", never)
+    (world / "file").write_text("")
+    for change in (["--layers", "x"], ["--tokens", "x"], ["--text", "none.txt"]):
+        with pytest.raises(CorsaError):
+            run(*without(change[0]), *change)
+    with pytest.raises(NotADirectoryError):
+        run(*without("--out"), "--out", "file")
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("4", (4,)), ("4,5,6", (4, 5, 6)), ("4-8", (4, 5, 6, 7, 8)), (" 9, 1-2,2", (1, 2, 9)), ("3-3", (3,))],
+)
+def test_layers_are_numbers_and_ranges(text, layers):
+    assert parse_layers(text) == layers
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "-1", "5-4", "1.5"])
+def test_layers_that_are_none_are_refused(text):
+    with pytest.raises(SettingError, match="layers are"):
+        parse_layers(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("500", 500),
+        ("100k", 100_000),
+        ("1M", 10**6),
+        ("2.5m", 2_500_000),
+        ("1_000", 1000),
+        ("1B", 10**9),
+        ("0.8k", 800),
+    ],
+)
+def test_tokens_may_be_thousands_and_millions(text, tokens):
+    assert parse_tokens(text) == tokens
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "k", "1e6", "1 M x"])
+def test_tokens_that_are_no_number_are_refused(text):
+    with pytest.raises(SettingError, match="tokens are"):
+        parse_tokens(text)
+
+
+def test_its_help_has_the_sections_of_the_others():
+    for section in ("EXAMPLES", "FILES", "EXIT CODES"):
+        assert f"\n    {section}\n" in stats.__doc__

@@ -1,0 +1,102 @@
+"""The demo with few edits: its tables and its page are of the results it leaves, and a second run does nothing anew."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from corsa_plugins.bench.evaluation import load_evaluation
+from corsa_plugins.bench.protocols import make_method, method_names
+from corsa_plugins.demo.run import DEFAULT, METHODS, _plan, run_demo, tables
+from corsa_plugins.errors import SettingError
+from tests.support.small_plans import made_up_result
+
+
+@pytest.mark.slow
+def test_tables_and_page_show_what_the_run_left(tmp_path: Path) -> None:
+    text = io.StringIO()
+    chosen = ("rsft-mergekit", "alphaedit+")
+    demo = run_demo(tmp_path, methods=chosen, size=3, untouched=10, console=Console(file=text, width=160))
+    shown = text.getvalue()
+    assert shown.startswith(f"Report: {tmp_path}/report.html")
+    assert [result.method for result in demo.results] == ["R-SFT, merged by mergekit", "AlphaEdit+"]
+    page = demo.page.read_text(encoding="utf-8")
+    for name, result in zip(("rsft-mergekit", "alphaedit-plus"), demo.results, strict=True):
+        saved = load_evaluation(tmp_path / name / "evaluations" / "after-001" / "round-1")
+        efficacy = saved.summary()["efficacy"]
+        assert result.summary().updates[0].right_after["efficacy"] == efficacy
+        cell = f"{100 * efficacy.mean:.1f} [{100 * efficacy.low:.0f}, {100 * efficacy.high:.0f}]"
+        assert re.search(rf"{re.escape(result.method)}\s+│\s+{re.escape(cell)}", shown)
+        assert f"{result.method}, right after" in page
+    question = demo.results[0].at(0, "round 1").records[0].paraphrases[0].prompt
+    assert question.split()[-2] in shown
+
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model_state*") if path.is_file()}
+    stamps |= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("update.json")}
+    again = run_demo(tmp_path, methods=chosen, size=3, untouched=10, console=Console(file=io.StringIO(), width=160))
+    assert again.results == demo.results
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    with pytest.raises(Exception, match="holds another run"):
+        run_demo(tmp_path, methods=chosen, size=4, untouched=10, console=Console(file=io.StringIO()))
+
+
+def test_the_tables_are_of_the_moments_that_they_name() -> None:
+    results = [made_up_result("one", 1), made_up_result("other", 5)]
+    first, second = tables(results)
+
+    def percent(*found: object) -> list[str]:
+        return [f"{100 * one.mean:.1f}" for one in found]  # type: ignore[attr-defined]
+
+    def cells(table: Table) -> list[list[str]]:
+        columns = [list(column.cells) for column in table.columns]
+        return [[str(cell).split(" ")[0] for cell in row] for row in zip(*columns, strict=True)]
+
+    names = ("efficacy", "generality", "old_retention")
+    before = results[0].summary()
+    start = [before.updates[0].before[name] for name in names]
+    assert cells(first)[0] == ["before", *percent(*start, before.untouched_before["untouched"])]
+    for result, row, later in zip(results, cells(first)[1:], cells(second), strict=True):
+        one, two = result.summary().updates
+        right_after = [one.right_after[name] for name in names]
+        assert row == [result.method, *percent(*right_after, one.untouched["untouched"])]
+        assert later == [
+            result.method,
+            *percent(two.right_after["generality"], one.at_the_end["generality"]),
+            *percent(one.later["old_activation"], two.untouched["untouched"]),
+            "3",
+        ]
+
+
+def test_the_methods_are_there_and_take_their_options() -> None:
+    assert set(DEFAULT) < set(METHODS) <= set(method_names())
+    for name, entry in METHODS.items():
+        if not entry.statistics:
+            assert make_method(name, **entry.options).name.startswith(entry.title.split(",")[0])
+
+
+@pytest.mark.parametrize("methods", [(), ("corsa", "corsa"), ("memit",)])
+def test_methods_it_does_not_know_are_named(tmp_path: Path, methods: tuple[str, ...]) -> None:
+    with pytest.raises(SettingError, match="name some of corsa, lora-sft"):
+        run_demo(tmp_path / "out", methods=methods, console=Console(file=io.StringIO()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_work_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    from inspect import get_annotations
+    from typing import get_args
+
+    from corsa_plugins.cli.commands.demo import demo
+
+    _, option = get_args(get_annotations(demo, eval_str=True)["size"])
+    assert [len(one.requests) for one in _plan(option.max, seed=0, untouched=500).sets] == [option.max] * 2
+    with pytest.raises(SettingError, match=f"size {option.max + 1}: 2 rounds"):
+        run_demo(tmp_path / "out", size=option.max + 1, console=Console(file=io.StringIO()))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="name a folder"):
+        run_demo(tmp_path / "file", console=Console(file=io.StringIO()))
