@@ -72,7 +72,7 @@ def extension(tmp_path, monkeypatch):
         textwrap.dedent(
             """
             import typer
-            from corsa_plugins.cli.app import passthrough
+            from corsa_plugins.cli.plugin import passthrough
             from corsa_plugins.errors import CorsaError, require
 
             app = typer.Typer(help="An app of its own.")
