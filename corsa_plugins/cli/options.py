@@ -56,12 +56,8 @@ Settings = Annotated[
 Layers = Annotated[
     str | None, typer.Option("--layers", help="Blocks to edit, from 0, such as 4,5,6 or 4-8; overrides --settings.")
 ]
-State = Annotated[
-    Path | None, typer.Option("--state", help="Earlier edits in force: a folder written by corsa edit.")
-]
-Keep = Annotated[
-    Path | None, typer.Option("--keep", help='Facts that should stay, JSON Lines: {"prompt", "answer"}.')
-]
+State = Annotated[Path | None, typer.Option("--state", help="Earlier edits in force: a folder written by corsa edit.")]
+Keep = Annotated[Path | None, typer.Option("--keep", help='Facts that should stay, JSON Lines: {"prompt", "answer"}.')]
 Untouched = Annotated[
     Path | None,
     typer.Option("--untouched", help='Facts that no edit is about, JSON Lines: {"prompt", "answer"}, or requests.'),
