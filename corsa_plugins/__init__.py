@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from corsa_plugins.bench.evaluation import Evaluation, evaluate
+    from corsa_plugins.data.contradictions import check_requests
     from corsa_plugins.data.preferences import fill_target_old, to_preference_rows
-    from corsa_plugins.data.requests import (
-        EditRequest,
-        Probe,
-        RequestError,
-        check_requests,
-        read_probes,
-        read_requests,
-        write_probes,
-        write_requests,
-    )
+    from corsa_plugins.data.reading import read_probes, read_requests, write_probes, write_requests
+    from corsa_plugins.data.requests import EditRequest, Probe, RequestError
     from corsa_plugins.errors import CorsaError, MissingExtraError
 
 try:
@@ -42,11 +35,11 @@ _HOME = {
     "EditRequest": "data.requests",
     "Probe": "data.requests",
     "RequestError": "data.requests",
-    "check_requests": "data.requests",
-    "read_probes": "data.requests",
-    "read_requests": "data.requests",
-    "write_probes": "data.requests",
-    "write_requests": "data.requests",
+    "check_requests": "data.contradictions",
+    "read_probes": "data.reading",
+    "read_requests": "data.reading",
+    "write_probes": "data.reading",
+    "write_requests": "data.reading",
 }
 
 __all__ = [

@@ -71,7 +71,7 @@ def merge_adapters(
     from transformers.utils.logging import disable_progress_bar
 
     from corsa_plugins.bench.evaluation import compare, save_evaluation
-    from corsa_plugins.data.requests import read_requests
+    from corsa_plugins.data.reading import read_requests
     from mergekit_ext.adapters import merge_adapters as run
 
     if quiet:
@@ -175,7 +175,7 @@ def merge_sweep(
         require("matplotlib", "eval", what="the trade-off plot (leave it out with --no-plot)")
     from transformers.utils.logging import disable_progress_bar
 
-    from corsa_plugins.data.requests import read_probes, read_requests
+    from corsa_plugins.data.reading import read_probes, read_requests
     from corsa_plugins.files import atomic_write_text
     from corsa_plugins.model.loading import load_model
     from mergekit_ext.sweep import best_point, sweep

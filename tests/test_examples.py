@@ -11,7 +11,9 @@ import yaml
 from peft import PeftModel
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.data.requests import EditRequest, check_requests, read_requests, write_requests
+from corsa_plugins.data.contradictions import check_requests
+from corsa_plugins.data.reading import read_requests, write_requests
+from corsa_plugins.data.requests import EditRequest
 from trl_ext.train import make_parser
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -28,7 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from corsa_plugins.data.preferences import FilledRequests, fill_target_old, to_preference_rows
-from corsa_plugins.data.requests import EditRequest, read_requests, write_requests
+from corsa_plugins.data.reading import read_requests, write_requests
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.methods.history import HISTORY
 from trl_ext.config import CoRSAConfig

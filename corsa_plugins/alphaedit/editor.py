@@ -22,7 +22,8 @@ from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingChoice, select_smoothing, smoothing
 from corsa_plugins.alphaedit.state import EditBatch, EditState, LayerUpdate, StateError, write_weight
 from corsa_plugins.alphaedit.values.search import Values, find_values
-from corsa_plugins.data.requests import EditRequest, Probe, RequestError, check_requests
+from corsa_plugins.data.contradictions import check_requests
+from corsa_plugins.data.requests import EditRequest, Probe, RequestError
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
 from corsa_plugins.model.asking import TargetScore, generate_answers, score_targets

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from corsa_plugins.data.requests import EditRequest, RequestError, check_requests
+from corsa_plugins.data.contradictions import check_requests
+from corsa_plugins.data.requests import EditRequest, RequestError
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.tokenization import TokenizationError, join
 from corsa_plugins.rsft.settings import RSFTSettings

@@ -14,7 +14,8 @@ import torch
 from corsa_plugins import __version__
 from corsa_plugins.bench.evaluation import load_evaluation
 from corsa_plugins.cli.app import GROUP, main
-from corsa_plugins.data.requests import EditRequest, Probe, read_probes, read_requests, write_probes, write_requests
+from corsa_plugins.data.reading import read_probes, read_requests, write_probes, write_requests
+from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.model import asking as inference
 
 

@@ -11,7 +11,8 @@ import yaml
 
 from corsa_plugins.alphaedit import AlphaEditSettings
 from corsa_plugins.cli.app import main
-from corsa_plugins.data.requests import Probe, read_probes, read_requests, write_probes, write_requests
+from corsa_plugins.data.reading import read_probes, read_requests, write_probes, write_requests
+from corsa_plugins.data.requests import Probe
 from corsa_plugins.testbed import load_testbed
 from tests.fixtures.alphaedit import TestbedBench
 

@@ -10,7 +10,7 @@ import typer
 
 from corsa_plugins.cli.commands.convert import convert
 from corsa_plugins.data.formats import FORMATS, FormatError, read_format
-from corsa_plugins.data.requests import read_requests
+from corsa_plugins.data.reading import read_requests
 from corsa_plugins.errors import CorsaError, SettingError
 
 DATA = Path(__file__).parents[1] / "data" / "formats" / "data"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from corsa_plugins.alphaedit import EditState
 from corsa_plugins.cli.app import main
-from corsa_plugins.data.requests import write_requests
+from corsa_plugins.data.reading import write_requests
 from corsa_plugins.testbed import load_testbed
 from tests.fixtures.alphaedit import TestbedBench
 

@@ -12,7 +12,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.bench.evaluation import load_evaluation
 from corsa_plugins.cli.app import main
-from corsa_plugins.data.requests import EditRequest, write_requests
+from corsa_plugins.data.reading import write_requests
+from corsa_plugins.data.requests import EditRequest
 
 peft = pytest.importorskip("peft")
 

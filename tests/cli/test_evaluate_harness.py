@@ -18,7 +18,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from corsa_plugins.bench.ability import general_ability
 from corsa_plugins.bench.evaluation import load_evaluation
 from corsa_plugins.cli.app import main
-from corsa_plugins.data.requests import EditRequest, write_requests
+from corsa_plugins.data.reading import write_requests
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.loading import load_model
 from tests.test_imports import blocked
 

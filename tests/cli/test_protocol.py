@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from corsa_plugins.alphaedit import collect_statistics
 from corsa_plugins.cli.commands.protocol import protocol
-from corsa_plugins.data.requests import write_probes, write_requests
+from corsa_plugins.data.reading import write_probes, write_requests
 from corsa_plugins.errors import CorsaError
 from tests.conftest import TEXTS
 from tests.support.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY, UNTOUCHED

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from corsa_plugins.cli.app import main
-from corsa_plugins.data.requests import EditRequest, read_requests, write_requests
+from corsa_plugins.data.reading import read_requests, write_requests
+from corsa_plugins.data.requests import EditRequest
 
 REQUESTS = [
     EditRequest(prompt=f"The {thing} of {land} is", subject=land, target_new=land[::-1], target_old="x")

@@ -26,7 +26,8 @@ import easyedit_ext
 from corsa_plugins.alphaedit import EditState
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
-from corsa_plugins.data.requests import EditRequest, Probe, write_requests
+from corsa_plugins.data.reading import write_requests
+from corsa_plugins.data.requests import EditRequest, Probe
 from easyedit_ext.records import record_of
 from tests.easyedit_ext.conftest import LAYERS, TEMPLATES, changed, small_model, weights
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from corsa_plugins.bench.evaluation import evaluate, load_evaluation
-from corsa_plugins.data.requests import EditRequest, write_requests
+from corsa_plugins.data.reading import write_requests
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError
 from mergekit_ext.adapters import combine_adapters, merge_adapters
 

@@ -11,7 +11,8 @@ import yaml
 
 from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.cli.app import main
-from corsa_plugins.data.requests import EditRequest, Probe, write_probes, write_requests
+from corsa_plugins.data.reading import write_probes, write_requests
+from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import CorsaError
 from mergekit_ext.sweep import SweepPoint, best_point, changed_tensors, merged_into, sweep
 from mergekit_ext.sweep_report import point_recipe, sweep_plot, sweep_table

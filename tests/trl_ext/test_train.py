@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedToken
 
 from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.cli.app import main as corsa
-from corsa_plugins.data.requests import EditRequest, read_requests, write_requests
+from corsa_plugins.data.reading import read_requests, write_requests
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.history import read_history
 from tests.conftest import CHAT_TEMPLATE
 

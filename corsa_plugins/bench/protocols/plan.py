@@ -153,7 +153,7 @@ def temporal_stream(
     """Rounds of updates that follow each other in time (CoRSA paper, 4.3; Table 3).
 
     Each round is evaluated right after it and at the end, the untouched facts after every round. A history of facts
-    becomes rounds by :func:`corsa_plugins.data.formats.rounds.split_rounds`. Facts that are learned in the first round
+    becomes rounds by :func:`corsa_plugins.data.contradictions.split_rounds`. Facts that are learned in the first round
     and not revised since are what forgetting is measured on; a request that a later round replaces is not
     (:meth:`UpdatePlan.standing`).
 

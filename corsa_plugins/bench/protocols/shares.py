@@ -56,7 +56,7 @@ def with_share(plan: UpdatePlan, share: float) -> UpdatePlan:
     """A plan whose later updates have the first ``share`` of their requests, rounded, and at least one.
 
     Smaller shares are parts of larger ones. Requests that follow each other through the rounds in one order, as in a
-    history of facts (:func:`corsa_plugins.data.formats.rounds.split_rounds`), are left out together.
+    history of facts (:func:`corsa_plugins.data.contradictions.split_rounds`), are left out together.
 
     Args:
         plan: At least two updates. The first is left whole.

@@ -285,7 +285,7 @@ def _names(adapters: Sequence[str]) -> list[str]:
 
 def _parts(adapters: Sequence[str], files: Sequence[Path] | None) -> tuple[list[str], list[list[EditRequest]]]:
     """The adapters' names and requests."""
-    from corsa_plugins.data.requests import read_requests
+    from corsa_plugins.data.reading import read_requests
 
     names = _names(adapters)
     if files and len(files) != len(adapters):

@@ -106,7 +106,7 @@ def build_conflict_set(
     """
     from corsa_plugins.alphaedit import AlphaEditor, EditState, KeyStatistics
     from corsa_plugins.bench.conflict_sets import conflict_set, rewordings, validation_probes
-    from corsa_plugins.data.requests import read_probes, read_requests, write_probes, write_requests
+    from corsa_plugins.data.reading import read_probes, read_requests, write_probes, write_requests
     from corsa_plugins.files import atomic_write_text
 
     _check_usage(kind, state, reword, residual_at, output, validation, keep)

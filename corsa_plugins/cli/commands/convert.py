@@ -67,12 +67,12 @@ def convert(
       0 done, also if malformed records were skipped; 2 wrong usage, an unusable file, nothing to convert, or a
       malformed record with --strict; 130 interrupted
     """
+    from corsa_plugins.data.contradictions import first_of_contradictions, split_rounds
     from corsa_plugins.data.formats.base import FormatError
     from corsa_plugins.data.formats.read import read_format
     from corsa_plugins.data.formats.registry import FORMATS, get_format
-    from corsa_plugins.data.formats.rounds import first_of_contradictions, split_rounds
     from corsa_plugins.data.formats.source import HUB_PREFIX
-    from corsa_plugins.data.requests import write_requests
+    from corsa_plugins.data.reading import write_requests
 
     if listing:
         if name is None:
@@ -114,7 +114,7 @@ def convert(
 
 
 def _report(result: FormatResult, form: Format, left_out: list[str]) -> None:
-    from corsa_plugins.data.requests import check_requests
+    from corsa_plugins.data.contradictions import check_requests
 
     typer.echo(f"read {result.read} records of {result.source} as {form.name}: {len(result.requests)} requests")
     typer.echo("mapped:")

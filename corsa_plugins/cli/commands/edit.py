@@ -87,7 +87,7 @@ def edit(
       130 interrupted
     """
     from corsa_plugins.alphaedit import AlphaEditor, EditState, KeyStatistics
-    from corsa_plugins.data.requests import read_probes, read_requests
+    from corsa_plugins.data.reading import read_probes, read_requests
     from corsa_plugins.files import atomic_directory
 
     _check_usage(requests, statistics, state, revert, name, output)
@@ -158,7 +158,7 @@ def diagnose(
       0 done; 2 wrong usage or unusable files; 130 interrupted
     """
     from corsa_plugins.alphaedit import AlphaEditor, EditState, KeyStatistics
-    from corsa_plugins.data.requests import read_requests
+    from corsa_plugins.data.reading import read_requests
     from corsa_plugins.files import atomic_write_text
 
     asked = read_requests(requests)

@@ -119,7 +119,7 @@ def evaluate(
     from corsa_plugins.bench.evaluation import change_table, load_evaluation, summary_table
     from corsa_plugins.bench.evaluation.moments import ReportError, check_asked
     from corsa_plugins.bench.evaluation.tables import SUMMARY
-    from corsa_plugins.data.requests import read_probes, read_requests
+    from corsa_plugins.data.reading import read_probes, read_requests
     from corsa_plugins.model.loading import load_model
 
     if quiet:

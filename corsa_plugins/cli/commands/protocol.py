@@ -120,7 +120,7 @@ def protocol(
     from corsa_plugins.bench.protocols import comparison_table, run_protocol
     from corsa_plugins.bench.protocols.plan import folder_name
     from corsa_plugins.bench.protocols.shares import FORGETTING, forgetting_points, run_shares, write_forgetting
-    from corsa_plugins.data.requests import read_probes, read_requests
+    from corsa_plugins.data.reading import read_probes, read_requests
     from corsa_plugins.files import atomic_write_text
     from corsa_plugins.model.loading import load_model
     from corsa_plugins.report.page import HarnessScore, versions

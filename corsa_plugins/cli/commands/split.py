@@ -62,7 +62,7 @@ def split(
     from rich.table import Table
 
     from corsa_plugins.bench.routing.routing import list_prompts, split_requests
-    from corsa_plugins.data.requests import read_requests, write_requests
+    from corsa_plugins.data.reading import read_requests, write_requests
     from corsa_plugins.files import atomic_directory
 
     if parts is None and by is None:

@@ -45,7 +45,7 @@ def get_testbed(
     EXIT CODES
       0 done; 1 a check failed; 2 wrong usage or a damaged testbed; 130 interrupted
     """
-    from corsa_plugins.data.requests import write_requests
+    from corsa_plugins.data.reading import write_requests
     from corsa_plugins.files import atomic_write_text
     from corsa_plugins.testbed import TestbedRecipe, build_testbed, load_testbed, texts_of_testbed
 

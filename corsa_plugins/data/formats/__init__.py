@@ -8,10 +8,10 @@ Every format says which fields become what and which are dropped, and counts the
 ``corsa convert`` does the same from the command line.
 """
 
+from corsa_plugins.data.contradictions import first_of_contradictions, split_rounds
 from corsa_plugins.data.formats.base import Format, FormatError, FormatResult, HubSource, Problem, RecordError
 from corsa_plugins.data.formats.read import detect_format, read_format
 from corsa_plugins.data.formats.registry import FORMATS, get_format
-from corsa_plugins.data.formats.rounds import first_of_contradictions, split_rounds
 
 __all__ = [
     "FORMATS",

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from corsa_plugins.data.formats import FORMATS, FormatError, read_format
 from corsa_plugins.data.formats.base import Drops, RecordError
 from corsa_plugins.data.formats.fields import as_text, leaf_fields
-from corsa_plugins.data.requests import EditRequest, read_requests, write_requests
+from corsa_plugins.data.reading import read_requests, write_requests
+from corsa_plugins.data.requests import EditRequest
 
 DATA = Path(__file__).parent / "data"
 RECORDS = {

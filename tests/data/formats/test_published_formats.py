@@ -10,7 +10,8 @@ import pytest
 from corsa_plugins.data.formats import FORMATS, FormatError, RecordError, detect_format, get_format, read_format
 from corsa_plugins.data.formats.fields import covers, leaf_fields
 from corsa_plugins.data.formats.rippleedits import take_apart
-from corsa_plugins.data.requests import EditRequest, Probe, read_requests, write_requests
+from corsa_plugins.data.reading import read_requests, write_requests
+from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
 
 DATA = Path(__file__).parent / "data"

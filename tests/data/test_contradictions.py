@@ -1,4 +1,4 @@
-"""Contradicting requests: as rounds of update, or the first alone."""
+"""Contradicting requests: found, as rounds of update, or the first alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.data.formats import first_of_contradictions, split_rounds
-from corsa_plugins.data.requests import EditRequest, check_requests
+from corsa_plugins.data.contradictions import check_requests, first_of_contradictions, split_rounds
+from corsa_plugins.data.requests import EditRequest
 
 requests = st.lists(
     st.builds(EditRequest, prompt=st.sampled_from(["A is", "B is", "B  is "]), target_new=st.sampled_from("xyz")),
@@ -56,3 +56,24 @@ def test_the_reason_names_both():
     ]
     (line,) = first_of_contradictions(items)[1]
     assert all(part in line for part in ("'2b'", "'A is'", "'y'", "'x'", "case 1"))
+
+
+class TestChecks:
+    def test_duplicates_and_contradictions_are_told_apart(self):
+        def request(prompt, target):
+            return EditRequest(prompt=prompt, target_new=target)
+
+        issues = check_requests(
+            [
+                request("A  is", "x"),
+                request("B is", "y"),
+                request("A is ", "x"),
+                request("B is", "z"),
+                request("a is", "q"),
+            ]
+        )
+        assert [(d.indices, d.targets) for d in issues.duplicates] == [((0, 2), ("x",))]
+        assert [(c.indices, c.targets) for c in issues.contradictions] == [((1, 3), ("y", "z"))]
+
+    def test_nothing_found_is_false(self):
+        assert not check_requests([EditRequest(prompt="A is", target_new="x")])
