@@ -8,6 +8,7 @@ A command takes what it needs as the type of a parameter; the parameter's own de
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,64 +17,148 @@ import typer
 from corsa_plugins.errors import SettingError
 
 __all__ = [
+    "Adapter",
+    "Adapters",
     "BatchSize",
+    "Calibrate",
     "ChatTemplate",
+    "Describe",
+    "Description",
+    "Descriptions",
     "Device",
     "Dtype",
+    "Edited",
     "Harness",
     "HarnessLimit",
     "HarnessPath",
     "Keep",
+    "Later",
+    "Layer",
     "Layers",
     "MaxNewTokens",
+    "Methods",
     "Model",
+    "OptionalMethods",
     "OptionalModel",
+    "OptionalOutput",
     "OptionalRequests",
+    "OptionalRequestsFiles",
+    "OptionalSplit",
     "OptionalStatistics",
+    "OptionalUntouched",
+    "OptionalWeights",
+    "Output",
     "Quiet",
     "Requests",
+    "RequestsFiles",
+    "Router",
+    "RouterKind",
+    "Seed",
     "Settings",
+    "SettingsOfMethods",
+    "Size",
+    "Split",
     "State",
     "Statistics",
     "Untouched",
+    "Weights",
     "load",
     "parse_layers",
 ]
 
-_MODEL = typer.Option("--model", "-m", help="The model: a folder, or a name on the Hub.")
-_REQUESTS = typer.Option("--requests", "-r", help="Edit requests, JSON Lines.")
-_STATISTICS = typer.Option("--statistics", "-s", help="Folder written by corsa stats.")
 
+class RouterKind(StrEnum):
+    """How an adapter is chosen."""
+
+    LABEL = "label"
+    QUESTION = "question"
+    NEAREST = "nearest"
+
+
+class Description(StrEnum):
+    """How a part is described to the router."""
+
+    SUMMARY = "summary"
+    PROMPTS = "prompts"
+    SUBJECTS = "subjects"
+
+
+# What is asked about, and of which model.
+_MODEL = typer.Option("--model", "-m", help="The model: a folder, or a name on the Hub.")
 Model = Annotated[str, _MODEL]
 OptionalModel = Annotated[str | None, _MODEL]
+_ADAPTER = typer.Option("--adapter", "-a", help="A PEFT adapter of the model: a folder, or a name on the Hub.")
+Adapter = Annotated[str | None, _ADAPTER]
+Adapters = Annotated[list[str], _ADAPTER]
+Edited = Annotated[str | None, typer.Option("--edited", help="The edited model, or a folder written by corsa edit.")]
+_REQUESTS = typer.Option("--requests", "-r", help="Edit requests, JSON Lines.")
 Requests = Annotated[Path, _REQUESTS]
 OptionalRequests = Annotated[Path | None, _REQUESTS]
+RequestsFiles = Annotated[list[Path], _REQUESTS]
+OptionalRequestsFiles = Annotated[list[Path] | None, _REQUESTS]
+_UNTOUCHED = typer.Option(
+    "--untouched", help='Facts that no edit is about, JSON Lines: {"prompt", "answer"}, or requests.'
+)
+Untouched = Annotated[Path, _UNTOUCHED]
+OptionalUntouched = Annotated[Path | None, _UNTOUCHED]
+Keep = Annotated[Path | None, typer.Option("--keep", help='Facts that should stay, JSON Lines: {"prompt", "answer"}.')]
+_SPLIT = typer.Option("--split", help="The split of a data set.")
+Split = Annotated[str, _SPLIT]
+OptionalSplit = Annotated[str | None, _SPLIT]
+
+# How to edit.
+_STATISTICS = typer.Option("--statistics", "-s", help="Folder written by corsa stats.")
 Statistics = Annotated[Path, _STATISTICS]
 OptionalStatistics = Annotated[Path | None, _STATISTICS]
-Settings = Annotated[
-    str | None, typer.Option("--settings", help="YAML file of settings, or a preset: testbed, gpt2-xl, llama3-8b, ...")
-]
+_SETTINGS = typer.Option("--settings", help="YAML file of settings, or a preset: testbed, gpt2-xl, llama3-8b, ...")
+Settings = Annotated[str | None, _SETTINGS]
+SettingsOfMethods = Annotated[list[str] | None, _SETTINGS]
 Layers = Annotated[
     str | None, typer.Option("--layers", help="Blocks to edit, from 0, such as 4,5,6 or 4-8; overrides --settings.")
 ]
 State = Annotated[Path | None, typer.Option("--state", help="Earlier edits in force: a folder written by corsa edit.")]
-Keep = Annotated[Path | None, typer.Option("--keep", help='Facts that should stay, JSON Lines: {"prompt", "answer"}.')]
-Untouched = Annotated[
-    Path | None,
-    typer.Option("--untouched", help='Facts that no edit is about, JSON Lines: {"prompt", "answer"}, or requests.'),
+_METHOD = typer.Option("--method", help="A method by its name.")
+Methods = Annotated[list[str], _METHOD]
+OptionalMethods = Annotated[list[str] | None, _METHOD]
+_WEIGHTS = typer.Option("--weights", help="Weights of what is merged, such as '0.5 0.5'.")
+Weights = Annotated[str, _WEIGHTS]
+OptionalWeights = Annotated[str | None, _WEIGHTS]
+Size = Annotated[int, typer.Option("--size", min=1, help="How many edit requests.")]
+
+# How adapters are chosen among.
+Router = Annotated[RouterKind, typer.Option("--router", help="How an adapter is chosen; see ROUTERS below.")]
+Describe = Annotated[
+    Description | None,
+    typer.Option("--describe", help="How parts are described.  [default: summary with --chat-template, else prompts]"),
 ]
+Descriptions = Annotated[
+    Path | None,
+    typer.Option("--descriptions", help="Descriptions to use: a descriptions.json, as written or as you edited it."),
+]
+Calibrate = Annotated[
+    bool, typer.Option("--calibrate", help="With label: take off what a label gets when nothing is asked.")
+]
+Layer = Annotated[
+    int | None,
+    typer.Option(
+        "--layer", min=1, help="With nearest: compare behind this block, from 1.  [default: two thirds of the way]"
+    ),
+]
+
+# How a model is run and asked.
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...  [default: a GPU if there is one]")
 ]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto (as saved; float32 for float16 on a CPU), float32, bfloat16, float16.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per forward pass when asking.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per forward pass.")]
 MaxNewTokens = Annotated[
     int | None,
     typer.Option(
-        "--max-new-tokens", min=1, help="Length of answers in tokens.  [default: the longest expected one, plus 16]"
+        "--max-new-tokens",
+        min=1,
+        help="Length of answers in tokens; where answers are expected, by default the longest of them, plus 16.",
     ),
 ]
 ChatTemplate = Annotated[
@@ -87,6 +172,17 @@ HarnessLimit = Annotated[
     int | None, typer.Option("--harness-limit", min=1, help="Only so many questions of each task.")
 ]
 HarnessPath = Annotated[Path | None, typer.Option("--harness-path", help="Folder with task files of your own.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")]
+
+# What is written, and shown.
+_OUTPUT = typer.Option("--output", "--out", "-o", help="The file or folder to write; see FILES below.")
+Output = Annotated[Path, _OUTPUT]
+OptionalOutput = Annotated[Path | None, _OUTPUT]
+Later = Annotated[
+    bool,
+    typer.Option("--later", help="What is compared with is from right after the update: report forgetting."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
