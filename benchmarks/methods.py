@@ -23,10 +23,9 @@ from benchmarks.intervals import shown
 from corsa_plugins.bench.protocols import ProtocolResult, ProtocolSummary
 from corsa_plugins.bench.protocols.plan import folder_name
 from corsa_plugins.demo.processes import side_by_side
-from corsa_plugins.demo.run import METHODS, run_method, save_statistics
+from corsa_plugins.demo.run import Rounds, demo_methods, run_method, save_statistics
 
-ORDER = ("lora-sft", "f-learning", "corsa", "alphaedit", "alphaedit+", "rsft", "rsft-mergekit")
-SIZE, UNTOUCHED = 100, 500
+SIZE = 100
 
 COLUMNS: dict[str, Callable[[ProtocolSummary], float]] = {
     "efficacy": lambda s: s.updates[0].right_after["efficacy"].mean,
@@ -43,21 +42,22 @@ COLUMNS: dict[str, Callable[[ProtocolSummary], float]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    specs = demo_methods()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
-    parser.add_argument("--only", nargs="+", choices=ORDER, default=ORDER, help="these methods")
+    parser.add_argument("--only", nargs="+", choices=list(specs), default=list(specs), help="these methods")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
     parser.add_argument("--workers", type=int, help="processes at a time; by default one for each core")
     arguments = parser.parse_args(argv)
     console = Console()
-    known = arguments.output / "statistics"
-    save_statistics(known)
-    keys = {f"{METHODS[name].title}, seed {seed}": (name, seed) for seed in arguments.seeds for name in arguments.only}
+    statistics = arguments.output / "statistics"
+    save_statistics(statistics, [specs[name] for name in arguments.only if specs[name].needs_statistics])
+    keys = {f"{specs[name].title}, seed {seed}": (name, seed) for seed in arguments.seeds for name in arguments.only}
     work = {
-        key: partial(run_method, name, _folder(arguments.output, name, seed), SIZE, seed, UNTOUCHED, known)
+        key: partial(run_method, name, _folder(arguments.output, name, seed), Rounds(SIZE, seed), statistics)
         for key, (name, seed) in keys.items()
     }
-    found: dict[tuple[str, int], ProtocolResult] = {}
+    results: dict[tuple[str, int], ProtocolResult] = {}
     with Progress(console=console) as progress:
         bars = {key: progress.add_task(key, total=1.0) for key in work}
 
@@ -65,16 +65,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             progress.update(bars[key], completed=share)
 
         for key, result in side_by_side(work, workers=arguments.workers, report=report):
-            found[keys[key]] = result
+            results[keys[key]] = result
     wide = console if console.is_terminal else Console(width=220)
-    wide.print(table(found, arguments.seeds))
+    wide.print(table(results, arguments.seeds))
 
 
 def _folder(output: Path, name: str, seed: int) -> Path:
     return output / f"seed-{seed}" / folder_name(name.replace("+", " plus"))
 
 
-def table(found: dict[tuple[str, int], ProtocolResult], seeds: Sequence[int]) -> Table:
+def table(results: dict[tuple[str, int], ProtocolResult], seeds: Sequence[int]) -> Table:
     """A row for each method: the mean over seeds with the half-width of its 95 % interval, in percent."""
     names = {name: version(name) for name in ("torch", "transformers", "trl", "peft", "mergekit")}
     drawn = Table(
@@ -85,12 +85,12 @@ def table(found: dict[tuple[str, int], ProtocolResult], seeds: Sequence[int]) ->
     drawn.add_column("percent, mean ± 95 % over seeds")
     for heading in (*COLUMNS, "s (time)"):
         drawn.add_column(heading, justify="right")
-    for name in dict.fromkeys(name for name, _ in found):
-        results = [found[name, seed] for seed in seeds if (name, seed) in found]
-        summaries = [result.summary() for result in results]
+    for name in dict.fromkeys(name for name, _ in results):
+        of_method = [results[name, seed] for seed in seeds if (name, seed) in results]
+        summaries = [result.summary() for result in of_method]
         cells = [shown([get(summary) for summary in summaries], 100) for get in COLUMNS.values()]
-        seconds = sum(sum(result.seconds) for result in results) / len(results)
-        drawn.add_row(METHODS[name].title, *cells, f"{seconds:.0f}")
+        seconds = sum(sum(result.seconds) for result in of_method) / len(of_method)
+        drawn.add_row(of_method[0].method, *cells, f"{seconds:.0f}")
     return drawn
 
 

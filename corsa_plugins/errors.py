@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from types import ModuleType
 
-__all__ = ["CorsaError", "MissingExtraError", "SettingError", "missing_extra", "require"]
+__all__ = [
+    "CorsaError",
+    "MissingExtraError",
+    "SettingError",
+    "extra_is_missing",
+    "missing_extra",
+    "naming_extra",
+    "require",
+]
 
 
 class CorsaError(Exception):
@@ -42,6 +53,26 @@ def missing_extra(error: ImportError, what: str) -> MissingExtraError | None:
     if top not in _EXTRAS:
         return None
     return MissingExtraError(_needs(what, top, _EXTRAS[top]), name=error.name)
+
+
+@contextmanager
+def naming_extra(what: str) -> Iterator[None]:
+    """Within the block, a failed import of an optional dependency by ``what`` becomes :class:`MissingExtraError`."""
+    try:
+        yield
+    except ImportError as error:
+        explained = missing_extra(error, what)
+        if explained is None:
+            raise
+        raise explained from None
+
+
+def extra_is_missing(extra: str, what: str) -> MissingExtraError | None:
+    """The one-line error for ``what`` if a module that the extra brings is not installed; nothing is imported."""
+    for module, bringing in _EXTRAS.items():
+        if bringing == extra and find_spec(module) is None:
+            return MissingExtraError(_needs(what, module, extra), name=module)
+    return None
 
 
 def _needs(what: str, module: str, extra: str) -> str:

@@ -14,6 +14,7 @@ from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.identity import Fingerprint
 from easyedit_ext.hparams import AlphaEditPlusHyperParams
 from easyedit_ext.hparams.base import expect
+from easyedit_ext.method import EasyEditMethod
 from easyedit_ext.records import AppliedEdit, copied, record_of
 from easyedit_ext.requests import to_requests
 from easyedit_ext.statistics import preserved_keys
@@ -21,7 +22,7 @@ from easyedit_ext.statistics import preserved_keys
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["apply_alphaedit_plus_to_model", "known_state", "put_in_force"]
+__all__ = ["EASYEDIT", "apply_alphaedit_plus_to_model", "known_state", "put_in_force"]
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,10 @@ def apply_alphaedit_plus_to_model(
             record.state = editor.state
     record.edits.append(AppliedEdit(hparams.METHOD, tuple(edits), report, keys.source))
     return model, originals
+
+
+EASYEDIT = EasyEditMethod(AlphaEditPlusHyperParams.METHOD, apply_alphaedit_plus_to_model, "right")
+"""Padded as EasyEdit pads for its AlphaEdit; the method itself works with either side."""
 
 
 def known_state(model: nn.Module) -> EditState | None:

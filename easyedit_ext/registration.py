@@ -6,27 +6,19 @@ import functools
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
-from corsa_plugins.errors import CorsaError
-from easyedit_ext.alphaedit_plus import apply_alphaedit_plus_to_model
-from easyedit_ext.rsft import apply_rsft_to_model
+from corsa_plugins.errors import CorsaError, naming_extra
+from corsa_plugins.methods.registry import method_specs
+from easyedit_ext.method import EasyEditMethod
 
-__all__ = ["EasyEditError", "register"]
+__all__ = ["EasyEditError", "easyedit_methods", "register"]
 
 logger = logging.getLogger(__name__)
-
-METHODS: Mapping[str, Callable[..., Any]] = {
-    "AlphaEditPlus": apply_alphaedit_plus_to_model,
-    "RSFT": apply_rsft_to_model,
-}
-"""alg_name -> what EasyEdit calls."""
-
-PADDING_SIDES = {"AlphaEditPlus": "right", "RSFT": "left"}
-"""As EasyEdit's own lists have it for AlphaEdit and for FT. The methods themselves work with either."""
 
 _MARK = "_easyedit_ext"
 _URL = "https://github.com/zjunlp/EasyEdit"
@@ -44,12 +36,27 @@ class EasyEditError(CorsaError, ImportError):
     """EasyEdit is not there or cannot be imported; the message names the module that is missing."""
 
 
-def register() -> None:
-    """Make ``alg_name: AlphaEditPlus`` and ``alg_name: RSFT`` known to EasyEdit; again is fine.
+def easyedit_methods() -> dict[str, EasyEditMethod]:
+    """By ``alg_name``, every method whose spec says how EasyEdit calls it.
 
-    After this ``ALG_DICT`` has both, ``batch_edit`` takes both, and ``BaseEditor`` sets the tokenizer's padding side
+    Raises:
+        MissingExtraError: What it names cannot be imported for want of a framework.
+    """
+    methods = {}
+    for spec in method_specs():
+        if spec.easyedit is not None:
+            with naming_extra(f"method {spec.name} in EasyEdit"):
+                method: EasyEditMethod = resolve_name(spec.easyedit)
+            methods[method.alg_name] = method
+    return methods
+
+
+def register() -> None:
+    """Make ``alg_name: AlphaEditPlus``, ``alg_name: RSFT`` and those of extensions known to EasyEdit; again is fine.
+
+    After this ``ALG_DICT`` has them, ``batch_edit`` takes them, and ``BaseEditor`` sets the tokenizer's padding side
     for them as for its own methods of their kind. With a pair (model, tokenizer) for ``model_name``, which EasyEdit's
-    evaluation cannot read, ``BaseEditor.model_name`` is the model's type for these two methods. Nothing else changes;
+    evaluation cannot read, ``BaseEditor.model_name`` is the model's type for these methods. Nothing else changes;
     every method of EasyEdit stays as it is.
 
     Works with a clone of EasyEdit, and with its release of 2023 (easyeditor 0.0.1.dev0), which edits on GPUs only.
@@ -61,10 +68,13 @@ def register() -> None:
     algorithms = _import("easyeditor.util.alg_dict").ALG_DICT
     batch_editor = _import("easyeditor.editors.batch_editor").BatchEditor
     base_editor = _import("easyeditor.editors.editor").BaseEditor
-    for name, method in METHODS.items():
-        if algorithms.get(name, method) is not method:
-            raise CorsaError(f"EasyEdit has another method called {name}, {algorithms[name]!r}: it is left alone")
-    algorithms.update(METHODS)
+    ours = {alg_name: method.apply for alg_name, method in easyedit_methods().items()}
+    for alg_name, apply in ours.items():
+        if algorithms.get(alg_name, apply) is not apply:
+            raise CorsaError(
+                f"EasyEdit has another method called {alg_name}, {algorithms[alg_name]!r}: it is left alone"
+            )
+    algorithms.update(ours)
     if not hasattr(batch_editor.is_batchable_method, _MARK):
         batch_editor.is_batchable_method = staticmethod(_or_ours(batch_editor.is_batchable_method))
     if not hasattr(base_editor.__init__, _MARK):
@@ -74,7 +84,7 @@ def register() -> None:
 def _or_ours(is_batchable: Callable[[str], bool]) -> Callable[[str], bool]:
     @functools.wraps(is_batchable)
     def is_batchable_method(alg_name: str) -> bool:
-        return alg_name in METHODS or is_batchable(alg_name)
+        return alg_name in easyedit_methods() or is_batchable(alg_name)
 
     setattr(is_batchable_method, _MARK, True)
     return is_batchable_method
@@ -84,10 +94,11 @@ def _prepared(initialise: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(initialise)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         initialise(self, *args, **kwargs)
-        if self.alg_name not in METHODS:
+        method = easyedit_methods().get(self.alg_name)
+        if method is None:
             return
         if isinstance(self.model_name, str):
-            self.tok.padding_side = PADDING_SIDES[self.alg_name]
+            self.tok.padding_side = method.padding_side
         else:
             self.model_name = str(self.model.config.model_type)
 

@@ -11,13 +11,14 @@ from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.rsft import rsft, trainable_parameters
 from easyedit_ext.hparams import RSFTHyperParams
 from easyedit_ext.hparams.base import expect
+from easyedit_ext.method import EasyEditMethod
 from easyedit_ext.records import AppliedEdit, copied, record_of
 from easyedit_ext.requests import to_requests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["apply_rsft_to_model"]
+__all__ = ["EASYEDIT", "apply_rsft_to_model"]
 
 
 def apply_rsft_to_model(
@@ -61,6 +62,10 @@ def apply_rsft_to_model(
     report = rsft(model, tok, edits, settings)
     record_of(model).edits.append(AppliedEdit(hparams.METHOD, tuple(edits), report))
     return model, originals
+
+
+EASYEDIT = EasyEditMethod(RSFTHyperParams.METHOD, apply_rsft_to_model, "left")
+"""Padded as EasyEdit pads for its FT; the method itself works with either side."""
 
 
 def _modules(model: PreTrainedModel, hparams: RSFTHyperParams) -> list[str]:

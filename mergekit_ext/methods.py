@@ -1,4 +1,4 @@
-"""R-SFT merged by mergekit, as a method of :mod:`corsa_plugins.bench.protocols`."""
+"""R-SFT merged by mergekit, as an editing method of :mod:`corsa_plugins.methods`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from mergekit.options import MergeOptions
 
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.merging.recipe import delta_recipe
-from corsa_plugins.methods.editors import RSFTMethod, rsft_merged
+from corsa_plugins.methods.rsft import RSFTMethod, merged_settings
+from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.rsft import RSFTSettings
 from corsa_plugins.rsft.selection import trainable_parameters
-from mergekit_ext.merging import merge_recipe
+from mergekit_ext.names import METHOD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from corsa_plugins.bench.protocols import Session
+    from corsa_plugins.methods.spec import Session
 
 __all__ = ["RSFTMergekitMethod", "rsft_mergekit"]
 
@@ -59,9 +59,15 @@ class RSFTMergekitMethod:
 
 class _Session:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: RSFTSettings) -> None:
+        # Here, so that the first update is not charged for mergekit's import.
+        from mergekit.options import MergeOptions
+
+        from mergekit_ext.merging import merge_recipe
+
         self.model = model
         self._tokenizer = tokenizer
         self._settings = settings
+        self._merge = partial(merge_recipe, options=MergeOptions(quiet=True))
         self._first_stage = RSFTMethod("first stage", replace(settings, weight=1.0, density=1.0)).start(
             model, tokenizer, seed=0
         )
@@ -73,9 +79,18 @@ class _Session:
         self._save(models / "base")
         self._first_stage.update(requests, folder)
         self._save(models / "edited")
-        recipe = delta_recipe(models / "base", models / "edited", self._settings.weight, self._settings.density)
+        recipe = {
+            "merge_method": METHOD,
+            "base_model": _reference(models / "base"),
+            "models": [
+                {
+                    "model": _reference(models / "edited"),
+                    "parameters": {"weight": self._settings.weight, "density": self._settings.density},
+                }
+            ],
+        }
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-        merge_recipe(folder / RECIPE, models / "merged", MergeOptions(quiet=True))
+        self._merge(folder / RECIPE, models / "merged")
         # Read as a model, not as a file: what a parameter is called there is up to transformers.
         merged = type(self.model).from_pretrained(models / "merged", dtype="auto")
         names = trainable_parameters(self.model, self._settings)
@@ -102,8 +117,26 @@ class _Session:
             parameter.copy_(values[name])
 
 
-def rsft_mergekit(settings: RSFTSettings | str | None = None) -> RSFTMergekitMethod:
-    """``rsft-mergekit``: as ``rsft-merged``, and with the same settings, but merged by mergekit."""
+def _reference(folder: Path) -> str | dict[str, Any]:
+    """A folder as mergekit takes it: in a text, ``+`` would begin an adapter and ``@`` a revision."""
+    path = str(folder)
+    return {"model": {"path": path}} if {"+", "@"} & set(path) else path
+
+
+def _rsft_mergekit(settings: RSFTSettings | str | None = None) -> RSFTMergekitMethod:
     for name in ("mergekit", "mergekit.merge"):  # its notices of every tensor are not about an update
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger(name).level))
-    return RSFTMergekitMethod(settings=rsft_merged(settings).settings)
+    return RSFTMergekitMethod(settings=merged_settings(settings))
+
+
+rsft_mergekit = MethodSpec(
+    name="rsft-mergekit",
+    title="R-SFT, merged by mergekit",
+    summary="as rsft-merged and with the same settings, by a recipe that mergekit carries out",
+    source="Model Merging for Knowledge Editing, Eq. 6",
+    make=_rsft_mergekit,
+    settings=RSFTSettings,
+    extra="mergekit",
+    rank=80,
+    demo=True,
+)

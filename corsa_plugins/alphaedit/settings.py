@@ -136,6 +136,11 @@ class AlphaEditSettings:
         return cls(**arguments)
 
     @classmethod
+    def presets(cls) -> tuple[str, ...]:
+        """Names of the settings that ship with the package, for :meth:`load`."""
+        return tuple(preset_names())
+
+    @classmethod
     def load(cls, name_or_path: str | os.PathLike[str]) -> AlphaEditSettings:
         """Settings from a YAML file, or one of the presets by name (:func:`preset_names`).
 

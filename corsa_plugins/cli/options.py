@@ -36,9 +36,7 @@ __all__ = [
     "Layer",
     "Layers",
     "MaxNewTokens",
-    "Methods",
     "Model",
-    "OptionalMethods",
     "OptionalModel",
     "OptionalOutput",
     "OptionalRequests",
@@ -63,8 +61,8 @@ __all__ = [
     "Untouched",
     "Weights",
     "load",
+    "method_option",
     "parse_layers",
-    "parse_numbers",
 ]
 
 
@@ -118,9 +116,6 @@ Layers = Annotated[
     str | None, typer.Option("--layers", help="Blocks to edit, from 0, such as 4,5,6 or 4-8; overrides --settings.")
 ]
 State = Annotated[Path | None, typer.Option("--state", help="Earlier edits in force: a folder written by corsa edit.")]
-_METHOD = typer.Option("--method", help="A method by its name.")
-Methods = Annotated[list[str], _METHOD]
-OptionalMethods = Annotated[list[str] | None, _METHOD]
 _WEIGHTS = typer.Option("--weights", help="Weights of what is merged, such as '0.5 0.5'.")
 Weights = Annotated[str, _WEIGHTS]
 OptionalWeights = Annotated[str | None, _WEIGHTS]
@@ -186,6 +181,21 @@ Later = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
+def method_option(more: str = "") -> Any:
+    """``--method`` with the names of all methods, those of extensions as well, in its help.
+
+    A function, as what is installed is asked when a command is made and not when this module is imported::
+
+        def edit(method: Annotated[str, method_option()] = "alphaedit+") -> None: ...
+
+    Args:
+        more: What else to say of it.
+    """
+    from corsa_plugins.methods.registry import method_names
+
+    return typer.Option("--method", help=f"{', '.join(method_names())}; corsa protocol --list tells more.{more}")
+
+
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
     """Block numbers from ``"4,5,6"``, ``"4-8"`` or both, in ascending order; ``None`` of nothing.
 
@@ -202,21 +212,6 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
             raise SettingError(f"layers is {text!r}: give numbers such as 4,5,6 or a range such as 4-8")
         numbers |= set(range(first, last + 1))
     return tuple(sorted(numbers))
-
-
-def parse_numbers(text: str, option: str) -> list[float]:
-    """Numbers separated by spaces or commas.
-
-    Raises:
-        SettingError: There are none, or something else is among them; ``option`` is named.
-    """
-    try:
-        numbers = [float(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise SettingError(f"{option} is {text!r}: {error}; write numbers, as in '0.5 0.5'") from None
-    if not numbers:
-        raise SettingError(f"{option} is empty: write numbers, as in '0.5 0.5'")
-    return numbers
 
 
 def load(model: str, device: str | None, dtype: str, quiet: bool) -> Any:

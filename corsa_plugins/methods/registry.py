@@ -1,36 +1,70 @@
 """Methods by name.
 
 Extensions add theirs by an entry point in the group ``corsa_plugins.methods``: its name is the method's, its value a
-function that takes the method's options by name and returns a :class:`~corsa_plugins.methods.spec.Method`.
+:class:`~corsa_plugins.methods.spec.MethodSpec`, or a function that takes the method's options by name and returns a
+:class:`~corsa_plugins.methods.spec.Method`. A module is imported when its method is wanted or listed.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from corsa_plugins.errors import SettingError, missing_extra
-from corsa_plugins.methods.editors import alphaedit, alphaedit_plus, rsft_merged, rsft_plain
-from corsa_plugins.methods.spec import Method
+from corsa_plugins.errors import SettingError, naming_extra
+from corsa_plugins.methods.spec import Method, MethodSpec
 
-__all__ = ["GROUP", "make_method", "method_names"]
+__all__ = ["GROUP", "make_method", "method_names", "method_spec", "method_specs", "unusable_methods"]
 
 GROUP = "corsa_plugins.methods"
 
-_OWN: dict[str, Callable[..., Method]] = {
-    "alphaedit": alphaedit,
-    "alphaedit+": alphaedit_plus,
-    "rsft": rsft_plain,
-    "rsft-merged": rsft_merged,
+_OWN = {
+    "alphaedit": "corsa_plugins.methods.alphaedit:alphaedit",
+    "alphaedit+": "corsa_plugins.methods.alphaedit:alphaedit_plus",
+    "rsft": "corsa_plugins.methods.rsft:rsft_plain",
+    "rsft-merged": "corsa_plugins.methods.rsft:rsft_merged",
 }
 
 
 def method_names() -> list[str]:
-    """Every name that :func:`make_method` takes."""
-    return sorted({*_OWN, *(entry.name for entry in entry_points(group=GROUP))})
+    """Every name that :func:`method_spec` takes; nothing is imported."""
+    return sorted(_entries())
+
+
+def method_spec(name: str) -> MethodSpec:
+    """What is known of a method.
+
+    Args:
+        name: One of :func:`method_names`.
+
+    Raises:
+        SettingError: There is no such method, or the entry point holds none, or one of another name.
+        MissingExtraError: Its module needs a framework that is not installed.
+    """
+    entries = _entries()
+    if name not in entries:
+        close = difflib.get_close_matches(name, entries, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the methods are {', '.join(method_names())}"
+        raise SettingError(f"no method {name!r}: {hint}")
+    with naming_extra(f"method {name}"):
+        value = entries[name].load()
+    if not isinstance(value, MethodSpec):
+        return _of_function(name, value)
+    if value.name != name:
+        raise SettingError(f"the method {value.name} is offered as {name}: the entry point must have the method's name")
+    return value
+
+
+def method_specs() -> list[MethodSpec]:
+    """Every method that can be imported, those that others are compared with before them."""
+    specs = [found for found in _everything().values() if isinstance(found, MethodSpec)]
+    return sorted(specs, key=lambda spec: (spec.rank, spec.name))
+
+
+def unusable_methods() -> dict[str, str]:
+    """The methods whose modules cannot be imported, and why."""
+    return {name: str(found) for name, found in _everything().items() if isinstance(found, Exception)}
 
 
 def make_method(name: str, **options: Any) -> Method:
@@ -45,27 +79,27 @@ def make_method(name: str, **options: Any) -> Method:
         SettingError: There is no such method, or it takes no such option, or needs one that is not given.
         MissingExtraError: It needs a framework that is not installed.
     """
-    factory = _factory(name)
-    try:
-        inspect.signature(factory).bind(**options)
-    except TypeError as error:
-        takes = ", ".join(inspect.signature(factory).parameters) or "none"
-        raise SettingError(f"method {name}: {error}; its options are: {takes}") from None
-    return factory(**options)
+    return method_spec(name)(**options)
 
 
-def _factory(name: str) -> Callable[..., Method]:
-    if name in _OWN:
-        return _OWN[name]
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            try:
-                return entry.load()
-            except ImportError as error:
-                explained = missing_extra(error, f"method {name}")
-                if explained is None:
-                    raise
-                raise explained from None
-    close = difflib.get_close_matches(name, method_names(), n=1)
-    hint = f"did you mean {close[0]}?" if close else f"the methods are {', '.join(method_names())}"
-    raise SettingError(f"no method {name!r}: {hint}")
+def _entries() -> dict[str, EntryPoint]:
+    """Where each method is. An extension takes no name of ours."""
+    own = {name: EntryPoint(name, value, GROUP) for name, value in _OWN.items()}
+    return {entry.name: entry for entry in entry_points(group=GROUP)} | own
+
+
+def _everything() -> dict[str, MethodSpec | Exception]:
+    found: dict[str, MethodSpec | Exception] = {}
+    for name in method_names():
+        try:
+            found[name] = method_spec(name)
+        except Exception as error:  # one broken extension must not hide the others
+            found[name] = error
+    return found
+
+
+def _of_function(name: str, function: Any) -> MethodSpec:
+    if not callable(function):
+        raise SettingError(f"the entry point {name} of {GROUP} is {function!r}: it must be a MethodSpec")
+    summary = (inspect.getdoc(function) or "").partition("\n")[0]
+    return MethodSpec(name=name, title=name, summary=summary, source="", make=function)

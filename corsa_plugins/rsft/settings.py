@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Literal, get_args
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.merging.deltas import check_density, check_weight
+from corsa_plugins.settings import read_settings
 
 __all__ = ["LossReduction", "OnInterrupt", "Optimizer", "RSFTSettings"]
 
@@ -91,6 +92,22 @@ class RSFTSettings:
             named = not isinstance(self.modules, str) and all(isinstance(name, str) for name in self.modules)
             _require(self, "modules", named and len(self.modules) > 0, "a list of names of modules, or None")
             object.__setattr__(self, "modules", tuple(self.modules))
+
+    @classmethod
+    def presets(cls) -> tuple[str, ...]:
+        """Names of the settings that come with the package, for :meth:`load`."""
+        return ("testbed",)
+
+    @classmethod
+    def load(cls, source: str) -> RSFTSettings:
+        """Settings from a YAML file, or a preset by its name.
+
+        Raises:
+            SettingError: There is no such file or preset, or it cannot be read.
+        """
+        if source == "testbed":
+            return cls(layer=1)  # the second of three blocks; the paper's default, the sixth, is not there
+        return cls(**read_settings(source, {known.name for known in fields(cls)}))
 
 
 def _require(settings: RSFTSettings, name: str, holds: bool, wanted: str) -> None:

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from corsa_plugins.bench.evaluation import load_evaluation
-from corsa_plugins.bench.protocols import make_method, method_names
-from corsa_plugins.demo.run import DEFAULT, METHODS, _plan, run_demo, tables
+from corsa_plugins.bench.protocols import method_names
+from corsa_plugins.demo.run import Rounds, default_methods, demo_methods, run_demo
+from corsa_plugins.demo.tables import round_tables
 from corsa_plugins.errors import SettingError
 from tests.support.small_plans import made_up_result
 
@@ -21,7 +22,7 @@ from tests.support.small_plans import made_up_result
 def test_tables_and_page_show_what_the_run_left(tmp_path: Path) -> None:
     text = io.StringIO()
     chosen = ("rsft-mergekit", "alphaedit+")
-    demo = run_demo(tmp_path, methods=chosen, size=3, untouched=10, console=Console(file=text, width=160))
+    demo = run_demo(tmp_path, Rounds(3, untouched=10), methods=chosen, console=Console(file=text, width=160))
     shown = text.getvalue()
     assert shown.startswith(f"Report: {tmp_path}/report.html")
     assert [result.method for result in demo.results] == ["R-SFT, merged by mergekit", "AlphaEdit+"]
@@ -38,16 +39,16 @@ def test_tables_and_page_show_what_the_run_left(tmp_path: Path) -> None:
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model_state*") if path.is_file()}
     stamps |= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("update.json")}
-    again = run_demo(tmp_path, methods=chosen, size=3, untouched=10, console=Console(file=io.StringIO(), width=160))
+    again = run_demo(tmp_path, Rounds(3, untouched=10), methods=chosen, console=Console(file=io.StringIO(), width=160))
     assert again.results == demo.results
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     with pytest.raises(Exception, match="holds another run"):
-        run_demo(tmp_path, methods=chosen, size=4, untouched=10, console=Console(file=io.StringIO()))
+        run_demo(tmp_path, Rounds(4, untouched=10), methods=chosen, console=Console(file=io.StringIO()))
 
 
 def test_the_tables_are_of_the_moments_that_they_name() -> None:
     results = [made_up_result("one", 1), made_up_result("other", 5)]
-    first, second = tables(results)
+    first, second = round_tables(results)
 
     def percent(*found: object) -> list[str]:
         return [f"{100 * one.mean:.1f}" for one in found]  # type: ignore[attr-defined]
@@ -73,15 +74,15 @@ def test_the_tables_are_of_the_moments_that_they_name() -> None:
 
 
 def test_the_methods_are_there_and_take_their_options() -> None:
-    assert set(DEFAULT) < set(METHODS) <= set(method_names())
-    for name, entry in METHODS.items():
-        if not entry.statistics:
-            assert make_method(name, **entry.options).name.startswith(entry.title.split(",")[0])
+    assert set(default_methods()) < set(demo_methods()) <= set(method_names())
+    for spec in demo_methods().values():
+        if not spec.needs_statistics:
+            assert spec(settings="testbed").name == spec.title
 
 
 @pytest.mark.parametrize("methods", [(), ("corsa", "corsa"), ("memit",)])
 def test_methods_it_does_not_know_are_named(tmp_path: Path, methods: tuple[str, ...]) -> None:
-    with pytest.raises(SettingError, match="name some of corsa, lora-sft"):
+    with pytest.raises(SettingError, match="name some of lora-sft, f-learning, corsa"):
         run_demo(tmp_path / "out", methods=methods, console=Console(file=io.StringIO()))
     assert not (tmp_path / "out").exists()
 
@@ -93,9 +94,9 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path: Path) -> 
     from corsa_plugins.cli.commands.demo import demo
 
     _, option = get_args(get_annotations(demo, eval_str=True)["size"])
-    assert [len(one.requests) for one in _plan(option.max, seed=0, untouched=500).sets] == [option.max] * 2
+    assert [len(one.requests) for one in Rounds(option.max).plan().sets] == [option.max] * 2
     with pytest.raises(SettingError, match=f"size {option.max + 1}: 2 rounds"):
-        run_demo(tmp_path / "out", size=option.max + 1, console=Console(file=io.StringIO()))
+        run_demo(tmp_path / "out", Rounds(option.max + 1), console=Console(file=io.StringIO()))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="name a folder"):

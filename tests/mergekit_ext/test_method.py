@@ -12,9 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mergekit_ext import METHOD, register
-from tests.mergekit_ext.conftest import VOCABULARY
+from tests.mergekit_ext.conftest import VOCABULARY, changed, stored
 from tests.oracles import deltas as oracle
-from tests.support.edited import changed, stored
 
 
 def assert_equal(got, want, exact=True):

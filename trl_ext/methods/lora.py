@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_ext.methods.session import AdapterSession
-from trl_ext.methods.settings import AdapterSettings, adapter_settings
-from trl_ext.rounds import CORSA, LORA_SFT
+from trl_ext.methods.settings import AdapterSettings
 
 if TYPE_CHECKING:
     from corsa_plugins.methods.spec import Session
 
-__all__ = ["LoraMethod", "corsa", "lora_sft"]
+__all__ = ["LoraMethod"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,3 @@ class LoraMethod:
             SettingError: The model has an adapter already.
         """
         return AdapterSession(model, tokenizer, self.settings, self.own, seed)
-
-
-def lora_sft(settings: AdapterSettings | str | None = None) -> LoraMethod:
-    """``lora-sft``: CoRSA without DPO and without SAM, which is supervised fine-tuning of the adapter."""
-    return LoraMethod(LORA_SFT.name, LORA_SFT.settings, adapter_settings(settings))
-
-
-def corsa(settings: AdapterSettings | str | None = None) -> LoraMethod:
-    """``corsa``."""
-    return LoraMethod(CORSA.name, CORSA.settings, adapter_settings(settings))

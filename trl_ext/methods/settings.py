@@ -44,6 +44,11 @@ class AdapterSettings:
             if name in self.training:
                 raise SettingError(f"{name} among the training settings: it is the run's own; leave it out")
 
+    @classmethod
+    def presets(cls) -> tuple[str, ...]:
+        """Names of the settings that come with the package, for :func:`adapter_settings`."""
+        return ("testbed",)
+
     def describe(self) -> dict[str, Any]:
         """What a training depends on, as plain data."""
         lora = self.lora or paper_lora_config()

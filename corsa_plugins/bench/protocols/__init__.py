@@ -1,8 +1,8 @@
 """Runs of several updates on one model, as papers measure them, with any method.
 
 * :mod:`~corsa_plugins.bench.protocols.plan`: which updates, in which order, and what is asked when;
-* :mod:`~corsa_plugins.methods.spec`: what a method has to offer;
-* :mod:`~corsa_plugins.methods.editors`: AlphaEdit, AlphaEdit+ and R-SFT as such methods;
+* :mod:`~corsa_plugins.methods.spec`: what a method is, and what it has to offer;
+* :mod:`~corsa_plugins.methods.alphaedit`, :mod:`~corsa_plugins.methods.rsft`: methods that come with the package;
 * :mod:`~corsa_plugins.methods.registry`: methods by name, also those of extensions;
 * :mod:`~corsa_plugins.bench.protocols.run`: the run, which can be stopped and taken up again;
 * :mod:`~corsa_plugins.bench.protocols.shares`: the same with shares of the later updates, and what each forgets;
@@ -20,8 +20,9 @@ from corsa_plugins.bench.protocols.plan import (
 from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary, UpdateSummary, comparison_table
 from corsa_plugins.bench.protocols.run import ProtocolError, run_protocol
 from corsa_plugins.bench.protocols.shares import forgetting_points, run_shares, with_share
-from corsa_plugins.methods.editors import AlphaEditMethod, RSFTMethod
+from corsa_plugins.methods.alphaedit import AlphaEditMethod
 from corsa_plugins.methods.registry import make_method, method_names
+from corsa_plugins.methods.rsft import RSFTMethod
 from corsa_plugins.methods.spec import Method, Session
 
 __all__ = [

@@ -7,22 +7,16 @@ from typing import Annotated
 
 import typer
 
+from corsa_plugins.cli.options import Output, Seed, method_option
+
 __all__ = ["demo"]
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report and all results.")] = Path(
-        "runs/demo"
-    ),
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="lora-sft, corsa, alphaedit, alphaedit+, rsft, rsft-mergekit or f-learning; may be repeated.  "
-            "[default: all but f-learning]"
-        ),
-    ] = None,
-    size: Annotated[int, typer.Option(min=1, max=300, help="Edits in a round.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the edits, the adapters and the order of the data.")] = 0,
+    output: Output = Path("runs/demo"),
+    method: Annotated[list[str] | None, method_option("  May be repeated.  [default: those with a * there]")] = None,
+    size: Annotated[int, typer.Option("--size", min=1, max=300, help="Edits in a round.")] = 100,
+    seed: Seed = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.  [default: one for each core]")] = None,
 ) -> None:
     """Edit facts of the embedded testbed by every method, and compare.
@@ -41,14 +35,14 @@ def demo(
 
     \b
     FILES
-      DIR/report.html                 tables, training, conflicts, and every prompt with every answer; opens offline
-      DIR/METHOD/updates/             adapter, edit state, or changed weights and mergekit recipe of each round
-      DIR/METHOD/evaluations/         every prompt and answer at every moment
+      OUTPUT/report.html                 tables, training, conflicts, and every prompt with every answer; opens offline
+      OUTPUT/METHOD/updates/             adapter, edit state, or changed weights and mergekit recipe of each round
+      OUTPUT/METHOD/evaluations/         every prompt and answer at every moment
 
     \b
     EXIT CODES
       0 done; 2 wrong usage, or a missing extra; 130 interrupted
     """
-    from corsa_plugins.demo.run import DEFAULT, run_demo
+    from corsa_plugins.demo.run import Rounds, run_demo
 
-    run_demo(output, methods=method or DEFAULT, size=size, seed=seed, workers=jobs)
+    run_demo(output, Rounds(size, seed), methods=method, workers=jobs)

@@ -35,13 +35,13 @@ from corsa_plugins.methods.history import HISTORY, write_history
 from trl_ext.history import HistoryCallback
 from trl_ext.methods.adapter import lora_factors
 from trl_ext.methods.session import ADAPTER, AdapterSession
-from trl_ext.methods.settings import AdapterSettings, adapter_settings
+from trl_ext.methods.settings import AdapterSettings
 from trl_ext.rounds import LORA_SFT
 
 if TYPE_CHECKING:
     from corsa_plugins.methods.spec import Session
 
-__all__ = ["FORGETTING_RATE", "FLearningMethod", "f_learning"]
+__all__ = ["FORGETTING_RATE", "FLearningMethod"]
 
 FORGETTING_RATE = 0.3
 """lambda by default: a choice on the testbed, where 0.1 is hardly different from LoRA SFT and 1 takes efficacy.
@@ -94,16 +94,6 @@ class FLearningMethod:
             SettingError: The model is quantised, not in memory, or has an adapter.
         """
         return _FLearningSession(model, tokenizer, self, seed)
-
-
-def f_learning(
-    settings: AdapterSettings | str | None = None,
-    forgetting_rate: float | None = None,
-    forgetting: Mapping[str, Any] | None = None,
-) -> FLearningMethod:
-    """``f-learning``; see :class:`FLearningMethod`."""
-    rate = FORGETTING_RATE if forgetting_rate is None else forgetting_rate
-    return FLearningMethod(adapter_settings(settings), rate, forgetting or {})
 
 
 class _FLearningSession(AdapterSession):

@@ -1,0 +1,144 @@
+"""R-SFT as a method, merged or not: it trains one FFN of the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.history import HISTORY, AnswerLooks, write_history
+from corsa_plugins.methods.spec import MethodSpec, Session
+from corsa_plugins.rsft import RSFTSettings, rsft
+from corsa_plugins.rsft.selection import trainable_parameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["RSFTMethod", "merged_settings", "rsft_merged", "rsft_plain"]
+
+_WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class RSFTMethod:
+    """R-SFT (papers/model-merging-for-knowledge-editing.md), merged or not as ``settings`` say.
+
+    Each update starts from the weights that the one before left, and merging is with those: W + weight *
+    Top_density(W_edited - W), W being the model before this update.
+
+    Attributes:
+        name: For tables and labels.
+        settings: As for :func:`corsa_plugins.rsft.rsft`.
+        history: Keep the log-probabilities of new and old answers before the training, after each epoch, and after the
+            merging, which is one more point at the last step.
+    """
+
+    name: str
+    settings: RSFTSettings = field(default_factory=RSFTSettings)
+    history: bool = True
+
+    def describe(self) -> dict[str, Any]:
+        """The settings, without ``history``: looking changes nothing."""
+        return {"method": "R-SFT", "name": self.name, "settings": asdict(self.settings)}
+
+    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Session:
+        """Copies what will train; ``seed`` is not needed, as the settings have their own for the samples' order."""
+        return _RSFTSession(model, tokenizer, self)
+
+
+class _RSFTSession:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: RSFTMethod) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+        self._method = method
+        self._parameters = trainable_parameters(model, method.settings)
+        self._originals = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()}
+
+    def update(self, requests: Sequence[EditRequest], folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        # An interrupted update would be saved as a finished one if it kept what it had.
+        settings = replace(self._method.settings, on_interrupt="restore")
+        looks = AnswerLooks(self._tokenizer, requests, chat_template=bool(settings.chat_template))
+        records: list[dict[str, Any]] = []
+
+        def look(epochs: int, steps: int) -> None:
+            records.append({**looks.look(self.model, steps), "epoch": epochs})
+
+        rsft(self.model, self._tokenizer, requests, settings, on_epoch=look if self._method.history else None)
+        if records:
+            write_history(records, folder / HISTORY)
+        save_file({name: p.detach().cpu().contiguous() for name, p in self._parameters.items()}, folder / _WEIGHTS)
+
+    def restore(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        self._put(load_file(folder / _WEIGHTS))
+
+    def close(self) -> None:
+        self._put(self._originals)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, torch.Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])
+
+
+def merged_settings(settings: RSFTSettings | str | None = None) -> RSFTSettings:
+    """Settings with the second stage: weight 0.8 and density 0.2 where they leave both at 1.
+
+    Raises:
+        SettingError: They cannot be read.
+    """
+    chosen = _settings(settings)
+    return replace(chosen, weight=0.8, density=0.2) if (chosen.weight, chosen.density) == (1, 1) else chosen
+
+
+def _rsft_plain(settings: RSFTSettings | str | None = None) -> RSFTMethod:
+    chosen = _settings(settings)
+    if (chosen.weight, chosen.density) != (1, 1):
+        raise SettingError(
+            f"rsft with weight {chosen.weight} and density {chosen.density} is merged: use rsft-merged, or leave "
+            "them at 1"
+        )
+    return RSFTMethod("R-SFT", chosen)
+
+
+def _rsft_merged(settings: RSFTSettings | str | None = None) -> RSFTMethod:
+    return RSFTMethod("R-SFT merged", merged_settings(settings))
+
+
+def _settings(settings: RSFTSettings | str | None) -> RSFTSettings:
+    if isinstance(settings, RSFTSettings | None):
+        return settings or RSFTSettings()
+    return RSFTSettings.load(settings)
+
+
+_PAPER = "Model Merging for Knowledge Editing"
+
+rsft_plain = MethodSpec(
+    name="rsft",
+    title="R-SFT",
+    summary="trains one FFN, each fact until the model says it and no longer",
+    source=f"{_PAPER}, Algorithm 1",
+    make=_rsft_plain,
+    settings=RSFTSettings,
+    rank=60,
+    demo=True,
+    easyedit="easyedit_ext.rsft:EASYEDIT",
+)
+
+rsft_merged = MethodSpec(
+    name="rsft-merged",
+    title="R-SFT merged",
+    summary="R-SFT, then the largest fifth of what it changed, scaled by 0.8",
+    source=f"{_PAPER}, Eq. 6",
+    make=_rsft_merged,
+    settings=RSFTSettings,
+    rank=70,
+)
