@@ -282,10 +282,10 @@ TABLE_4 = {
 
 
 def _testbed(arguments: argparse.Namespace) -> None:
+    from corsa_plugins.bench.merge_sweep import SweepGrid, SweepPoint, best_point, sweep, sweep_table
+    from corsa_plugins.report.sweep_plot import sweep_plot
     from corsa_plugins.rsft import RSFTSettings, rsft
     from corsa_plugins.testbed import load_testbed
-    from mergekit_ext.sweep import SweepPoint, best_point, sweep
-    from mergekit_ext.sweep_report import sweep_plot, sweep_table
 
     console = Console(width=150)
     bed = load_testbed()
@@ -297,7 +297,7 @@ def _testbed(arguments: argparse.Namespace) -> None:
         rsft(edited, bed.tokenizer, plan.rounds[0], settings)
         folder = arguments.folder / f"{arguments.edits}-edits-layer-{arguments.layer}-seed-{seed}"
         points = sweep(
-            base, edited, bed.tokenizer, plan.rounds[0], plan.untouched, weights=WEIGHTS, densities=DENSITIES,
+            base, edited, bed.tokenizer, plan.rounds[0], plan.untouched, grid=SweepGrid(WEIGHTS, DENSITIES),
             results=folder / "sweep.jsonl", progress=False,
         )  # fmt: skip
         best = best_point(points, 0.99)

@@ -7,7 +7,7 @@
 from importlib.util import find_spec
 
 from corsa_plugins.errors import MissingExtraError
-from mergekit_ext.names import METHOD
+from corsa_plugins.merging.recipe import METHOD
 from mergekit_ext.registration import register
 
 __all__ = ["METHOD", "register"]

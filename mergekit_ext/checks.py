@@ -15,9 +15,9 @@ from mergekit.options import MergeOptions
 from pydantic import ValidationError
 
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.merging.recipe import METHOD
 from mergekit_ext.method import scaled_pruned_delta
 from mergekit_ext.models import StoredModel, read_stored_model
-from mergekit_ext.names import METHOD
 
 __all__ = ["RecipeError", "check_recipe"]
 

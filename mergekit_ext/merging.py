@@ -18,10 +18,10 @@ from mergekit.options import MergeOptions
 from pydantic import ValidationError
 
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.merging.recipe import METHOD
+from corsa_plugins.outputs import OutputError, check_output, disk_errors, new_directory
 from mergekit_ext.checks import RecipeError, check_recipe
 from mergekit_ext.models import ModelError, StoredModel, read_stored_model
-from mergekit_ext.names import METHOD
-from mergekit_ext.output import OutputError, check_output, disk_errors, new_directory
 from mergekit_ext.recipes import find_recipe
 from mergekit_ext.registration import register
 

@@ -11,7 +11,7 @@ from mergekit.merge_methods.easy_define import merge_method
 from pydantic import AfterValidator
 
 from corsa_plugins.merging.deltas import EditedTensor, check_density, check_weight, merge_deltas
-from mergekit_ext.names import METHOD
+from corsa_plugins.merging.recipe import METHOD
 from mergekit_ext.pages import map_pages
 
 __all__ = ["scaled_pruned_delta"]

@@ -14,11 +14,11 @@ import torch
 import yaml
 
 from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.merging.recipe import delta_recipe
 from corsa_plugins.methods.rsft import RSFTMethod, merged_settings
 from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.rsft import RSFTSettings
 from corsa_plugins.rsft.selection import trainable_parameters
-from mergekit_ext.names import METHOD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,16 +79,7 @@ class _Session:
         self._save(models / "base")
         self._first_stage.update(requests, folder)
         self._save(models / "edited")
-        recipe = {
-            "merge_method": METHOD,
-            "base_model": _reference(models / "base"),
-            "models": [
-                {
-                    "model": _reference(models / "edited"),
-                    "parameters": {"weight": self._settings.weight, "density": self._settings.density},
-                }
-            ],
-        }
+        recipe = delta_recipe(models / "base", models / "edited", self._settings.weight, self._settings.density)
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         self._merge(folder / RECIPE, models / "merged")
         # Read as a model, not as a file: what a parameter is called there is up to transformers.
@@ -115,12 +106,6 @@ class _Session:
     def _put(self, values: dict[str, torch.Tensor]) -> None:
         for name, parameter in trainable_parameters(self.model, self._settings).items():
             parameter.copy_(values[name])
-
-
-def _reference(folder: Path) -> str | dict[str, Any]:
-    """A folder as mergekit takes it: in a text, ``+`` would begin an adapter and ``@`` a revision."""
-    path = str(folder)
-    return {"model": {"path": path}} if {"+", "@"} & set(path) else path
 
 
 def _rsft_mergekit(settings: RSFTSettings | str | None = None) -> RSFTMergekitMethod:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from corsa_plugins.errors import CorsaError
-from mergekit_ext.names import METHOD
+from corsa_plugins.merging.recipe import METHOD
 
 __all__ = ["register"]
 

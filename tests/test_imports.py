@@ -4,48 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import pkgutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import corsa_plugins
+from tests.support.python import FRAMEWORKS, blocked, python
 
-ROOT = Path(corsa_plugins.__file__).parent.parent
-FRAMEWORKS = {"trl", "peft", "datasets", "accelerate", "easyeditor", "mergekit", "lm_eval"}
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(corsa_plugins.__path__, "corsa_plugins.")
     if not name.endswith("__main__")
 ]
-
-BLOCKER = """
-import sys
-
-class Without:
-    # a finder that does not find what is blocked, as if it were not installed
-    def __init__(self, finder):
-        self.finder = finder
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in BLOCKED else self.finder.find_spec(name, path, target)
-
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path if hasattr(finder, "find_spec")]
-"""
-
-
-def python(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def blocked(modules, code):
-    return python(f"BLOCKED = {set(modules)!r}\n{BLOCKER}\n{code}")
 
 
 def test_the_package_is_light():

@@ -25,6 +25,8 @@ from corsa_plugins.cli.commands.convert import convert
 from corsa_plugins.cli.commands.demo import demo
 from corsa_plugins.cli.commands.edit import diagnose, edit
 from corsa_plugins.cli.commands.evaluate import evaluate
+from corsa_plugins.cli.commands.merge_adapters import merge_adapters
+from corsa_plugins.cli.commands.merge_sweep import merge_sweep
 from corsa_plugins.cli.commands.protocol import protocol
 from corsa_plugins.cli.commands.report import report
 from corsa_plugins.cli.commands.split import split
@@ -135,9 +137,14 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     app.command("split")(split)
     app.command("evaluate-adapters")(evaluate_adapters)
     app.command("route")(route)
+    app.command("merge-adapters")(merge_adapters)
+    app.command("merge-sweep")(merge_sweep)
     app.command("report")(report)
     called = _called(arguments)
+    own = {command.name for command in app.registered_commands}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        if entry.name in own:
+            continue  # what a command of ours is called cannot be given another meaning
         if called == entry.name:
             _add_extension(app, entry.name, entry.load())
         elif called is None:

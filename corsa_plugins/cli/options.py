@@ -63,6 +63,7 @@ __all__ = [
     "load",
     "method_option",
     "parse_layers",
+    "parse_numbers",
 ]
 
 
@@ -212,6 +213,21 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
             raise SettingError(f"layers is {text!r}: give numbers such as 4,5,6 or a range such as 4-8")
         numbers |= set(range(first, last + 1))
     return tuple(sorted(numbers))
+
+
+def parse_numbers(text: str, option: str) -> list[float]:
+    """Numbers separated by spaces or commas.
+
+    Raises:
+        SettingError: There are none, or something else is among them; ``option`` is named.
+    """
+    try:
+        numbers = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise SettingError(f"{option} is {text!r}: {error}; write numbers, as in '0.5 0.5'") from None
+    if not numbers:
+        raise SettingError(f"{option} is empty: write numbers, as in '0.5 0.5'")
+    return numbers
 
 
 def load(model: str, device: str | None, dtype: str, quiet: bool) -> Any:

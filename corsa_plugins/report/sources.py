@@ -13,10 +13,10 @@ from corsa_plugins.bench.curvature import load_curvature
 from corsa_plugins.bench.evaluation.moments import ReportError, check_same_questions
 from corsa_plugins.bench.evaluation.records import Evaluation
 from corsa_plugins.bench.evaluation.tables import RECORDS, SUMMARY, load_evaluation
+from corsa_plugins.bench.merge_sweep import default_metric, read_sweep
 from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.report.page import Conflict, CurvatureRow, HarnessScore, HistoryPoint, SweepRow, history_points
-from corsa_plugins.report.sweeps import default_metric, read_sweep
 
 __all__ = ["KINDS", "SourceError", "Sources", "harness_scores", "read_sources"]
 

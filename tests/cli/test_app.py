@@ -63,7 +63,7 @@ def extension(tmp_path, monkeypatch):
     (info / "entry_points.txt").write_text(
         f"[{GROUP}]\nraw = corsa_test_extension:raw\ntyped = corsa_test_extension:typed\n"
         "app = corsa_test_extension:app\nabsent = corsa_test_absent:run\nlate = corsa_test_extension:late\n"
-        "broken = corsa_test_broken:run\n"
+        "broken = corsa_test_broken:run\nconvert = corsa_test_broken:run\n"
     )
     (folder / "corsa_test_absent.py").write_text(
         "from corsa_plugins.errors import require\nrequire('corsa_no_such_framework', 'trl', what='corsa absent')\n"
@@ -264,6 +264,10 @@ class TestExtensions:
         for line in ("raw", "Takes everything as it comes.", "typed", "Has a number.", "An app of its own."):
             assert line in output
         assert "(not usable) corsa absent needs corsa_no_such_framework" in " ".join(output.split())
+
+    def test_they_cannot_take_the_name_of_a_command_of_ours(self, corsa, extension):
+        assert "counterfact" in corsa("convert", "--list").output
+        assert "Convert a published data set" in corsa("--help").output
 
     def test_a_passthrough_command_gets_all_its_arguments(self, corsa, extension):
         arguments = ["--config", "run.yaml", "--help", "positional", "--learning_rate=1e-4", "-x", "--flag"]

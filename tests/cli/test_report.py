@@ -20,12 +20,12 @@ from corsa_plugins.alphaedit import collect_statistics
 from corsa_plugins.bench.ability import ability_summary
 from corsa_plugins.bench.curvature import Curvature, CurvatureError, curvature, load_curvature, save_curvature
 from corsa_plugins.bench.evaluation import load_evaluation, save_evaluation
+from corsa_plugins.bench.merge_sweep import read_sweep
 from corsa_plugins.bench.protocols.shares import ForgettingPoint, write_forgetting
 from corsa_plugins.cli.app import main
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.report.sources import SourceError, harness_scores, read_sources
-from corsa_plugins.report.sweeps import read_sweep
 from corsa_plugins.testbed import load_testbed, texts_of_testbed
 
 

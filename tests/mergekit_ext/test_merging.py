@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,13 +14,15 @@ from mergekit.scripts.run_yaml import main as mergekit_yaml
 
 from corsa_plugins.cli.app import main
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.outputs import OutputError, new_directory
 from mergekit_ext.commands import merge_command
 from mergekit_ext.merging import merge_recipe, read_recipe
-from mergekit_ext.output import OutputError, new_directory
 from mergekit_ext.recipes import find_recipe, recipe_names
 from tests.conftest import byte_level_tokenizer, llama
-from tests.mergekit_ext.conftest import VOCABULARY, changed, stored
+from tests.mergekit_ext.conftest import VOCABULARY
 from tests.oracles import deltas as oracle
+from tests.support.disk import no_file_larger_than
+from tests.support.edited import changed, stored
 
 
 @pytest.fixture
@@ -222,17 +222,6 @@ class TestBadModels:
         del tensors["model.layers.0.mlp.up_proj.weight"]
         save_file(tensors, workshop.folder / "edited" / "model.safetensors", metadata={"format": "pt"})
         refuse(workshop, r"model\.layers\.0\.mlp\.up_proj\.weight.*edited", **two)
-
-
-@contextmanager
-def no_file_larger_than(size):
-    """What a full disk does, for real: a write beyond ``size`` bytes fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 class TestOutput:

@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mergekit_ext import METHOD, register
-from tests.mergekit_ext.conftest import VOCABULARY, changed, stored
+from tests.mergekit_ext.conftest import VOCABULARY
 from tests.oracles import deltas as oracle
+from tests.support.edited import changed, stored
 
 
 def assert_equal(got, want, exact=True):

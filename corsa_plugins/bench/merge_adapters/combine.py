@@ -1,0 +1,78 @@
+"""LoRA adapters on one base combined into one by PEFT, and how far that is from the weighted sum of their weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from corsa_plugins.errors import SettingError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = ["COMBINATIONS", "MERGED", "combine_adapters", "largest_rank"]
+
+COMBINATIONS = ("cat", "svd", "linear", "ties", "ties_svd", "dare_ties", "dare_linear", "dare_ties_svd",
+                "dare_linear_svd", "magnitude_prune", "magnitude_prune_svd")  # fmt: skip
+"""PEFT's ways to combine adapters. ``cat`` is exact, and the default: its rank is the sum of all ranks."""
+
+EXACT = 1e-4
+"""How far from the weighted sum ``cat`` may be, relative to its norm: rounding in float32 stays far under it."""
+
+MERGED = "merged"
+"""What the combination is called in the model."""
+
+
+@torch.no_grad()
+def combine_adapters(
+    model: PeftModel,
+    names: Sequence[str],
+    weights: Sequence[float],
+    *,
+    combination: str = "cat",
+    density: float | None = None,
+) -> float:
+    """Add the adapter ``"merged"`` to ``model``, and compare its weight change with the weighted sum of the others'.
+
+    Returns:
+        ``||D_merged - sum_i w_i D_i|| / ||sum_i w_i D_i||`` over all layers together, D being B A times the scaling.
+
+    Raises:
+        SettingError: PEFT refuses to combine these adapters, or ``cat``, which is exact, is not.
+    """
+    settings: dict[str, Any] = {"combination_type": combination} | ({} if density is None else {"density": density})
+    inner: Any = model.base_model
+    try:
+        inner.add_weighted_adapter(list(names), [float(weight) for weight in weights], MERGED, **settings)
+    except (ValueError, NotImplementedError) as refusal:
+        raise SettingError(f"PEFT cannot combine these adapters by {combination!r}: {refusal}") from refusal
+    model.set_adapter(MERGED)
+    difference = total = 0.0
+    for layer in _lora_layers(model):
+        wanted, got = torch.zeros(2, 1, dtype=torch.float64)
+        for name, weight in zip(names, weights, strict=True):
+            if name in layer.scaling:
+                wanted = wanted + weight * layer.get_delta_weight(name).double().cpu()
+        if MERGED in layer.scaling:
+            got = layer.get_delta_weight(MERGED).double().cpu()
+        difference += float((got - wanted).square().sum())
+        total += float(wanted.square().sum())
+    distance = math.sqrt(difference / total) if total else math.sqrt(difference)
+    if combination == "cat" and not distance <= EXACT:
+        raise SettingError(
+            f"the merged adapter is {distance:.1e} away from the weighted sum of the adapters' weights (relative): an "
+            "adapter of theirs is not plain LoRA, or is damaged"
+        )
+    return distance
+
+
+def largest_rank(model: PeftModel) -> int:
+    """The largest rank in the combination, over the layers."""
+    return max(layer.r[MERGED] for layer in _lora_layers(model) if MERGED in layer.r)
+
+
+def _lora_layers(model: PeftModel) -> list[Any]:
+    return [module for module in model.modules() if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight")]

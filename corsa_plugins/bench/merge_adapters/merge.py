@@ -1,0 +1,192 @@
+"""Several LoRA adapters of one base combined into one (papers/corsa.md, B.1), by PEFT's own weighted combination."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from corsa_plugins.bench.evaluation import evaluate
+from corsa_plugins.bench.merge_adapters.combine import COMBINATIONS, MERGED, combine_adapters, largest_rank
+from corsa_plugins.bench.merge_adapters.forgetting import AdapterForgetting
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError, require
+from corsa_plugins.merging.deltas import check_weight
+from corsa_plugins.model.loading import LoadingError, load_model
+from corsa_plugins.outputs import check_output, disk_errors, new_directory
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = ["MergedAdapters", "WeightedAdapter", "merge_adapters", "weighted_adapters"]
+
+
+@dataclass(frozen=True)
+class WeightedAdapter:
+    """An adapter, and its part in a merge.
+
+    Attributes:
+        path: Its folder.
+        weight: What its weight change is multiplied by; finite.
+        requests: Those it was trained on, or others that test it; none to measure nothing.
+
+    Raises:
+        SettingError: The weight is not finite.
+    """
+
+    path: str | os.PathLike[str]
+    weight: float
+    requests: Sequence[EditRequest] = ()
+
+    def __post_init__(self) -> None:
+        check_weight(self.weight)
+
+
+def weighted_adapters(
+    paths: Sequence[str | os.PathLike[str]],
+    weights: Sequence[float] = (),
+    requests: Sequence[Sequence[EditRequest]] = (),
+) -> list[WeightedAdapter]:
+    """Adapters, weights and requests that were given side by side.
+
+    Args:
+        paths: Folders of adapters.
+        weights: One for each; none for equal ones with sum 1.
+        requests: One list for each, or none.
+
+    Raises:
+        SettingError: Their numbers do not match, or a weight is not finite.
+    """
+    weights = weights or [1 / max(1, len(paths))] * len(paths)
+    if len(weights) != len(paths):
+        raise SettingError(f"{len(weights)} weights for {len(paths)} adapters: give one for each")
+    if requests and len(requests) != len(paths):
+        raise SettingError(f"{len(requests)} request files for {len(paths)} adapters: give one for each, or none")
+    each = requests or [()] * len(paths)
+    return [WeightedAdapter(*part) for part in zip(paths, weights, each, strict=True)]
+
+
+@dataclass(frozen=True)
+class MergedAdapters:
+    """The outcome of :func:`merge_adapters`.
+
+    Attributes:
+        path: Folder of the merged adapter.
+        rank: The largest rank in it.
+        distance: Of its weight change from the weighted sum of the adapters' weight changes, relative to the
+            latter, in the Frobenius norm over all layers together.
+        forgetting: For each adapter that has requests.
+    """
+
+    path: Path
+    rank: int
+    distance: float
+    forgetting: tuple[AdapterForgetting, ...] = ()
+
+
+def merge_adapters(
+    adapters: Sequence[WeightedAdapter],
+    out: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    combination: str = "cat",
+    density: float | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    **evaluation: Any,
+) -> MergedAdapters:
+    """Combine adapters of one base into one adapter, check it against the weights, save it and measure forgetting.
+
+    Args:
+        adapters: At least two LoRA adapters with their weights, and with the requests to measure forgetting by.
+        out: Folder for the merged adapter; new or empty. It is there whole or not at all.
+        model: The base; by default the one the adapters name.
+        combination: One of :data:`~corsa_plugins.bench.merge_adapters.combine.COMBINATIONS`.
+        density: For the combinations that prune; PEFT's meaning.
+        device: Where to work; by default a GPU if there is one.
+        dtype: Of the base.
+        **evaluation: Further arguments of :func:`corsa_plugins.bench.evaluation.evaluate`.
+
+    Raises:
+        SettingError: There are fewer than two adapters, one is given twice, the combination is unknown, the adapters
+            are of different bases, or ``cat`` did not give the weighted sum.
+        LoadingError: A model or adapter cannot be loaded.
+        MissingExtraError: PEFT is not installed.
+        OutputError: ``out`` is not empty or cannot be written.
+    """
+    require("peft", "trl", what="combining adapters")
+    paths = [os.fspath(adapter.path) for adapter in adapters]
+    _check_settings(paths, combination)
+    check_output(out)
+    configs = [_read_config(path) for path in paths]
+    loaded, tokenizer = load_model(model or _common_base(paths, configs), device=device, dtype=dtype)
+    names = [f"adapter_{index}" for index in range(len(paths))]
+    combined = _load(loaded, paths, names)
+    weights = [adapter.weight for adapter in adapters]
+    distance = combine_adapters(combined, names, weights, combination=combination, density=density)
+
+    with new_directory(out) as partial, disk_errors(out):
+        work = partial.parent / "saved"
+        combined.save_pretrained(str(work), selected_adapters=[MERGED])
+        shutil.move(work / MERGED, partial)
+    forgetting = []
+    for name, path, adapter in zip(names, paths, adapters, strict=True):
+        if not adapter.requests:
+            continue
+        evaluations = []
+        for active, label in ((name, Path(path).name), (MERGED, Path(out).name)):
+            combined.set_adapter(active)
+            evaluations.append(evaluate(cast(Any, combined), tokenizer, adapter.requests, label=label, **evaluation))
+        forgetting.append(AdapterForgetting(*evaluations))
+    return MergedAdapters(Path(out), largest_rank(combined), distance, tuple(forgetting))
+
+
+def _check_settings(paths: Sequence[str], combination: str) -> None:
+    if len(paths) < 2:
+        raise SettingError(f"{len(paths)} adapter: give at least two to merge")
+    if len(set(map(os.path.realpath, paths))) < len(paths):
+        raise SettingError("an adapter is given twice: give it once, with the sum of its weights")
+    if combination not in COMBINATIONS:
+        raise SettingError(f"combination is {combination!r}: choose one of {', '.join(COMBINATIONS)}")
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    file = Path(path) / "adapter_config.json"
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadingError(f"adapter {path}: no {file}; is it the folder of a PEFT adapter?") from None
+    except ValueError as error:
+        raise LoadingError(f"adapter {path}: {file} is not JSON: {error}") from error
+    if config.get("peft_type") != "LORA":
+        raise SettingError(f"adapter {path} is of type {config.get('peft_type')}: only LoRA adapters can be combined")
+    if config.get("use_dora"):
+        raise SettingError(f"adapter {path} uses DoRA, whose weight change is no product that could be added up")
+    return config
+
+
+def _common_base(paths: Sequence[str], configs: Sequence[dict[str, Any]]) -> str:
+    bases = [str(config.get("base_model_name_or_path") or "") for config in configs]
+    if not all(bases) or len(set(bases)) > 1:
+        told = "; ".join(f"{path}: {base or 'none'}" for path, base in zip(paths, bases, strict=True))
+        raise SettingError(f"the adapters do not name one base ({told}): give it with --model")
+    return bases[0]
+
+
+def _load(base: Any, paths: Sequence[str], names: Sequence[str]) -> PeftModel:
+    from peft import PeftModel
+
+    model: Any = None
+    for path, name in zip(paths, names, strict=True):
+        try:
+            if model is None:
+                model = PeftModel.from_pretrained(base, path, adapter_name=name)
+            else:
+                model.load_adapter(path, adapter_name=name)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise LoadingError(f"adapter {path} cannot be put on the base: {error}; is it an adapter of it?") from error
+    return model.eval()

@@ -1,0 +1,98 @@
+"""``corsa merge-adapters``: several LoRA adapters of one base into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corsa_plugins.cli.options import BatchSize, ChatTemplate, Device, Dtype, Quiet, parse_numbers
+from corsa_plugins.cli.terminal import show
+from corsa_plugins.errors import require
+
+__all__ = ["merge_adapters"]
+
+
+def merge_adapters(
+    adapters: Annotated[list[str], typer.Argument(help="Folders of two or more LoRA adapters of one base.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the merged adapter.")],
+    weights: Annotated[
+        str | None, typer.Option(help="One per adapter: --weights 0.5 0.5.  [default: equal, with sum 1]")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The base.  [default: the adapters']")] = None,
+    combination: Annotated[
+        str, typer.Option(help="PEFT's combination: cat (exact), svd, linear, ties, dare_linear, magnitude_prune, ...")
+    ] = "cat",
+    density: Annotated[float | None, typer.Option(help="For combinations that prune.")] = None,
+    requests: Annotated[
+        list[Path] | None, typer.Option("--requests", "-r", help="Requests of each adapter, in the same order.")
+    ] = None,
+    batch_size: BatchSize = 64,
+    chat_template: ChatTemplate = False,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Combine LoRA adapters of one base into one, and measure what each forgot.
+
+    The combination is PEFT's own, and checked against the weights: cat gives exactly the weighted sum of the adapters'
+    weight changes, at the sum of their ranks. With one requests file per adapter, each adapter alone and the merged one
+    answer that file; forgetting is the difference.
+
+    \b
+    EXAMPLES
+      corsa merge-adapters runs/a runs/b --weights 0.5 0.5 --output runs/ab
+      corsa merge-adapters runs/a runs/b --weights 1 1 --output runs/ab --requests a.jsonl --requests b.jsonl
+
+    \b
+    FILES
+      DIR/adapter_model.safetensors, adapter_config.json   an adapter that PEFT loads
+      DIR/forgetting/ADAPTER/own, merged                   every prompt and answer, with --requests
+
+    \b
+    EXIT CODES
+      0 done; 2 wrong usage or an unusable adapter or file; 130 interrupted
+    """
+    require("peft", "trl", what="corsa merge-adapters")
+    from transformers.utils.logging import disable_progress_bar
+
+    from corsa_plugins.bench import merge_adapters as merging
+    from corsa_plugins.data.reading import read_requests
+
+    if quiet:
+        disable_progress_bar()
+    scales = parse_numbers(weights, "--weights") if weights else []
+    if weights:
+        # an option takes one value: the others of `--weights 0.5 0.5` come as further arguments
+        numbers = [text for text in adapters if _is_number(text) and not Path(text).exists()]
+        adapters = [text for text in adapters if text not in numbers]
+        scales += map(float, numbers)
+    merged = merging.merge_adapters(
+        merging.weighted_adapters(adapters, scales, [read_requests(path) for path in requests or []]),
+        output,
+        model=model,
+        combination=combination,
+        density=density,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        chat_template=chat_template,
+        progress=not quiet,
+    )
+    typer.echo(
+        f"{len(adapters)} adapters by {combination}, rank {merged.rank}: relative distance from the weighted sum of "
+        f"their weights {merged.distance:.1e}"
+    )
+    if merged.forgetting:
+        merging.save_forgetting(merged.forgetting, output / "forgetting")
+        show(merging.forgetting_table(merged.forgetting))
+    typer.echo(f"written to {output}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
