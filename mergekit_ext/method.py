@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
 
 import torch
 from mergekit.merge_methods.base import BasePolicy, InputContract, OptionalTensorPolicy, PerNonBase, TensorGroup
 from mergekit.merge_methods.easy_define import merge_method
-from pydantic import AfterValidator
 
-from corsa_plugins.merging.deltas import EditedTensor, check_density, check_weight, merge_deltas
+from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
+from corsa_plugins.merging.memory import map_pages
+from corsa_plugins.merging.ranges import Density, Weight
 from corsa_plugins.merging.recipe import METHOD
-from mergekit_ext.pages import map_pages
 
 __all__ = ["scaled_pruned_delta"]
 
 logger = logging.getLogger(__name__)
-
-Weight = Annotated[float, AfterValidator(check_weight)]
-Density = Annotated[float, AfterValidator(check_density)]
 
 
 @merge_method(

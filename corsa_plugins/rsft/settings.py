@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Literal, get_args
 
 from corsa_plugins.errors import SettingError
-from corsa_plugins.merging.deltas import check_density, check_weight
+from corsa_plugins.merging.ranges import check_density, check_weight
 from corsa_plugins.settings import read_settings
 
 __all__ = ["LossReduction", "OnInterrupt", "Optimizer", "RSFTSettings"]

@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import math
 
-import hypothesis.extra.numpy as arrays
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corsa_plugins.errors import SettingError
-from corsa_plugins.merging import deltas
-from corsa_plugins.merging.deltas import DeltaError, EditedTensor, kept_count, merge_deltas, prune_delta, same_bits
+from corsa_plugins.merging import memory
+from corsa_plugins.merging.comparison import same_bits
+from corsa_plugins.merging.deltas import DeltaError, EditedTensor, merge_deltas, prune_delta
 from tests.oracles import deltas as oracle
-
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7)
-# few distinct values, so that magnitudes tie; and any values at all
-NUMBERS = st.sampled_from([-2.0, -0.5, -0.0, 0.0, 0.5, 2.0]) | st.floats(-1e3, 1e3, width=16)
-DENSITIES = st.sampled_from([0.0, 0.2, 0.5, 1.0]) | st.floats(0, 1)
-WEIGHTS = st.sampled_from([0.0, 0.8, 1.0, -0.5]) | st.floats(-2, 2)
-
-
-@st.composite
-def tensors(draw, count):
-    """``count`` tensors of one shape and dtype."""
-    shape, dtype = draw(SHAPES), draw(st.sampled_from(DTYPES))
-    return [
-        torch.from_numpy(draw(arrays.arrays(np.float64, shape, elements=NUMBERS))).to(dtype).clone()
-        for _ in range(count)
-    ]
-
-
-@pytest.fixture(params=[(2**17, 2**20), (5, 0)], ids=["one chunk", "many chunks, histograms only"])
-def _sizes(request, monkeypatch):
-    monkeypatch.setattr(deltas, "CHUNK", request.param[0])
-    monkeypatch.setattr(deltas, "MAX_CANDIDATES", request.param[1])
+from tests.support.tensors import DENSITIES, DTYPES, WEIGHTS, tensors
 
 
 class TestOracle:
@@ -48,7 +24,7 @@ class TestOracle:
     )
     def test_any_merge_of_two(self, three, w1, w2, p1, p2, per_row, prune_vectors, chunk):
         base, one, two = three
-        whole_chunk, deltas.CHUNK = deltas.CHUNK, chunk
+        whole_chunk, memory.CHUNK = memory.CHUNK, chunk
         try:
             got = merge_deltas(
                 base,
@@ -57,7 +33,7 @@ class TestOracle:
                 prune_vectors=prune_vectors,
             )
         finally:
-            deltas.CHUNK = whole_chunk
+            memory.CHUNK = whole_chunk
         values = oracle.merge(base, [one, two], [w1, w2], [p1, p2], per_row, prune_vectors)
         assert got.dtype == base.dtype
         assert got.shape == base.shape
@@ -79,26 +55,6 @@ class TestOracle:
         base = torch.tensor([2.0**-30, 2.0**-31], dtype=torch.float32)
         got = merge_deltas(base, [EditedTensor(torch.ones(2), 1.0, 0.5)])
         assert torch.equal(got, torch.tensor([2.0**-30, 1.0]))
-
-    @pytest.mark.usefixtures("_sizes")
-    @pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
-    def test_ties_go_to_the_first(self, density):
-        got = prune_delta(torch.full((4, 5), -1.5), density)
-        assert torch.equal(got.view(-1) != 0, torch.arange(20) < round(density * 20))
-
-
-class TestCount:
-    @given(st.integers(0, 10**9), DENSITIES)
-    def test_it_is_exact_and_positive(self, n, density):
-        k = kept_count(n, density)
-        assert k == (0 if density == 0 or n == 0 else max(1, round(density * n)))
-        assert 0 <= k <= n
-
-    @settings(max_examples=100, deadline=None)
-    @given(st.integers(1, 60), DENSITIES)
-    def test_as_many_are_kept_where_all_differ(self, n, density):
-        delta = torch.randperm(n, generator=torch.Generator().manual_seed(n)) + 1.0
-        assert int((prune_delta(delta, density) != 0).sum()) == kept_count(n, density)
 
 
 class TestIdentities:
@@ -161,22 +117,6 @@ class TestIdentities:
         assert same_bits(edited, copies[1])
 
 
-class TestScratch:
-    def test_it_does_not_grow_with_the_tensor(self):
-        """Only the result may: the largest allocation beside it is a chunk, a histogram or the candidates."""
-        n = 2**22
-        base = torch.zeros(n, dtype=torch.bfloat16)
-        edited = torch.arange(n, dtype=torch.float32).bfloat16()
-        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            merge_deltas(base, [EditedTensor(edited)])
-        held = peak = 0
-        for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-            if event.name() == "[memory]":
-                held += event.nbytes()
-                peak = max(peak, held)
-        assert 2 * n <= peak < 2 * n + 64 * 2**20
-
-
 class TestBadInput:
     @pytest.mark.parametrize("density", [-0.1, 1.0001, math.nan, math.inf])
     def test_a_density_outside_0_and_1(self, density):
@@ -208,98 +148,6 @@ class TestBadInput:
             merge_deltas(torch.zeros(2), [EditedTensor(torch.ones(2, dtype=torch.int64))])
         with pytest.raises(DeltaError, match="is on meta"):
             merge_deltas(torch.zeros(2), [EditedTensor(torch.ones(2, device="meta"))])
-
-
-class TestSameBits:
-    @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("n", [1, 3, 8, 1001])
-    def test_any_single_difference_is_seen(self, dtype, n):
-        one = torch.linspace(-1, 1, n).to(dtype)
-        for place in {0, n // 2, n - 1}:
-            other = one.clone()
-            assert same_bits(one, other)
-            other[place] += 0.5
-            assert not same_bits(one, other)
-            # not contiguous: compared in another way
-            strided, twin = torch.stack([other, one], 1)[:, 0], torch.stack([other, other], 1)[:, 1]
-            assert same_bits(strided, twin)
-            assert not same_bits(strided, torch.stack([one, one], 1)[:, 1])
-
-    def test_a_difference_in_any_part_is_seen(self, monkeypatch):
-        """Large tensors are compared by parts; the last one is shorter."""
-        monkeypatch.setattr(deltas, "_PART", 64)
-        monkeypatch.setattr(deltas, "_CORES", 3)
-        one = torch.linspace(-1, 1, 1001)
-        for place in range(0, 1001, 7):
-            other = one.clone()
-            assert same_bits(one, other)
-            other[place] += 0.5
-            assert not same_bits(one, other)
-
-    def test_it_is_bits_that_are_compared(self):
-        assert same_bits(torch.tensor([math.nan]), torch.tensor([math.nan]))
-        assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
-        assert not same_bits(torch.zeros(2), torch.zeros(2).double())
-        assert not same_bits(torch.zeros(2, 1), torch.zeros(1, 2))
-        assert same_bits(torch.zeros(0, 3), torch.zeros(0, 3))
-
-
-class TestSample:
-    """Larger tensors: a sample tells where to look, and what it tells may be wrong."""
-
-    @pytest.fixture(autouse=True)
-    def _small(self, monkeypatch):
-        monkeypatch.setattr(deltas, "SAMPLE", 2**10)
-        monkeypatch.setattr(deltas, "CHUNK", 3000)
-        monkeypatch.setattr(deltas, "MAX_CANDIDATES", 20_000)
-
-    @pytest.fixture
-    def histograms(self, monkeypatch):
-        """How often they were needed."""
-        calls, edge_by_histograms = [], deltas._edge_by_histograms
-
-        def counted(source, k):
-            calls.append(k)
-            return edge_by_histograms(source, k)
-
-        monkeypatch.setattr(deltas, "_edge_by_histograms", counted)
-        return calls
-
-    def check(self, base, edited, density):
-        got = merge_deltas(base, [EditedTensor(edited, 0.8, density)])
-        assert torch.equal(got, oracle.rounded(oracle.merge(base, [edited], [0.8], [density]), base.dtype))
-
-    @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("density", [1e-6, 0.01, 0.2, 0.77, 0.99999])
-    def test_random_matrices_need_no_histogram(self, histograms, dtype, density):
-        generator = torch.Generator().manual_seed(0)
-        base = torch.randn(300, 500, generator=generator).to(dtype)
-        self.check(base, (base.double() + 0.3 * torch.randn(300, 500, generator=generator)).to(dtype), density)
-        assert not histograms
-
-    def test_nor_do_many_equal_magnitudes(self, histograms):
-        n = torch.arange(150_000)
-        self.check(torch.zeros(len(n)), torch.where(n % 7 == 0, 2.0, torch.where(n % 2 == 0, 1.0, -1.0)), 0.5)
-        assert not histograms
-
-    @pytest.mark.parametrize("density", [0.001, 0.1, 0.5])
-    @pytest.mark.parametrize("size", [10.0, 0.1])
-    def test_a_sample_that_misleads(self, histograms, density, size):
-        base = torch.zeros(200_000)
-        edited = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-        source = deltas._Source(torch.arange(200_000.0), base, None)
-        places = source.sample(200_000 // 128).view(torch.float64).long()
-        edited[places] = size * (1 + torch.rand(len(places), generator=torch.Generator().manual_seed(1)))
-        self.check(base, edited, density)
-        assert histograms
-
-    @pytest.mark.parametrize("value", [math.nan, -math.inf])
-    @pytest.mark.parametrize("density", [0.01, 0.9])
-    def test_a_single_damaged_value_is_found(self, value, density):
-        edited = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-        edited[123_457] = value
-        with pytest.raises(DeltaError, match=rf"holds {value} at flat index 123457"):
-            merge_deltas(torch.zeros(200_000), [EditedTensor(edited, 0.8, density)])
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ from corsa_plugins.bench.merge_adapters.combine import COMBINATIONS, MERGED, com
 from corsa_plugins.bench.merge_adapters.forgetting import AdapterForgetting
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError, require
-from corsa_plugins.merging.deltas import check_weight
+from corsa_plugins.merging.ranges import check_weight
 from corsa_plugins.model.loading import LoadingError, load_model
 from corsa_plugins.outputs import check_output, disk_errors, new_directory
 

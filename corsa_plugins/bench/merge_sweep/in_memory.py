@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from corsa_plugins.bench.merge_sweep.points import SweepError
-from corsa_plugins.merging.deltas import EditedTensor, merge_deltas, same_bits
+from corsa_plugins.merging.comparison import same_bits
+from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

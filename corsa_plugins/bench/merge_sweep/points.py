@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from corsa_plugins.errors import CorsaError, SettingError
-from corsa_plugins.merging.deltas import check_density, check_weight
+from corsa_plugins.merging.ranges import check_density, check_weight
 
 __all__ = ["MEASURED", "SweepError", "SweepGrid", "SweepPoint", "best_point", "default_metric"]
 

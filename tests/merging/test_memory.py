@@ -1,4 +1,4 @@
-"""Pages of mapped model files."""
+"""Memory: scratch that does not grow with the tensor, and the pages of mapped model files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,24 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mergekit_ext.pages import map_pages
+from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
+from corsa_plugins.merging.memory import map_pages
+
+
+class TestScratch:
+    def test_it_does_not_grow_with_the_tensor(self):
+        """Only the result may: the largest allocation beside it is a chunk, a histogram or the candidates."""
+        n = 2**22
+        base = torch.zeros(n, dtype=torch.bfloat16)
+        edited = torch.arange(n, dtype=torch.float32).bfloat16()
+        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            merge_deltas(base, [EditedTensor(edited)])
+        held = peak = 0
+        for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                peak = max(peak, held)
+        assert 2 * n <= peak < 2 * n + 64 * 2**20
 
 
 @pytest.fixture
