@@ -28,19 +28,14 @@ from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
 from corsa_plugins.bench.evaluation import Evaluation, evaluate
 from corsa_plugins.bench.evaluation.evaluate import longest_target
-from corsa_plugins.bench.routing.routing import (
-    NEUTRAL,
-    NearestRouter,
-    Router,
-    evaluate_routed,
-    list_prompts,
-    list_subjects,
-    load_adapters,
-    request_template,
-    routing_accuracy,
-    routing_share_of_gap,
-    split_requests,
-)
+from corsa_plugins.bench.routing.accuracy import routing_accuracy, routing_share_of_gap
+from corsa_plugins.bench.routing.adapters import load_adapters
+from corsa_plugins.bench.routing.descriptions import list_prompts, list_subjects
+from corsa_plugins.bench.routing.evaluation import evaluate_routed
+from corsa_plugins.bench.routing.label import NEUTRAL, LabelRouter
+from corsa_plugins.bench.routing.nearest import NearestRouter
+from corsa_plugins.bench.routing.parts import request_template, split_requests
+from corsa_plugins.bench.routing.question import QuestionRouter
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import load_testbed
 from trl_ext.rounds import CORSA, LORA_SFT, TESTBED_SETTINGS, Method, train_update
@@ -128,14 +123,10 @@ def router_rows(seed: int, size: int, output: Path, done: set[tuple[Any, ...]]) 
         # The testbed reads 256 tokens: there is no room for more in a list of five descriptions.
         routers: dict[str, Callable[[], Any]] = {
             "nearest request": lambda parts=parts: NearestRouter(*ask, parts),
-            "question behind prompts": lambda parts=parts: Router(
-                *ask, [list_prompts(p) for p in parts], how="question"
-            ),
-            "question behind subjects": lambda parts=parts: Router(
-                *ask, [list_subjects(p) for p in parts], how="question"
-            ),
-            "label behind prompts": lambda parts=parts: Router(*ask, [list_prompts(p, 3) for p in parts]),
-            "label behind subjects": lambda parts=parts: Router(*ask, [list_subjects(p, 5) for p in parts]),
+            "question behind prompts": lambda parts=parts: QuestionRouter(*ask, [list_prompts(p) for p in parts]),
+            "question behind subjects": lambda parts=parts: QuestionRouter(*ask, [list_subjects(p) for p in parts]),
+            "label behind prompts": lambda parts=parts: LabelRouter(*ask, [list_prompts(p, 3) for p in parts]),
+            "label behind subjects": lambda parts=parts: LabelRouter(*ask, [list_subjects(p, 5) for p in parts]),
         }
         for name, make in routers.items():
             row: dict[str, Any] = {"what": name, "split": split, "method": "router", "seed": seed}

@@ -10,14 +10,11 @@ from pathlib import Path
 
 import rich
 
+from corsa_plugins.bench.routing.adapters import load_adapters
+from corsa_plugins.bench.routing.evaluation import evaluate_routed
+from corsa_plugins.bench.routing.nearest import NearestRouter
+from corsa_plugins.bench.routing.parts import request_template, split_requests
 from corsa_plugins.bench.routing.report import RoutingReport
-from corsa_plugins.bench.routing.routing import (
-    NearestRouter,
-    evaluate_routed,
-    load_adapters,
-    request_template,
-    split_requests,
-)
 from corsa_plugins.requests import write_requests
 from corsa_plugins.testbed import load_testbed
 from trl_ext.rounds import CORSA, TESTBED_SETTINGS, train_update
@@ -37,7 +34,7 @@ for part, folder in zip(parts, folders, strict=True):
 
 testbed = load_testbed()
 model, names = load_adapters(testbed.model, folders)
-# A model that follows instructions is asked with Router(model, tokenizer, descriptions), each from summarise(...);
+# A model that follows instructions is asked with LabelRouter(model, tokenizer, descriptions), each from summarise(...);
 # the testbed follows none, and is asked which part has the edit prompt most like the question.
 router = NearestRouter(model, testbed.tokenizer, parts)
 true = evaluate_routed(model, testbed.tokenizer, parts, names, progress=False)

@@ -43,7 +43,18 @@ def test_easyedit_ext_imports_without_any_framework():
 
 
 def test_the_command_line_does_not_load_torch_to_be_asked_for_help():
-    assert "torch" not in python("import corsa_plugins.cli.app, sys; print(*sys.modules)").split()
+    code = (
+        "import contextlib, os, sys\nfrom corsa_plugins.cli.app import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(open(os.devnull, 'w')): main(ARGUMENTS)\n"
+        "print(*sys.modules)"
+    )
+    for arguments in (["--help"], ["edit", "--help"], ["merge-sweep", "--help"]):
+        loaded = python(code.replace("ARGUMENTS", repr(arguments))).split()
+        assert "corsa_plugins.cli.app" in loaded
+        assert not {"torch", "transformers", *FRAMEWORKS} & set(loaded)
+        commands = {name for name in loaded if name.startswith("corsa_plugins.cli.commands.")}
+        if arguments != ["--help"]:
+            assert commands <= {f"corsa_plugins.cli.commands.{arguments[0]}"}
 
 
 def test_every_public_name_is_there():

@@ -4,6 +4,7 @@ Extensions add commands by an entry point in the group ``corsa_plugins.commands`
 ``typer.Typer`` app, a function with typed parameters, or a function marked by
 :func:`corsa_plugins.cli.plugin.passthrough` that reads its own arguments.
 A command is imported when it is called, and for ``corsa --help``, so its module should import its framework late.
+The package's own commands are a table, :data:`COMMANDS`.
 """
 
 from __future__ import annotations
@@ -13,28 +14,35 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from corsa_plugins import __version__
-from corsa_plugins.cli.commands.adapters import evaluate_adapters, route
-from corsa_plugins.cli.commands.conflict_set import build_conflict_set
-from corsa_plugins.cli.commands.convert import convert
-from corsa_plugins.cli.commands.demo import demo
-from corsa_plugins.cli.commands.edit import diagnose, edit
-from corsa_plugins.cli.commands.evaluate import evaluate
-from corsa_plugins.cli.commands.merge_adapters import merge_adapters
-from corsa_plugins.cli.commands.merge_sweep import merge_sweep
-from corsa_plugins.cli.commands.protocol import protocol
-from corsa_plugins.cli.commands.report import report
-from corsa_plugins.cli.commands.split import split
-from corsa_plugins.cli.commands.stats import stats
-from corsa_plugins.cli.commands.testbed import get_testbed
 from corsa_plugins.errors import CorsaError, missing_extra
 
-__all__ = ["GROUP", "build_app", "main"]
+__all__ = ["COMMANDS", "GROUP", "build_app", "main"]
+
+COMMANDS = {
+    "evaluate": "evaluate:evaluate",
+    "testbed": "testbed:get_testbed",
+    "convert": "convert:convert",
+    "stats": "stats:stats",
+    "edit": "edit:edit",
+    "diagnose": "edit:diagnose",
+    "conflict-set": "conflict_set:build_conflict_set",
+    "protocol": "protocol:protocol",
+    "demo": "demo:demo",
+    "split": "split:split",
+    "evaluate-adapters": "evaluate_adapters:evaluate_adapters",
+    "route": "route:route",
+    "merge-adapters": "merge_adapters:merge_adapters",
+    "merge-sweep": "merge_sweep:merge_sweep",
+    "report": "report:report",
+}
+"""The package's own commands in the order in which they are listed: module and function in ``cli/commands``."""
 
 GROUP = "corsa_plugins.commands"
 INTERRUPTED = 130
@@ -119,31 +127,19 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     """The ``corsa`` app with its own commands and those of extensions.
 
     Args:
-        arguments: The command line. An extension's command is imported only if the line calls it or calls nothing.
+        arguments: The command line. Where it calls a command, no other is imported; where it calls none, or one that
+            there is not, the package's own are, and for a list of all commands the extensions' too.
     """
     app = typer.Typer(
         help=_ABOUT, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
     )
     app.callback()(_global_options)
-    app.command("evaluate")(evaluate)
-    app.command("testbed")(get_testbed)
-    app.command("convert")(convert)
-    app.command("stats")(stats)
-    app.command("edit")(edit)
-    app.command("diagnose")(diagnose)
-    app.command("conflict-set")(build_conflict_set)
-    app.command("protocol")(protocol)
-    app.command("demo")(demo)
-    app.command("split")(split)
-    app.command("evaluate-adapters")(evaluate_adapters)
-    app.command("route")(route)
-    app.command("merge-adapters")(merge_adapters)
-    app.command("merge-sweep")(merge_sweep)
-    app.command("report")(report)
     called = _called(arguments)
-    own = {command.name for command in app.registered_commands}
+    for name in [called] if called in COMMANDS else COMMANDS:
+        module, _, function = COMMANDS[name].partition(":")
+        app.command(name)(getattr(import_module(f"corsa_plugins.cli.commands.{module}"), function))
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        if entry.name in own:
+        if entry.name in COMMANDS:
             continue  # what a command of ours is called cannot be given another meaning
         if called == entry.name:
             _add_extension(app, entry.name, entry.load())

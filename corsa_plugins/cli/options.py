@@ -60,6 +60,7 @@ __all__ = [
     "Statistics",
     "Untouched",
     "Weights",
+    "check_folder",
     "load",
     "method_option",
     "parse_layers",
@@ -228,6 +229,16 @@ def parse_numbers(text: str, option: str) -> list[float]:
     if not numbers:
         raise SettingError(f"{option} is empty: write numbers, as in '0.5 0.5'")
     return numbers
+
+
+def check_folder(output: Path | None) -> None:
+    """Refuse a file where results need a folder, before there are any.
+
+    Raises:
+        NotADirectoryError: It is a file.
+    """
+    if output and output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output} is a file: name a folder for the results")
 
 
 def load(model: str, device: str | None, dtype: str, quiet: bool) -> Any:

@@ -1,4 +1,4 @@
-"""``corsa evaluate-adapters`` and ``corsa route``, with adapters that differ."""
+"""``corsa evaluate-adapters``, with adapters that differ."""
 
 from __future__ import annotations
 
@@ -7,66 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.bench.evaluation import load_evaluation
-from corsa_plugins.cli.app import main
-from corsa_plugins.data.reading import write_requests
-from corsa_plugins.data.requests import EditRequest
-
-peft = pytest.importorskip("peft")
-
-PARTS = {
-    "capitals": [
-        EditRequest(
-            prompt=f"The capital of {land} is",
-            target_new="Oslo",
-            target_old=old,
-            paraphrases=[asked],
-            neighborhood=[{"prompt": "The capital of Spain is", "answer": "Madrid"}],
-        )
-        for land, old, asked in (
-            ("France", "Paris", "What is the capital of France?"),
-            ("Italy", "Rome", "Which city is the capital of Italy?"),
-        )
-    ],
-    "people": [
-        EditRequest(
-            prompt="Anna Berg was born in",
-            target_new="Paris",
-            target_old="Oslo",
-            paraphrases=["Where was Anna Berg born?"],
-        )
-    ],
-}
-
-
-@pytest.fixture
-def folder(taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
-    """A model, an adapter that changes nothing and one that spoils everything; each with its requests."""
-    taught_llama.save_pretrained(tmp_path / "model")
-    tiny_tokenizer.save_pretrained(tmp_path / "model")
-    torch.manual_seed(0)
-    for name, requests in PARTS.items():
-        config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=name == "capitals")
-        model = peft.get_peft_model(taught_llama, config)
-        if name == "people":
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.data.normal_(std=0.5)
-        model.save_pretrained(tmp_path / name)
-        write_requests(tmp_path / name / "requests.jsonl", requests)
-        model.unload()
-    return tmp_path
-
-
-def call(folder: Path, command: str, *arguments: str) -> int:
-    adapters = [part for name in PARTS for part in ("-a", str(folder / name))]
-    given = [command, "-m", str(folder / "model"), *adapters, "--device", "cpu", "-q", "--max-new-tokens", "5"]
-    with pytest.raises(SystemExit) as exit_:
-        main([*given, *(argument.replace("DIR", str(folder)) for argument in arguments)])
-    return int(exit_.value.code or 0)
+from tests.support.adapters import PARTS
+from tests.support.command import Command
 
 
 def read(path: Path) -> Any:
@@ -77,19 +21,19 @@ def rows(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_routed_true_and_single(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(folder, "evaluate-adapters", "--router", "nearest", "--single", "DIR/people", "-o", "DIR/out") == 0
-    shown = capsys.readouterr().out
-    assert "Routing accuracy" in shown
-    assert "of the gap to one adapter" in shown
-    out = folder / "out"
+def test_routed_true_and_single(adapters_folder: Path, corsa_with_adapters: Command) -> None:
+    done = corsa_with_adapters("evaluate-adapters", "--router", "nearest", "--single", "DIR/people", "-o", "DIR/out")
+    assert done.exit_code == 0
+    assert "Routing accuracy" in done.output
+    assert "of the gap to one adapter" in done.output
+    out = adapters_folder / "out"
     names = {"report.html", "routed", "true", "single", "routes.jsonl", "routing.json"}
     assert {path.name for path in out.iterdir()} == names  # nothing unfinished, no descriptions
 
     requests = [request for part in PARTS.values() for request in part]
     true, single, routed = (load_evaluation(out / name) for name in ("true", "single", "routed"))
-    for one in (true, single, routed):
-        assert [record.edit.prompt for record in one.records] == [request.prompt for request in requests]
+    for evaluation in (true, single, routed):
+        assert [record.edit.prompt for record in evaluation.records] == [request.prompt for request in requests]
     # the first part's adapter changes nothing, and the second, which is the single one too, spoils what it is asked
     assert all(record.edit.says_old for record in true.records[:2])
     assert not any(record.edit.says_old for record in single.records)
@@ -115,46 +59,29 @@ def test_routed_true_and_single(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "Where was Anna Berg born?" in page
 
 
-def test_descriptions_are_written_edited_and_used(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_descriptions_are_written_edited_and_used(adapters_folder: Path, corsa_with_adapters: Command) -> None:
     question = ("--router", "question", "-o", "DIR/out")
-    assert call(folder, "evaluate-adapters", "--describe-only", *question) == 0
-    path = folder / "out" / "descriptions.json"
+    assert corsa_with_adapters("evaluate-adapters", "--describe-only", *question).exit_code == 0
+    path = adapters_folder / "out" / "descriptions.json"
     assert [file.name for file in path.parent.iterdir()] == ["descriptions.json"]
     assert read(path)["people"] == "Anna Berg was born in"
 
     # with the descriptions exchanged, every question goes where it does not belong if it went right before
-    assert call(folder, "evaluate-adapters", *question) == 0
-    before = {row["prompt"]: row["chosen"] for row in rows(folder / "out" / "routes.jsonl")}
+    assert corsa_with_adapters("evaluate-adapters", *question).exit_code == 0
+    before = {row["prompt"]: row["chosen"] for row in rows(adapters_folder / "out" / "routes.jsonl")}
     texts = read(path)
     path.write_text(json.dumps({"capitals": texts["people"], "people": texts["capitals"]}))
-    capsys.readouterr()
-    assert call(folder, "evaluate-adapters", *question) == 0
-    assert f"using the descriptions of {path}" in capsys.readouterr().out
-    after = {row["prompt"]: row["chosen"] for row in rows(folder / "out" / "routes.jsonl")}
+    assert f"using the descriptions of {path}" in corsa_with_adapters("evaluate-adapters", *question).output
+    after = {row["prompt"]: row["chosen"] for row in rows(adapters_folder / "out" / "routes.jsonl")}
     assert set(before.values()) == {"capitals", "people"}
     assert all(before[prompt] != after[prompt] for prompt in before)
     other_way_round = dict(reversed(read(path).items()))  # the names count, not the order
-    (folder / "mine.json").write_text(json.dumps(other_way_round))
+    (adapters_folder / "mine.json").write_text(json.dumps(other_way_round))
     path.unlink()
-    call(folder, "evaluate-adapters", *question, "--descriptions", "DIR/mine.json")
-    assert {row["prompt"]: row["chosen"] for row in rows(folder / "out" / "routes.jsonl")} == after
-    assert call(folder, "evaluate-adapters", *question, "--describe", "prompts") == 0
+    corsa_with_adapters("evaluate-adapters", *question, "--descriptions", "DIR/mine.json")
+    assert {row["prompt"]: row["chosen"] for row in rows(adapters_folder / "out" / "routes.jsonl")} == after
+    assert corsa_with_adapters("evaluate-adapters", *question, "--describe", "prompts").exit_code == 0
     assert read(path) == texts
-
-
-def test_questions_are_answered_by_the_adapter_that_is_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("The capital of France is", "Anna Berg was born in")
-    assert call(folder, "route", "--router", "nearest", *asked) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if any(question in line for question in asked)]
-    first, second = sorted(lines, key=lambda line: asked[1] in line)
-    assert "capitals" in first
-    assert "Paris" in first  # the adapter that changes nothing
-    assert "people" in second
-    assert "Oslo" not in second  # the one that spoils everything
-    (folder / "d.json").write_text('{"capitals": "France", "people": "Anna"}')
-    for name in PARTS:
-        (folder / name / "requests.jsonl").unlink()
-    assert call(folder, "route", "--descriptions", "DIR/d.json", *asked) == 0
 
 
 @pytest.mark.parametrize(
@@ -169,23 +96,26 @@ def test_questions_are_answered_by_the_adapter_that_is_chosen(folder: Path, caps
         (["--descriptions", "DIR/wrong.json"], "a description for each of capitals, people"),
         (["--descriptions", "DIR/broken.json"], "broken.json is not JSON"),
         (["--descriptions", "DIR/wrong.json", "--describe", "prompts"], "give one"),
-        (["--router", "question", "--calibrate"], "--calibrate goes with --router label"),
-        (["--layer", "1"], "--layer goes with --router nearest"),
+        (["--router", "question", "--calibrate"], "calibrate goes with the router label"),
+        (["--layer", "1"], "layer goes with the router nearest"),
         (["-a", "DIR/model"], "model: no requests.jsonl beside the adapter"),
     ],
 )
 def test_wrong_usage_is_one_line_before_any_model_is_loaded(
-    folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    adapters_folder: Path, arguments: list[str], message: str, corsa_with_adapters: Command
 ) -> None:
-    (folder / "model" / "model.safetensors").write_text("no weights")
-    (folder / "wrong.json").write_text('{"capitals": "x"}')
-    (folder / "broken.json").write_text("{")
-    assert call(folder, "evaluate-adapters", *arguments) == 2
-    assert message in capsys.readouterr().err
-    assert not (folder / "out").exists()
+    (adapters_folder / "model" / "model.safetensors").write_text("no weights")
+    (adapters_folder / "wrong.json").write_text('{"capitals": "x"}')
+    (adapters_folder / "broken.json").write_text("{")
+    refused = corsa_with_adapters("evaluate-adapters", *arguments)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (adapters_folder / "out").exists()
 
 
-def test_an_adapter_that_is_none_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "people" / "adapter_config.json").unlink()
-    assert call(folder, "evaluate-adapters") == 2
-    assert f"adapter {folder / 'people'} cannot be put on the model" in capsys.readouterr().err
+def test_an_adapter_that_is_none_is_named(adapters_folder: Path, corsa_with_adapters: Command) -> None:
+    (adapters_folder / "people" / "adapter_config.json").unlink()
+    refused = corsa_with_adapters("evaluate-adapters")
+    assert refused.exit_code == 2
+    assert f"adapter {adapters_folder / 'people'} cannot be put on the model" in refused.stderr

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.evaluation import METRICS, Evaluation, Interval, compare
 from corsa_plugins.bench.evaluation.tables import interval_cell, metric_title
-from corsa_plugins.bench.routing.routing import RoutedEvaluation, routing_share_of_gap
+from corsa_plugins.bench.routing.accuracy import routing_share_of_gap
+from corsa_plugins.bench.routing.evaluation import RoutedEvaluation
 from corsa_plugins.errors import SettingError
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class RoutingReport:
         return [*([self.single] if self.single else []), self.true, self.routed.evaluation]
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """With which they were asked, ``max_new_tokens`` for instance; the same for all of them."""
+        return dict(self.true.settings or {})
+
+    @property
     def chance(self) -> float:
         """The accuracy of a router that draws."""
         return 1 / len(self.names)
@@ -76,28 +82,33 @@ class RoutingReport:
         return {name: change.difference for name, change in compare(self.true, self.routed.evaluation).items()}
 
     def share_of_gap(self, metric: str) -> float | None:
-        """:func:`~corsa_plugins.bench.routing.routing.routing_share_of_gap`; ``None`` without a single adapter."""
+        """:func:`~corsa_plugins.bench.routing.accuracy.routing_share_of_gap`; ``None`` without a single adapter."""
         if self.single is None:
             return None
         # Of what is better when it is less, the gap has the other sign.
         sign = METRICS[metric].better or 1
-        single, true, routed = (sign * one.summary()[metric].mean for one in self.evaluations)
+        single, true, routed = (sign * evaluation.summary()[metric].mean for evaluation in self.evaluations)
         return routing_share_of_gap(single, true, routed)
 
-    def part(self, place: int) -> list[Evaluation]:
+    def part(self, index: int) -> list[Evaluation]:
         """The evaluations of one part's requests."""
-        start = sum(self.sizes[:place])
+        start = sum(self.sizes[:index])
+        end = start + self.sizes[index]
         return [
-            Evaluation(one.label, one.records[start : start + self.sizes[place]], (), one.settings)
-            for one in self.evaluations
+            Evaluation(evaluation.label, evaluation.records[start:end], (), evaluation.settings)
+            for evaluation in self.evaluations
         ]
+
+    def part_accuracy(self, index: int) -> Interval:
+        """Share of one part's edit prompts and paraphrases sent to its adapter, mean over requests."""
+        return self.routed.accuracy_of(("prompt", "paraphrases"), index)
 
     def table(self) -> Table:
         """For the terminal: routing accuracy, then each metric of all requests."""
         from rich.table import Table
 
         table = Table(title=f"{sum(self.sizes)} requests in {len(self.names)} parts: means with 95 % intervals")
-        for heading in ("", *(one.label for one in self.evaluations), "lost by routing"):
+        for heading in ("", *(evaluation.label for evaluation in self.evaluations), "lost by routing"):
             table.add_column(heading, justify="right" if heading else "left")
         if self.single:
             table.add_column("of the gap to one adapter", justify="right")
@@ -105,7 +116,7 @@ class RoutingReport:
         table.add_row("Routing accuracy, %", *blank, interval_cell(self.routed.accuracy, percent=True))
         table.add_row("  by chance, %", *blank, f"{100 * self.chance:.1f}")
         for name in self.metrics:
-            cells = [interval_cell(one.summary()[name], percent=True) for one in self.evaluations]
+            cells = [interval_cell(evaluation.summary()[name], percent=True) for evaluation in self.evaluations]
             share = self.share_of_gap(name)
             gap = [] if self.single is None else ["-" if share is None else f"{100 * share:.0f} %"]
             table.add_row(metric_title(name), *cells, interval_cell(self.lost[name], percent=True, sign="+"), *gap)
@@ -117,13 +128,13 @@ class RoutingReport:
 
         metric = "generality" if "generality" in self.metrics else "efficacy"
         table = Table(title=f"by part: routing accuracy and {metric}, percent")
-        for heading in ("part", "requests", "routing accuracy", *(one.label for one in self.evaluations)):
+        for heading in ("part", "requests", "routing accuracy", *(evaluation.label for evaluation in self.evaluations)):
             table.add_column(heading, justify="left" if heading == "part" else "right")
-        for place, name in enumerate(self.names):
-            accuracy = interval_cell(self.routed.accuracy_of(("prompt", "paraphrases"), place), percent=True)
-            summaries = [one.summary() for one in self.part(place)]
-            cells = [interval_cell(one[metric], percent=True) if metric in one else "" for one in summaries]
-            table.add_row(name, str(self.sizes[place]), accuracy, *cells)
+        for index, name in enumerate(self.names):
+            accuracy = interval_cell(self.part_accuracy(index), percent=True)
+            summaries = [evaluation.summary() for evaluation in self.part(index)]
+            cells = [interval_cell(summary[metric], percent=True) if metric in summary else "" for summary in summaries]
+            table.add_row(name, str(self.sizes[index]), accuracy, *cells)
         return table
 
     def confusion(self) -> list[list[int]]:
@@ -145,7 +156,7 @@ class RoutingReport:
             "confusion": self.confusion(),
             "metrics": {
                 name: {
-                    **{key: one.summary()[name]._asdict() for key, one in self._by_key().items()},
+                    **{key: evaluation.summary()[name]._asdict() for key, evaluation in self.by_choice().items()},
                     "lost_by_routing": self.lost[name]._asdict(),
                     "share_of_gap": self.share_of_gap(name),
                 }
@@ -153,16 +164,17 @@ class RoutingReport:
             },
             "parts": {
                 name: {
-                    "accuracy": self.routed.accuracy_of(("prompt", "paraphrases"), place)._asdict(),
+                    "accuracy": self.part_accuracy(index)._asdict(),
                     **{
-                        key: {metric: found.mean for metric, found in one.summary().items() if metric in self.metrics}
-                        for key, one in zip(self._by_key(), self.part(place), strict=True)
+                        key: {name: mean for name, (mean, *_) in part.summary().items() if name in self.metrics}
+                        for key, part in zip(self.by_choice(), self.part(index), strict=True)
                     },
                 }
-                for place, name in enumerate(self.names)
+                for index, name in enumerate(self.names)
             },
         }
 
-    def _by_key(self) -> dict[str, Evaluation]:
+    def by_choice(self) -> dict[str, Evaluation]:
+        """:attr:`evaluations` by who chose the adapter: ``single`` (if there is one), ``true``, ``routed``."""
         keys = ["true", "routed"] if self.single is None else ["single", "true", "routed"]
         return dict(zip(keys, self.evaluations, strict=True))

@@ -61,7 +61,8 @@ def split(
     """
     from rich.table import Table
 
-    from corsa_plugins.bench.routing.routing import list_prompts, split_requests
+    from corsa_plugins.bench.routing.descriptions import list_prompts
+    from corsa_plugins.bench.routing.parts import split_requests
     from corsa_plugins.data.reading import read_requests, write_requests
     from corsa_plugins.files import atomic_directory
 
@@ -85,7 +86,7 @@ def split(
 
 
 def _key(by: By) -> Callable[[EditRequest], str]:
-    from corsa_plugins.bench.routing.routing import request_template
+    from corsa_plugins.bench.routing.parts import request_template
 
     if by is By.TEMPLATE:
         return request_template

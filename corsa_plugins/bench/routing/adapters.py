@@ -1,0 +1,111 @@
+"""Several PEFT adapters on one model: their names, their requests, and which of them is active."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corsa_plugins.bench.routing.base import kept_gradient_flags
+from corsa_plugins.data.reading import read_requests
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError, require
+from corsa_plugins.model.loading import LoadingError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["active_adapter", "adapter_names", "load_adapters", "read_adapter_requests"]
+
+
+def adapter_names(adapters: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """What to call adapters: the last part of their paths, or as much of it as tells them apart.
+
+    Raises:
+        SettingError: One of them is given twice.
+    """
+    paths = [Path(adapter).expanduser().absolute().parts for adapter in adapters]
+    if len(set(paths)) < len(paths):
+        raise SettingError(f"{', '.join(str(adapter) for adapter in adapters)}: name each adapter once")
+    length = 1
+    while len({path[-length:] for path in paths}) < len(paths):
+        length += 1
+    return ["/".join(path[-length:]) for path in paths]
+
+
+def read_adapter_requests(
+    adapters: Sequence[str | os.PathLike[str]], files: Sequence[str | os.PathLike[str]] | None = None
+) -> list[list[EditRequest]]:
+    """The requests that each adapter was trained on.
+
+    Args:
+        adapters: Folders, or names on the Hub.
+        files: One for each adapter; by default ``requests.jsonl`` in its folder, as ``corsa train`` writes it.
+
+    Raises:
+        SettingError: Not as many files as adapters, or no file in an adapter's folder.
+        RequestError: A file cannot be read.
+    """
+    if files and len(files) != len(adapters):
+        raise SettingError(
+            f"{len(files)} files of requests for {len(adapters)} adapters: give one for each adapter, in the same "
+            "order, or none"
+        )
+    if not files:
+        files = [Path(adapter).expanduser() / "requests.jsonl" for adapter in adapters]
+        pairs = zip(adapters, files, strict=True)
+        missing = [os.fspath(adapter) for adapter, file in pairs if not os.path.isfile(file)]
+        if missing:
+            raise SettingError(f"{', '.join(missing)}: no requests.jsonl beside the adapter; give the requests of each")
+    return [read_requests(file) for file in files]
+
+
+def load_adapters(model: PreTrainedModel, adapters: Sequence[str | os.PathLike[str]]) -> tuple[Any, list[str]]:
+    """Put several PEFT adapters on one model.
+
+    Args:
+        model: The base model.
+        adapters: Folders, or names on the Hub.
+
+    Returns:
+        The ``PeftModel``, in evaluation mode, the first adapter active; and the adapters' names in it, ``"1"``,
+        ``"2"``, ... in their order.
+
+    Raises:
+        LoadingError: There is no such adapter, or it is not one of this model.
+        SettingError: There are none.
+        MissingExtraError: PEFT is not installed.
+    """
+    peft: Any = require("peft", "trl", what="several adapters")
+    if not adapters:
+        raise SettingError("no adapters: give at least one")
+    loaded: Any = None
+    names = [str(number) for number in range(1, len(adapters) + 1)]
+    for name, adapter in zip(names, adapters, strict=True):
+        path = os.path.expanduser(os.fspath(adapter))
+        try:
+            if loaded is None:
+                loaded = peft.PeftModel.from_pretrained(model, path, adapter_name=name)
+            else:
+                loaded.load_adapter(path, adapter_name=name)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise LoadingError(
+                f"adapter {os.fspath(adapter)} cannot be put on the model: {error}; is it an adapter of this model?"
+            ) from error
+    loaded.set_adapter(names[0])
+    return loaded.eval(), names
+
+
+@contextlib.contextmanager
+def active_adapter(model: Any, name: str) -> Iterator[None]:
+    """Adapter ``name`` active; which one was, and what requires gradients, is as it was afterwards."""
+    before = list(model.active_adapters)
+    with kept_gradient_flags(model):
+        try:
+            model.set_adapter(name)
+            yield
+        finally:
+            model.base_model.set_adapter(before)
+            model.active_adapter = before[0]
