@@ -8,6 +8,7 @@ import pkgutil
 import pytest
 
 import corsa_plugins
+from corsa_plugins.cli.app import COMMANDS
 from tests.support.python import FRAMEWORKS, blocked, python
 
 MODULES = [
