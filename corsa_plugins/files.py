@@ -1,31 +1,96 @@
-"""Writing a file so that nobody ever sees half of it."""
+"""Writing files and folders so that nobody ever sees half of one, and so that no two programs write the same one.
+
+Written by hand: of the libraries for it, atomicwrites is no longer maintained, and none does folders or keeps a mode.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["atomic_directory", "atomic_write_bytes", "atomic_write_text"]
+from corsa_plugins.errors import CorsaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "InUseError",
+    "atomic_directory",
+    "atomic_file",
+    "atomic_write_bytes",
+    "atomic_write_tensors",
+    "atomic_write_text",
+    "sha256_of_file",
+    "sole_use",
+]
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+
+
+class InUseError(CorsaError, OSError):
+    """A folder that somebody else is at work in."""
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write ``text`` (UTF-8, newlines as they are) to ``path``, as :func:`atomic_write_bytes` does."""
+    """Write ``text`` (UTF-8, newlines as they are) to ``path``, as :func:`atomic_file` does."""
     return atomic_write_bytes(path, text.encode("utf-8"))
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write ``content`` to ``path``, completely or not at all.
-
-    The content goes to a temporary file in the same folder, which then takes the place of ``path``. Whatever
-    interrupts it, ``path`` holds the old content or the new one, and no temporary file is left. Missing parent
-    folders are made; a symbolic link is followed; the mode of an existing file is kept.
+    """Write ``content`` to ``path``, as :func:`atomic_file` does.
 
     Returns:
         The path written to.
+    """
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
+def atomic_write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Path:
+    """Write a safetensors file, as :func:`atomic_file` does.
+
+    Args:
+        path: Of the file.
+        tensors: On any device, by name.
+        metadata: Text, by name.
+
+    Returns:
+        The path written to.
+
+    Raises:
+        OSError: As for :func:`atomic_file`; what was there is still there.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_file(path) as temporary:
+        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            save_file(ready, temporary, metadata=dict(metadata))
+        except SafetensorError as error:  # what the disk says comes wrapped
+            raise OSError(f"{path} cannot be written: {error}") from error
+    return Path(path)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new file to write, which becomes ``path``, completely or not at all.
+
+    Within the block, it is written under a temporary name in the same folder. Afterwards it takes the place of
+    ``path``. Whatever interrupts it, ``path`` holds the old content or the new one, and no temporary file is left.
+    Missing parent folders are made; a symbolic link is followed; the mode of an existing file is kept.
 
     Raises:
         OSError: The folder cannot be written to, or ``path`` is a directory.
@@ -35,28 +100,21 @@ def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a directory: name a file in it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        mode = target.stat().st_mode & 0o777
-    else:
-        umask = os.umask(0)
-        os.umask(umask)
-        mode = 0o666 & ~umask
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        os.close(handle)
+        yield temporary
+        _flush(temporary)
         os.chmod(temporary, mode)  # mkstemp makes the file private; a result file is not
         os.replace(temporary, target)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
-    return path
 
 
-@contextlib.contextmanager
+@contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new folder to fill, which becomes ``path``, completely or not at all.
 
@@ -79,11 +137,8 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o777 & ~umask)  # mkdtemp makes the folder private
+                _flush(file)
+        os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes the folder private
         if target.exists():
             _replace_directory(temporary, target)
         else:
@@ -105,3 +160,51 @@ def _replace_directory(new: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(file: Path) -> None:
+    """Wait until what was written is on the disk: a name that reaches it first would be that of an empty file."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+@contextmanager
+def sole_use(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Within the block nobody else who asks for it has ``folder`` to themselves, in this process or another.
+
+    The lock is a file ``.lock`` in the folder, which stays there; it holds for as long as the process lives, however
+    that ends. Where a file system has no locks, nobody is kept out.
+
+    Args:
+        folder: Made, with its parents, if it is not there.
+
+    Raises:
+        InUseError: Somebody has it.
+    """
+    import filelock  # takes a while, and few commands lock anything
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InUseError(f"{folder}: somebody else is at work there; wait for it, or choose another folder") from None
+    except (OSError, NotImplementedError) as error:
+        logger.info("%s cannot be locked: %s", folder, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, 64 hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

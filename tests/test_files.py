@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from corsa_plugins.files import atomic_directory, atomic_write_bytes, atomic_write_text
+from corsa_plugins.errors import CorsaError
+from corsa_plugins.files import (
+    InUseError,
+    atomic_directory,
+    atomic_file,
+    atomic_write_bytes,
+    atomic_write_tensors,
+    atomic_write_text,
+    sha256_of_file,
+    sole_use,
+)
 
 
 def _names(folder: Path) -> list[str]:
@@ -172,3 +191,120 @@ def test_files_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         atomic_write_text(path, "\ud800")
     assert path.read_bytes() == b"\xff"
     assert _names(tmp_path / "a") == ["file"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_file_that_was_not_finished_is_not_there(tmp_path: Path, existing: bool, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    if existing:
+        path.write_text("old")
+
+    def half() -> None:
+        with atomic_file(path) as temporary:
+            assert temporary.parent == path.parent
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        half()
+    assert _names(tmp_path) == (["file"] if existing else [])
+    if existing:
+        assert path.read_text() == "old"
+
+
+def test_a_writer_may_put_another_file_in_the_place_of_the_temporary_one(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "file") as temporary:
+        (tmp_path / "other").write_text("new")
+        os.replace(tmp_path / "other", temporary)
+    assert (tmp_path / "file").read_text() == "new"
+    assert _names(tmp_path) == ["file"]
+
+
+def test_tensors_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a" / "tensors.safetensors"
+    tensors = {"half": torch.rand(3, 2).half(), "turned": torch.rand(2, 3).T, "with a gradient": torch.rand(2)}
+    tensors["with a gradient"].requires_grad_()
+    assert atomic_write_tensors(path, tensors, {"what": "these"}) == path
+    found = load_file(path)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+
+        def full(descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            atomic_write_tensors(path, {"new": torch.zeros(3)}, {})
+    assert path.read_bytes() == before
+    assert _names(path.parent) == ["tensors.safetensors"]
+
+
+def test_what_a_full_disk_says_of_tensors_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="tensors cannot be written"):
+            atomic_write_tensors(tmp_path / "tensors", {"new": torch.zeros(1000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert _names(tmp_path) == []
+
+
+def test_two_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    refused: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            with sole_use(folder):
+                pass
+        except CorsaError as error:
+            refused.append(error)
+
+    with sole_use(folder), sole_use(tmp_path):
+        enter()
+        threading.Thread(target=enter).run()
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+    assert len(refused) == 3
+    assert all(isinstance(error, InUseError) and f"{folder}: somebody else" in str(error) for error in refused)
+    enter()
+    assert len(refused) == 3, "the folder is free again"
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    script = "import sys, time; from corsa_plugins.files import sole_use\n"
+    script += "with sole_use(sys.argv[1]): print('in', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(InUseError), sole_use(tmp_path):
+            pass
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    with sole_use(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_used_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / ".lock").mkdir()
+    with caplog.at_level("INFO"), sole_use(tmp_path):
+        pass
+    assert "cannot be locked" in caplog.text
+
+
+@given(content=st.binary(max_size=200))
+def test_the_digest_is_that_of_the_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("digest") / "file"
+    path.write_bytes(content)
+    assert sha256_of_file(path) == hashlib.sha256(content).hexdigest()

@@ -1,0 +1,172 @@
+"""What is finished of a long piece of work, on disk line by line: stopped, it goes on where it was.
+
+A journal is JSON Lines. The first line, its head, says what work it is of; each further line is one finished item,
+flushed to the disk before the next is begun. A last line that was torn, because the process or the machine stopped
+while it was written, is dropped, and what it held is done again. A journal of other work is never gone on with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple
+
+from corsa_plugins.errors import CorsaError
+
+__all__ = ["Journal", "JournalContent", "JournalError", "OtherWorkError", "read_journal"]
+
+
+class JournalError(CorsaError, ValueError):
+    """A file that is no journal, or a damaged one; the message names the line."""
+
+
+class OtherWorkError(JournalError):
+    """A journal of other work.
+
+    Attributes:
+        differing: Names of what differs, in order; within a value that is itself a mapping, the name there.
+    """
+
+    def __init__(self, path: Path, differing: list[str]) -> None:
+        names = ", ".join(differing)
+        super().__init__(f"{path} is of other work (other {names}): go on as it was begun, or name another file")
+        self.differing = differing
+
+
+class JournalContent(NamedTuple):
+    """What a journal holds.
+
+    Attributes:
+        head: The first line; ``None`` where there is none yet, or none is kept.
+        items: The finished ones, in order.
+        size: Bytes of the whole lines: what is behind them is torn.
+        torn: Whether anything is.
+    """
+
+    head: dict[str, Any] | None
+    items: list[Any]
+    size: int
+    torn: bool
+
+
+def read_journal(path: str | os.PathLike[str], *, headed: bool = True) -> JournalContent:
+    """Read a journal, also one that is being written.
+
+    Args:
+        path: Of the file.
+        headed: Whether its first line is a head.
+
+    Raises:
+        JournalError: A line is not JSON, or the first no mapping. Only the last line may be torn.
+        OSError: The file cannot be read.
+    """
+    content = Path(path).read_bytes()
+    lines: list[Any] = []
+    size = 0
+    while (end := content.find(b"\n", size)) >= 0:
+        try:
+            if content[size:end].strip():
+                lines.append(json.loads(content[size:end].decode("utf-8")))  # of bytes it guesses the encoding
+        except ValueError as error:
+            # A machine that stops may leave a last line of the right length and other content. A damaged head is none:
+            # the file could be anything.
+            if lines and end + 1 == len(content):
+                break
+            raise JournalError(f"{path}, line {len(lines) + 1} is no line of a journal ({error})") from None
+        size = end + 1
+    head = lines.pop(0) if headed and lines else None
+    if headed and size and not isinstance(head, dict):
+        raise JournalError(f"{path}: the first line is not the head of a journal")
+    return JournalContent(head, lines, size, size < len(content))
+
+
+class Journal:
+    """A journal, open to add finished items to; a context manager.
+
+    >>> with Journal("scores.jsonl", {"scores of": "model"}) as journal:  # doctest: +SKIP
+    ...     for task in tasks[len(journal.items) :]:
+    ...         journal.append(score(task))
+
+    Args:
+        path: Made, with its folder, if it is not there.
+        head: What work it is of, JSON values; ``None`` keeps no head, where every item says what it is of.
+
+    Attributes:
+        items: Found in it, or added.
+        torn: Whether a torn line was dropped from it.
+
+    Raises:
+        OtherWorkError: The file has another head. Nothing in it has been changed.
+        JournalError: It is no journal, or damaged. Likewise.
+        OSError: It cannot be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], head: Mapping[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        found = JournalContent(None, [], 0, False)
+        if self.path.exists():
+            found = self._read(head)
+        self.items: list[Any] = found.items
+        self.torn = found.torn
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = self.path.open("r+b" if found.size else "wb")
+        self._file.truncate(found.size)
+        self._file.seek(found.size)
+        if head is not None and not found.size:
+            self._write(head)
+
+    def _read(self, head: Mapping[str, Any] | None) -> JournalContent:
+        if head is None:
+            found = read_journal(self.path, headed=False)
+            if found.torn and not found.items:
+                raise JournalError(f"{self.path}: no line of it is whole; delete it, if it is a journal")
+            return found
+        content = self.path.read_bytes()
+        if b"\n" not in content and _line(head).startswith(content):
+            return JournalContent(None, [], 0, bool(content))  # stopped while the head was written
+        found = read_journal(self.path)
+        if found.head is None:
+            raise JournalError(f"{self.path}: the first line is not the head of a journal")
+        differing = list(dict.fromkeys(_differing(found.head, json.loads(_line(head)))))
+        if differing:
+            raise OtherWorkError(self.path, differing)
+        return found
+
+    def append(self, item: Any) -> None:
+        """Add a finished item, JSON values; it is on the disk when this returns."""
+        self._write(item)
+        self.items.append(item)
+
+    def _write(self, value: Any) -> None:
+        self._file.write(_line(value))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _differing(first: Any, second: Any, name: str = "") -> Iterator[str]:
+    """Names of the values that differ in two mappings, those of the innermost mappings."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in sorted({**first, **second}):
+            yield from _differing(first.get(key), second.get(key), key)
+    elif first != second:
+        yield name
+
+
+def _line(value: Any) -> bytes:
+    # ASCII: a lone surrogate in a text can be written, and read back
+    return (json.dumps(value) + "\n").encode("ascii")
