@@ -75,14 +75,14 @@ def _wrap(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
     )
 
 
-def llama(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
+def llama(vocabulary: int, seed: int = 0, n_blocks: int = 2) -> LlamaForCausalLM:
     """A random Llama of some 30 thousand parameters, in evaluation mode."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=n_blocks,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
@@ -126,10 +126,15 @@ def tiny_llama(_session_llama: LlamaForCausalLM) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="session")
 def _session_taught(_session_tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    return teach(llama(len(_session_tokenizer), seed=1), _session_tokenizer)
+
+
+def teach(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The model, once it answers ``FACTS`` and ends there."""
     from corsa_plugins.model.tokenization import join
 
-    model = llama(len(_session_tokenizer), seed=1).train()
-    rows = [join(_session_tokenizer, prompt, answer + ".") for prompt, answer in FACTS.items()]
+    model.train()
+    rows = [join(tokenizer, prompt, answer + ".") for prompt, answer in FACTS.items()]
     width = max(len(row.prompt_ids) + len(row.target_ids) + 1 for row in rows)
     ids = torch.full((len(rows), width), 2)
     labels = torch.full((len(rows), width), -100)

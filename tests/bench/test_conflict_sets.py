@@ -29,8 +29,8 @@ FIGURE = {"preserved": "subspace_conflict", "prior": "prior_conflict", "inconsis
 
 @pytest.fixture
 def edited(llama_bench: Bench) -> AlphaEditor:
-    # In float64: Adam's first step is the sign of a gradient, so in float32 the rounding of a batch of other requests
-    # can turn a coordinate round, and a request's value vector would depend on its neighbours.
+    # In float64: Adam's first step is the sign of the gradient, and of a coordinate of next to none the rounding of a
+    # batch of other requests can turn the sign round.
     llama_bench.model.double()
     editor = llama_bench.editor(QUICK)
     editor.edit(REQUESTS[:2], answers=False)

@@ -113,6 +113,7 @@ def test_every_family_reuses_all_and_is_the_literal_optimisation(
 def test_side_by_side_is_one_by_one(
     taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, reuse: bool
 ) -> None:
+    taught_llama.double()  # in float32 rounding depends on the batch, and Adam on the signs of small gradients
     settings = replace(TAUGHT, reuse_prefix=reuse)
     together = find_values(taught_llama, tiny_tokenizer, KNOWN, 0, CONTEXTS, settings)
     assert len(set(together.steps.tolist())) > 1  # some left the batch before others
