@@ -6,16 +6,15 @@ import itertools
 import os
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_directory
 
-__all__ = ["SharedField", "request_template", "shared_value", "split_requests", "write_parts"]
+__all__ = ["SHARED_FIELDS", "request_template", "shared_value", "split_requests", "write_parts"]
 
-SharedField = Literal["template", "subject", "target_new", "target_old"]
+SHARED_FIELDS = ("template", "subject", "target_new", "target_old")
 """What the requests of a part may have in common; ``template`` is the prompt without its subject."""
 
 
@@ -73,14 +72,17 @@ def request_template(request: EditRequest) -> str:
     return request.prompt.replace(request.subject, "{}")
 
 
-def shared_value(field: SharedField) -> Callable[[EditRequest], str]:
+def shared_value(field: str) -> Callable[[EditRequest], str]:
     """A function for :func:`split_requests` that keeps requests together that share a field.
+
+    Args:
+        field: One of :data:`SHARED_FIELDS`.
 
     Raises:
         SettingError: There is no such field; by the function, that a request lacks it.
     """
-    if field not in get_args(SharedField):
-        raise SettingError(f"field is {field!r}: it must be one of {', '.join(get_args(SharedField))}")
+    if field not in SHARED_FIELDS:
+        raise SettingError(f"field is {field!r}: it must be one of {', '.join(SHARED_FIELDS)}")
     if field == "template":
         return request_template
 

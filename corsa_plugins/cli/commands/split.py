@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from corsa_plugins.cli.options import Output
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
-
-if TYPE_CHECKING:
-    from corsa_plugins.data.requests import EditRequest
 
 __all__ = ["By", "split"]
 
@@ -29,7 +26,7 @@ class By(StrEnum):
 
 def split(
     requests: Annotated[Path, typer.Argument(metavar="REQUESTS", help="Edit requests, JSON Lines.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the parts.")],
+    output: Output,
     parts: Annotated[
         int | None, typer.Option(min=1, help="How many parts.  [default with --by: one for each value]")
     ] = None,
@@ -62,40 +59,20 @@ def split(
     from rich.table import Table
 
     from corsa_plugins.bench.routing.descriptions import list_prompts
-    from corsa_plugins.bench.routing.parts import split_requests
-    from corsa_plugins.data.reading import read_requests, write_requests
-    from corsa_plugins.files import atomic_directory
+    from corsa_plugins.bench.routing.parts import shared_value, split_requests, write_parts
+    from corsa_plugins.data.reading import read_requests
 
     if parts is None and by is None:
         raise SettingError("how to split? give --parts, --by, or both")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SettingError(f"{output} exists and is not an empty folder: name a new one")
-    asked = read_requests(requests)
-    groups = split_requests(asked, parts or 1) if by is None else split_requests(asked, _key(by), parts)
-    width = len(str(len(groups)))
-    table = Table(title=f"{len(asked)} requests in {len(groups)} parts")
+    everything = read_requests(requests)
+    if by is None:
+        groups = split_requests(everything, parts or 1)
+    else:
+        groups = split_requests(everything, shared_value(by.value.replace("-", "_")), parts)
+    table = Table(title=f"{len(everything)} requests in {len(groups)} parts")
     for heading in ("part", "requests", "for instance"):
         table.add_column(heading, justify="right" if heading == "requests" else "left")
-    with atomic_directory(output) as folder:
-        for number, group in enumerate(groups, start=1):
-            name = f"part-{number:0{width}}.jsonl"
-            write_requests(folder / name, group)
-            table.add_row(name, str(len(group)), list_prompts(group, 2))
+    for file, group in zip(write_parts(groups, output), groups, strict=True):
+        table.add_row(file.name, str(len(group)), list_prompts(group, 2))
     show(table)
     typer.echo(f"written to {output}")
-
-
-def _key(by: By) -> Callable[[EditRequest], str]:
-    from corsa_plugins.bench.routing.parts import request_template
-
-    if by is By.TEMPLATE:
-        return request_template
-    field = by.value.replace("-", "_")
-
-    def value(request: EditRequest) -> str:
-        found = getattr(request, field)
-        if found is None:
-            raise SettingError(f"{request.name()} has no {field}: give it one, or split by something else")
-        return str(found)
-
-    return value
