@@ -32,7 +32,7 @@ from rich.table import Table
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, EditReport, KeyStatistics, collect_statistics
-from corsa_plugins.bench.conflict_sets import ConflictSet, conflict_set, reworded
+from corsa_plugins.bench.conflict_sets import ConflictPlan, ConflictSet, conflict_set, reworded
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import Testbed, load_testbed
 from corsa_plugins.testbed.checks import greedy_matches
@@ -184,15 +184,15 @@ def conflict_sets(bed: Testbed, known: KeyStatistics, settings: AlphaEditSetting
     try:
         editor.edit(prior, answers=False)
         found = {
-            "preserved": conflict_set(editor, pool, "preserved", 50, seed=seed),
-            "inconsistent": conflict_set(editor, pool, "inconsistent", 50, seed=seed),
+            "preserved": conflict_set(editor, pool, ConflictPlan("preserved", 50, seed=seed)),
+            "inconsistent": conflict_set(editor, pool, ConflictPlan("inconsistent", 50, seed=seed)),
         }
         again = []
         for request in rng.sample(prior, 10):
             fact = next(f for f in bed.world.facts_of[str(request.subject)] if f.answer == request.target_old)
             others = [a for a in bed.world.answers(fact.relation) if a not in (fact.answer, request.target_new)]
             again.append(reworded(request, rng.choice(others)))
-        found["prior"] = conflict_set(editor, [*again, *rng.sample(pool, 40)], "prior", 50, seed=seed)
+        found["prior"] = conflict_set(editor, [*again, *rng.sample(pool, 40)], ConflictPlan("prior", 50, seed=seed))
     finally:
         editor.revert_all()
     return found

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from corsa_plugins.cli.options import load as load_quietly
+from corsa_plugins.cli.options import parse_layers
 from corsa_plugins.errors import SettingError
 
 __all__ = ["STATE", "edit_settings", "load_quietly", "state_folder"]
@@ -14,16 +16,22 @@ STATE = "state"
 
 
 def edit_settings(name: str | None, layers: str | None, method: str, earlier: Any) -> Any:
+    """The settings that ``--settings``, ``--layers`` and ``--method`` mean; else those of the last batch in force.
+
+    Args:
+        name: A YAML file or a preset.
+        layers: In place of the settings' own.
+        method: ``alphaedit+``, or ``alphaedit``, the same with its three parts off.
+        earlier: The edits in force, if there are any.
+
+    Raises:
+        SettingError: None of them says which layers, or one of them cannot be understood.
+    """
     from corsa_plugins.alphaedit import AlphaEditSettings
 
     if method not in ("alphaedit+", "alphaedit"):
         raise SettingError(f"method is {method!r}: choose alphaedit+ or alphaedit")
-    numbers = None
-    if layers is not None:
-        try:
-            numbers = tuple(int(number) for number in layers.split(","))
-        except ValueError:
-            raise SettingError(f"layers is {layers!r}: give numbers such as 4,5,6") from None
+    numbers = parse_layers(layers)
     if name is not None:
         chosen = AlphaEditSettings.load(name)
         chosen = replace(chosen, layers=numbers) if numbers else chosen
@@ -39,13 +47,3 @@ def edit_settings(name: str | None, layers: str | None, method: str, earlier: An
 def state_folder(path: Path) -> Path:
     """The state in a folder that ``corsa edit`` wrote, or that is one."""
     return path / STATE if (path / STATE).is_dir() else path
-
-
-def load_quietly(model: str, device: str | None, dtype: str, quiet: bool) -> Any:
-    from transformers.utils.logging import disable_progress_bar
-
-    from corsa_plugins.model.loading import load_model
-
-    if quiet:
-        disable_progress_bar()
-    return load_model(model, device=device, dtype=dtype)

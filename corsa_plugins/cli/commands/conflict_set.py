@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from corsa_plugins.cli.editing import edit_settings, load_quietly, state_folder
+from corsa_plugins.cli.editing import edit_settings, state_folder
+from corsa_plugins.cli.options import (
+    Device,
+    Dtype,
+    Keep,
+    Layers,
+    Model,
+    Output,
+    Quiet,
+    RequestsFiles,
+    Seed,
+    Settings,
+    Size,
+    State,
+    Statistics,
+    load,
+)
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
-
-if TYPE_CHECKING:
-    from corsa_plugins.data.requests import EditRequest
 
 __all__ = ["SetKind", "build_conflict_set"]
 
@@ -30,21 +41,15 @@ class SetKind(StrEnum):
 
 def build_conflict_set(
     kind: Annotated[SetKind, typer.Argument(help="What is hard about it; see below.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="The model: a folder, or a name on the Hub.")],
-    requests: Annotated[
-        list[Path],
-        typer.Option("--requests", "-r", help="Candidates, JSON Lines; each with a subject; may be repeated."),
-    ],
-    statistics: Annotated[Path, typer.Option("--statistics", "-s", help="Folder written by corsa stats.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file of edit requests to write, JSON Lines.")],
-    size: Annotated[int, typer.Option(min=1, help="Requests in the set.")],
+    model: Model,
+    requests: RequestsFiles,
+    statistics: Statistics,
+    output: Output,
+    size: Size,
     hard_share: Annotated[float, typer.Option(min=0, max=1, help="The share of hard ones; the rest is drawn.")] = 0.2,
-    settings: Annotated[
-        str | None,
-        typer.Option(help="YAML file of settings, or a preset: testbed, gpt2-xl, gpt-j-6b, llama3-8b, ..."),
-    ] = None,
-    layers: Annotated[str | None, typer.Option(help="Blocks to edit, such as 4,5,6,7,8; overrides --settings.")] = None,
-    state: Annotated[Path | None, typer.Option(help="Edits in force: a folder written by corsa edit.")] = None,
+    settings: Settings = None,
+    layers: Layers = None,
+    state: State = None,
     reword: Annotated[
         bool, typer.Option("--reword", help="With prior: put rewordings of the edits in force among the candidates.")
     ] = False,
@@ -63,20 +68,17 @@ def build_conflict_set(
     validation_share: Annotated[
         float, typer.Option(min=0, max=1, help="The share of requests it has a rewording of.")
     ] = 0.1,
-    keep: Annotated[
-        Path | None, typer.Option(help='Facts that should stay, for the validation set: {"prompt", "answer"}.')
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws and of the order.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...  [default: a GPU if there is one]")] = None,
-    dtype: Annotated[
-        str, typer.Option(help="auto (as saved; float32 for float16 on a CPU), float32, bfloat16, float16.")
-    ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
+    keep: Keep = None,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Build a set of edit requests that is hard for a model and the edits in force.
 
     A fifth of the set are the candidates of the highest figures, and the others are drawn from the rest, as in
-    AlphaSet1 to 3 (AlphaEdit+ paper, B.1). Nothing is edited.
+    AlphaSet1 to 3 (AlphaEdit+ paper, B.1). Nothing is edited. Candidates, of --requests, which may be repeated, need
+    subjects.
 
     \b
     KINDS
@@ -105,55 +107,37 @@ def build_conflict_set(
       0 done; 2 wrong usage or unusable files; 130 interrupted
     """
     from corsa_plugins.alphaedit import AlphaEditor, EditState, KeyStatistics
-    from corsa_plugins.bench.conflict_sets import conflict_set, rewordings, validation_probes
-    from corsa_plugins.data.reading import read_probes, read_requests, write_probes, write_requests
-    from corsa_plugins.files import atomic_write_text
+    from corsa_plugins.bench import conflict_sets
+    from corsa_plugins.data.reading import read_probes, read_requests, write_probes
 
     _check_usage(kind, state, reword, residual_at, output, validation, keep)
+    plan = conflict_sets.ConflictPlan(kind.value, size, hard_share, residual_at, seed)
     candidates = [request for path in requests for request in read_requests(path)]
     others = [request for path in exclude or [] for request in read_requests(path)]
     facts = read_probes(keep) if keep else []
     earlier = EditState.load(state_folder(state)) if state else None
     chosen = edit_settings(settings, layers, "alphaedit+", earlier)
-    n_hard = round(hard_share * size)
     if reword and earlier is not None:
         edited = [request for batch in earlier.batches for request in batch.requests]
-        found = rewordings(edited, candidates, n_hard, seed=seed)
-        typer.echo(f"{len(found)} of {len(edited)} edits in force reworded, for {n_hard} hard requests")
-        candidates = [*found, *candidates]
-    candidates = _first_of_each_prompt(candidates)
+        again = conflict_sets.rewordings(edited, candidates, plan.n_hard, seed=seed)
+        typer.echo(f"{len(again)} of {len(edited)} edits in force reworded, for {plan.n_hard} hard requests")
+        candidates = [*again, *candidates]
     known = KeyStatistics.load(statistics)
-    loaded, tokenizer = load_quietly(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, device, dtype, quiet)
     editor = AlphaEditor(loaded, tokenizer, known, chosen, state=earlier)
     if earlier:
         editor.apply()
-    built = conflict_set(
-        editor,
-        candidates,
-        kind.value,
-        size,
-        hard_share=hard_share,
-        residual_at=residual_at,
-        exclude=others,
-        seed=seed,
-        progress=not quiet,
-    )
-    # Everything that can go wrong before anything is written.
-    probes = [*validation_probes(built.requests, share=validation_share, seed=seed), *facts] if validation else []
-    rows: list[dict[str, Any]] = [
-        {"name": request.name(place), "hard": hard, **figures}
-        for place, (request, hard, figures) in enumerate(
-            zip(built.requests, built.hard, built.figures, strict=True), start=1
-        )
-    ]
-    write_requests(output, built.requests)
-    figures_file = output.with_name(f"{output.stem}.figures.jsonl")
-    atomic_write_text(figures_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    candidates = conflict_sets.first_of_each_prompt(candidates)
+    built = conflict_sets.conflict_set(editor, candidates, plan, exclude=others, progress=not quiet)
+    written = [output]
+    if validation:  # what can go wrong with it, before anything is written
+        probes = conflict_sets.validation_probes(built.requests, share=validation_share, seed=seed)
+    written.append(built.save(output))
     if validation:
-        write_probes(validation, probes)
+        write_probes(validation, [*probes, *facts])
+        written.append(validation)
     show(built.table())
-    written = ", ".join(str(path) for path in (output, figures_file, validation) if path)
-    typer.echo(f"written to {written}")
+    typer.echo(f"written to {', '.join(map(str, written))}")
 
 
 def _check_usage(
@@ -180,11 +164,3 @@ def _check_usage(
     for path in (output, validation):
         if path is not None and path.is_dir():
             raise IsADirectoryError(f"{path} is a directory: name a file in it")
-
-
-def _first_of_each_prompt(requests: Sequence[EditRequest]) -> list[EditRequest]:
-    """A set can be read back only if no two of its requests contradict each other."""
-    first: dict[str, EditRequest] = {}
-    for request in requests:
-        first.setdefault(" ".join(request.prompt.split()), request)
-    return list(first.values())
