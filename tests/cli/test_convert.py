@@ -9,11 +9,10 @@ import pytest
 import typer
 
 from corsa_plugins.cli.commands.convert import convert
-from corsa_plugins.data.formats import FORMATS, FormatError, read_format
+from corsa_plugins.data.formats import FormatError, formats, read_format
 from corsa_plugins.data.reading import read_requests
 from corsa_plugins.errors import CorsaError, SettingError
-
-DATA = Path(__file__).parents[1] / "data" / "formats" / "data"
+from tests.support.samples import DATA
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ class TestHub:
 class TestListing:
     def test_all_formats(self, run):
         text = run("--list")
-        for form in FORMATS.values():
+        for form in formats():
             assert all(part in text for part in (form.name, form.description, form.homepage, form.licence))
         assert "on the Hub: azhx/counterfact (train, test)" in text
 

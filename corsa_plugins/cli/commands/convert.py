@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from corsa_plugins.data.formats.registry import format_names
 from corsa_plugins.errors import SettingError
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ def convert(
         Path | None, typer.Argument(metavar="OUT", help="The file of edit requests to write, JSON Lines.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--format", "-f", help="The format of IN.  [default: told from its fields]")
+        str | None,
+        typer.Option(
+            "--format", "-f", help=f"The format of IN: {', '.join(format_names())}.  [default: told from its fields]"
+        ),
     ] = None,
     hub: Annotated[bool, typer.Option("--hub", help="Read from the Hugging Face Hub.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of the data set on the Hub.  [default: see --list]")] = None,
@@ -70,13 +74,13 @@ def convert(
     from corsa_plugins.data.contradictions import first_of_contradictions, split_rounds
     from corsa_plugins.data.formats.base import FormatError
     from corsa_plugins.data.formats.read import read_format
-    from corsa_plugins.data.formats.registry import FORMATS, get_format
+    from corsa_plugins.data.formats.registry import formats, get_format
     from corsa_plugins.data.formats.source import HUB_PREFIX
     from corsa_plugins.data.reading import write_requests
 
     if listing:
         if name is None:
-            for form in FORMATS.values():
+            for form in formats():
                 typer.echo(_summary(form))
         else:
             typer.echo(_details(get_format(name)))

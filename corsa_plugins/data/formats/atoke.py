@@ -26,18 +26,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from corsa_plugins.data.formats.base import Drops, Format, RecordError
-from corsa_plugins.data.formats.fields import (
-    case_id,
-    fill,
-    make_request,
-    objects,
-    place_subject,
-    probe,
-    record_at,
-    require_text,
-    texts,
-    texts_in,
-)
+from corsa_plugins.data.formats.building import case_id, fill, make_request, place_subject, probe
+from corsa_plugins.data.formats.fields import objects, record_at, require_text, texts, texts_in
 from corsa_plugins.data.formats.mquake import target
 from corsa_plugins.data.requests import EditRequest, Probe
 

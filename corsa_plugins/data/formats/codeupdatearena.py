@@ -26,7 +26,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from corsa_plugins.data.formats.base import Drops, Format, HubSource
-from corsa_plugins.data.formats.fields import make_request, optional_text, probe, record_at, require_text, texts
+from corsa_plugins.data.formats.building import make_request, probe
+from corsa_plugins.data.formats.fields import optional_text, record_at, require_text, texts
 from corsa_plugins.data.requests import EditRequest
 
 __all__ = ["CODE_UPDATE_ARENA", "CODE_UPDATE_ARENA_UPDATE", "convert", "convert_with_update", "group_by_update"]

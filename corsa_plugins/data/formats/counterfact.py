@@ -23,20 +23,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from corsa_plugins.data.formats.base import Drops, Format, HubSource
-from corsa_plugins.data.formats.fields import (
+from corsa_plugins.data.formats.building import (
     ONE_HOP,
     ONE_HOP_DROPPED,
     case_id,
     fill,
     make_request,
     one_hop,
-    optional_text,
     place_subject,
     probe,
-    record_at,
-    require_text,
-    texts,
 )
+from corsa_plugins.data.formats.fields import optional_text, record_at, require_text, texts
 from corsa_plugins.data.requests import EditRequest
 
 __all__ = ["COUNTERFACT", "EASYEDIT", "MULTI_COUNTERFACT", "convert", "convert_easyedit"]

@@ -23,15 +23,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from corsa_plugins.data.formats.base import Drops, Format, HubSource, RecordError
+from corsa_plugins.data.formats.building import case_id, make_request, outdated, place_subject, probe_of_answers
 from corsa_plugins.data.formats.fields import (
-    case_id,
     first_text,
-    make_request,
     objects,
     optional_text,
-    outdated,
-    place_subject,
-    probe_of_answers,
     record_at,
     require_text,
     texts,
@@ -89,7 +85,7 @@ def _probes(record: Mapping[str, Any], name: str, drops: Drops) -> tuple[Probe, 
     if record.get(name) is None:
         return ()
     categories = record_at(record, name)
-    found = []
+    probes = []
     for category in categories:
         for item in objects(categories, category, f"{name}."):
             prompt, _ = first_text(item.get("prompt"))
@@ -98,9 +94,9 @@ def _probes(record: Mapping[str, Any], name: str, drops: Drops) -> tuple[Probe, 
                 # EasyEdit leaves these out too: there is nothing to compare an output with.
                 drops.add(f"{name} (no prompt or no answer)")
                 continue
-            asked = probe_of_answers(prompt, answers, drops, name)
-            found += [asked] if asked else []
-    return tuple(found)
+            made = probe_of_answers(prompt, answers, drops, name)
+            probes += [made] if made else []
+    return tuple(probes)
 
 
 def _answers(value: Any) -> list[list[str]]:

@@ -25,18 +25,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from corsa_plugins.data.formats.base import Drops, Format, HubSource, RecordError
-from corsa_plugins.data.formats.fields import (
-    case_id,
-    fill,
-    make_request,
-    objects,
-    optional_text,
-    place_subject,
-    probe,
-    record_at,
-    require_text,
-    texts,
-)
+from corsa_plugins.data.formats.building import case_id, fill, make_request, place_subject, probe
+from corsa_plugins.data.formats.fields import objects, optional_text, record_at, require_text, texts
 from corsa_plugins.data.requests import EditRequest
 
 __all__ = ["MQUAKE", "MQUAKE_REMASTERED", "convert", "target"]

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 
 from corsa_plugins.data.formats.base import Drops, Format, FormatError, FormatResult, Problem, RecordError
-from corsa_plugins.data.formats.fields import covers, has_field, kind, leaf_fields, printable
-from corsa_plugins.data.formats.registry import FORMATS, get_format
+from corsa_plugins.data.formats.fields import kind, printable
+from corsa_plugins.data.formats.paths import covers, has_field, leaf_fields
+from corsa_plugins.data.formats.registry import format_names, formats, get_format
 from corsa_plugins.data.formats.source import HUB_PREFIX, Raw, open_source
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
@@ -35,7 +36,7 @@ def read_format(
     JSON Lines are read line by line; JSON lists are loaded whole.
 
     Args:
-        name: The format, one of :data:`corsa_plugins.data.formats.FORMATS`; ``None`` to tell it from the fields.
+        name: The format, one of :func:`corsa_plugins.data.formats.format_names`; ``None`` to tell it from the fields.
         path_or_hub: A file (JSON, JSON Lines, Parquet), or ``"hub:owner/name"`` for a data set on the Hub, or
             ``"hub:"`` for the one that the format documents.
         strict: Stop at the first malformed record, instead of skipping and reporting it.
@@ -94,21 +95,22 @@ def _safely(raws: Iterator[Raw], source: str) -> Iterator[Raw]:
 
 
 def _recognise(sample: Iterable[Raw], source: str) -> Format:
+    known = formats()
     votes: dict[str, int] = {}
     keys: set[str] = set()
     for raw in sample:
         if not isinstance(raw.value, Mapping):
             continue
         keys.update(printable(str(name), 40) for name in raw.value)
-        for form in FORMATS.values():
+        for form in known:
             if any(all(has_field(raw.value, path) for path in paths) for paths in form.signatures):
                 votes[form.name] = votes.get(form.name, 0) + 1
-    best = [form for form in FORMATS.values() if votes.get(form.name, 0) == max(votes.values(), default=-1)]
+    best = [form for form in known if votes.get(form.name, 0) == max(votes.values(), default=-1)]
     if not best:
         if {"prompt", "target_new"} <= keys:
             raise FormatError(f"{source}: not a format known here, and perhaps edit requests already; give --format")
-        found = f"its fields are {', '.join(sorted(keys)[:12])}" if keys else "it holds no objects"
-        raise FormatError(f"{source}: not a format known here ({found}); the formats are {', '.join(FORMATS)}")
+        seen = f"its fields are {', '.join(sorted(keys)[:12])}" if keys else "it holds no objects"
+        raise FormatError(f"{source}: not a format known here ({seen}); the formats are {', '.join(format_names())}")
     readers = list({form.convert: form for form in reversed(best)}.values())[::-1]
     if len(readers) > 1:
         listed = "\n".join(f"  {form.name:<24}{form.description}" for form in best)

@@ -26,133 +26,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from corsa_plugins.data.formats.base import Drops, Format, RecordError
-from corsa_plugins.data.formats.fields import (
-    case_id,
-    make_request,
-    objects,
-    optional_text,
-    probe_of_answers,
-    record_at,
-    require_text,
-    texts,
-)
+from corsa_plugins.data.formats.building import case_id, make_request, probe_of_answers
+from corsa_plugins.data.formats.fields import objects, optional_text, record_at, require_text, texts
+from corsa_plugins.data.formats.rippleedits_wordings import WORDINGS, answer_behind, take_apart
 from corsa_plugins.data.requests import EditRequest, Probe
 
-__all__ = ["RIPPLE_EDITS", "convert", "take_apart"]
+__all__ = ["RIPPLE_EDITS", "convert"]
 
 PORTABILITY = ("Logical_Generalization", "Subject_Aliasing", "Compositionality_I", "Compositionality_II")
 NEIGHBORHOOD = ("Relation_Specificity", "Relation_Specifity", "Forgetfulness")
-
-_NAME_OF = "The name of the {} of * is"
-_WORDINGS = {
-    **{
-        relation: _NAME_OF.format(words)
-        for relation, words in {
-            "MOTHER": "mother",
-            "FATHER": "father",
-            "BROTHER": "brother",
-            "SISTER": "sister",
-            "SPOUSE": "spouse",
-            "UNCLE": "uncle",
-            "AUNT": "aunt",
-            "CHILD": "child",
-            "COUNTRY_OF_CITIZENSHIP": "country of citizenship",
-            "STEPFATHER": "stepfather",
-            "STEPMOTHER": "stepmother",
-            "ALMA_MATER": "alma mater",
-            "EMPLOYER": "employer",
-            "FIELD_OF_WORK": "field of work",
-            "HEAD_OF_GOVERNMENT": "head of government",
-            "HEAD_OF_STATE": "head of state",
-            "CAPITAL": "capital city",
-            "ANTHEM": "anthem",
-            "AUTHOR": "author",
-            "EDITOR": "editor",
-            "DIRECTOR": "director",
-            "SCREENWRITER": "screenwriter",
-            "ARCHITECT": "architect",
-            "COMPOSER": "composer",
-            "FOUNDER": "founder",
-        }.items()
-    },
-    "SIBLING": "The names of the siblings of * are",
-    "CAST_MEMBER": "The names of the cast members of * are",
-    "NUMBER_OF_CHILDREN": "The number of children * has is",
-    "SEX_OR_GENDER": "The gender of * is",
-    "PLACE_OF_BIRTH": "The place of birth of * is",
-    "PLACE_OF_DEATH": "The place of death of * is",
-    "PLACE_OF_BURIAL": "The place of burial of * is",
-    "DATE_OF_BIRTH": "The date of birth of * is",
-    "DATE_OF_DEATH": "The date of death of * is",
-    "SEXUAL_ORIENTATION": "The sexual orientation of * is",
-    "OCCUPATION": "The occupation of * is",
-    "NATIVE_LANGUAGE": "The mother tongue of * is",
-    "OFFICIAL_LANGUAGE": "The official language of * is",
-    "EYE_COLOR": "The eye color of * is",
-    "COUNTRY": "The name of the country which * is associated with is",
-    "ETHNIC_GROUP": "The name of the ethnic group which * is associated with is",
-    "RELIGION": "The name of the religion which * is associated with is",
-    "POSITION_HELD": "The name of the position held by * is",
-    "MEMBER_OF_SPORTS_TEAM": "The name of the sports team which * is a member of is",
-    "LEAGUE": "The name of the league which * plays in is",
-    "AWARD_RECEIVED": "The name of the award * won is",
-    "CONTINENT": "The name of the continent which * is part of is",
-    "CURRENCY": "The name of the currency in * is",
-    "LIKELY_ANTHEM": "The name of the anthem that is most likely to be performed in * is",
-    "CAPITAL_OF": "The name of the country which * is the capital of is",
-    "FOLLOWS": "* follows",
-    "FOLLOWED_BY": "* is followed by",
-    "IS_ALIVE": "Is * still alive?",
-}
-"""How each relation is worded, with the subject's place marked."""
-
-
-def take_apart(
-    sentence: str, relation: str, original: str | None = None, subject: str | None = None
-) -> tuple[str, str, str]:
-    """A fact's sentence as prompt, answer and subject.
-
-    Args:
-        sentence: The fact, its answer at the end, with a full stop.
-        relation: The relation's name in RippleEdits.
-        original: The sentence of the outdated fact, which begins in the same way.
-        subject: The subject, if something else names it.
-
-    Returns:
-        The prompt, the answer, and the subject.
-
-    Raises:
-        RecordError: The relation is not known, or it cannot be told where the prompt ends.
-    """
-    wording = _WORDINGS.get(relation)
-    if wording is None:
-        raise RecordError(f"relation {relation!r} is not known: where the prompt of {sentence!r} ends cannot be told")
-    before, _, after = wording.partition("*")
-    after += " "
-    if subject is not None and sentence.startswith(f"{before}{subject}{after}"):
-        prompt = f"{before}{subject}{after}".rstrip()
-        return prompt, _answer(sentence, prompt), subject
-    if not sentence.startswith(before):
-        raise RecordError(f"the edit's prompt {sentence!r} is not worded as relation {relation} is: {wording!r}")
-    ends = []
-    at = sentence.find(after, len(before) + 1)
-    while at >= 0:
-        ends.append(at)
-        at = sentence.find(after, at + 1)
-    if original is not None:
-        # Both sentences have the same prompt; an answer that happens to contain the wording is told by that. The last
-        # one is taken: a shorter prompt would have its "answer" begin with the rest of the subject.
-        ends = [end for end in ends if original.startswith(sentence[: end + len(after)])][-1:]
-    if len(ends) != 1:
-        found = "more than once" if ends else "nowhere"
-        raise RecordError(f"where the prompt of {sentence!r} ends cannot be told: {after.strip()!r} is there {found}")
-    subject = sentence[len(before) : ends[0]]
-    prompt = sentence[: ends[0]] + after.rstrip()
-    return prompt, _answer(sentence, prompt), subject
-
-
-def _answer(sentence: str, prompt: str) -> str:
-    return sentence[len(prompt) :].strip().removesuffix(".").strip()
 
 
 def convert(record: Mapping[str, Any], index: int, drops: Drops) -> list[EditRequest]:
@@ -174,7 +56,7 @@ def convert(record: Mapping[str, Any], index: int, drops: Drops) -> list[EditReq
         drops,
         prompt=prompt,
         target_new=new,
-        target_old=_answer(original, prompt) or None if original and original.startswith(prompt) else None,
+        target_old=answer_behind(original, prompt) or None if original and original.startswith(prompt) else None,
         subject=subject,
         portability=_probes(record, PORTABILITY, drops),
         neighborhood=_probes(record, NEIGHBORHOOD, drops),
@@ -196,7 +78,7 @@ def _named(record: Mapping[str, Any], subject_id: Any) -> str | None:
                         continue
                     if not isinstance(prompt, str) or not isinstance(relation, str):
                         continue
-                    before, star, after = _WORDINGS.get(relation, "").partition("*")
+                    before, star, after = WORDINGS.get(relation, "").partition("*")
                     if star and prompt.startswith(before) and prompt.endswith(after):
                         name = prompt[len(before) : len(prompt) - len(after)]
                         if name.strip():
@@ -205,7 +87,7 @@ def _named(record: Mapping[str, Any], subject_id: Any) -> str | None:
 
 
 def _probes(record: Mapping[str, Any], categories: tuple[str, ...], drops: Drops) -> tuple[Probe, ...]:
-    found = []
+    probes = []
     for category in categories:
         for at, test in enumerate(objects(record, category)):
             where = f"{category}[{at}]."
@@ -224,9 +106,9 @@ def _probes(record: Mapping[str, Any], categories: tuple[str, ...], drops: Drops
                 if not answers:
                     drops.add(f"{category}[].test_queries (without an answer)")
                     continue
-                asked = probe_of_answers(prompt, answers, drops, f"{category}[].test_queries")
-                found += [asked] if asked else []
-    return tuple(found)
+                made = probe_of_answers(prompt, answers, drops, f"{category}[].test_queries")
+                probes += [made] if made else []
+    return tuple(probes)
 
 
 def _names(answer: Mapping[str, Any], where: str, drops: Drops, category: str) -> list[str]:

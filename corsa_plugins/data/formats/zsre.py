@@ -30,21 +30,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from corsa_plugins.data.formats.base import Drops, Format, HubSource, RecordError
-from corsa_plugins.data.formats.fields import (
+from corsa_plugins.data.formats.building import (
     ONE_HOP,
     ONE_HOP_DROPPED,
     case_id,
-    first_text,
     make_request,
-    objects,
     one_hop,
-    optional_text,
     outdated,
     place_subject,
     probe,
-    require_text,
-    texts,
 )
+from corsa_plugins.data.formats.fields import first_text, objects, optional_text, require_text, texts
 from corsa_plugins.data.requests import EditRequest, Probe
 
 __all__ = ["ZSRE", "ZSRE_ANSWERS", "ZSRE_KILT", "convert_alt", "convert_answers", "convert_kilt"]

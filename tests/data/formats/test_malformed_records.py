@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corsa_plugins.data.formats import FORMATS, FormatError, read_format
+from corsa_plugins.data.formats import FormatError, formats, get_format, read_format
 from corsa_plugins.data.formats.base import Drops, RecordError
-from corsa_plugins.data.formats.fields import as_text, leaf_fields
+from corsa_plugins.data.formats.fields import as_text
+from corsa_plugins.data.formats.paths import leaf_fields
 from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
+from tests.support.samples import DATA, SAMPLES, records
 
-DATA = Path(__file__).parent / "data"
-RECORDS = {
-    name: next(iter(json.loads(line) for line in (DATA / file).read_text("utf-8").splitlines()))
-    if file.endswith("l")
-    else json.loads((DATA / file).read_text("utf-8"))[0]
-    for name, file in {
-        "counterfact": "counterfact.json",
-        "easyedit": "easyedit.json",
-        "zsre": "zsre.json",
-        "zsre-answers": "zsre.json",
-        "zsre-kilt": "zsre_kilt.jsonl",
-        "knowedit": "knowedit.json",
-        "mquake": "mquake.json",
-        "mquake-remastered": "mquake_remastered.jsonl",
-        "atoke-me": "atoke_me.json",
-        "rippleedits": "rippleedits.json",
-        "codeupdatearena": "codeupdatearena.jsonl",
-        "codeupdatearena-update": "codeupdatearena.jsonl",
-    }.items()
-}
-FIELDS = sorted({field.partition(".")[0].partition("[")[0] for form in FORMATS.values() for field in form.mapping})
+RECORDS = {name: records(file)[0] for name, file in SAMPLES.items()}
+FIELDS = sorted({field.partition(".")[0].partition("[")[0] for form in formats() for field in form.mapping})
 
 scalars = (
     st.none()
@@ -78,15 +60,15 @@ def put(record, path, value, *, delete):
 def convert(name, record):
     """The requests of a record, or none if it is reported."""
     try:
-        requests = FORMATS[name].convert(record, 0, Drops())
+        requests = get_format(name).convert(record, 0, Drops())
     except RecordError:
         return []
-    finish = FORMATS[name].finish
+    finish = get_format(name).finish
     return finish(requests) if finish else requests
 
 
 @settings(max_examples=60, deadline=None)
-@given(name=st.sampled_from(sorted(FORMATS)), record=st.dictionaries(st.sampled_from(FIELDS), values, max_size=8))
+@given(name=st.sampled_from(sorted(SAMPLES)), record=st.dictionaries(st.sampled_from(FIELDS), values, max_size=8))
 def test_any_fields_with_any_values(name, record):
     assert all(isinstance(request, EditRequest) for request in convert(name, record))
     assert all(isinstance(field, str) for field in leaf_fields(record))
@@ -133,7 +115,20 @@ def test_every_field_that_is_needed_is_named_when_it_is_missing():
         for field in needed:
             record = {key: value for key, value in RECORDS[name].items() if key != field}
             with pytest.raises(RecordError, match=f"'{field}'"):
-                FORMATS[name].convert(record, 0, Drops())
+                get_format(name).convert(record, 0, Drops())
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_field_without_which_there_is_no_request_is_named(name):
+    reasons = {}
+    for field in RECORDS[name]:
+        record = {key: value for key, value in RECORDS[name].items() if key != field}
+        try:
+            assert get_format(name).convert(record, 0, Drops())
+        except RecordError as error:
+            reasons[field] = str(error)
+    assert reasons
+    assert all(f"'{field}'" in reason for field, reason in reasons.items())
 
 
 def test_names_that_are_not_unicode_can_be_shown(tmp_path):
