@@ -20,13 +20,15 @@ import typer.main
 import yaml
 
 from corsa_plugins.cli.app import build_app
+from corsa_plugins.data.formats.registry import GROUP as FORMATS
 from corsa_plugins.requests import EditRequest, write_requests
 from tests.fixtures.alphaedit import LATER, REQUESTS, Bench
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+OURS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+GROUPS = {*OURS, FORMATS}
 PACKAGES = "corsa_plugins|trl_ext|easyedit_ext|mergekit_ext"
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
