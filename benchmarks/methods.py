@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.intervals import shown
 from corsa_plugins.bench.protocols import ProtocolResult, ProtocolSummary
-from corsa_plugins.bench.protocols.plan import folder_name
+from corsa_plugins.bench.protocols.plan import method_folder
 from corsa_plugins.demo.processes import side_by_side
 from corsa_plugins.demo.run import Rounds, demo_methods, run_method, save_statistics
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _folder(output: Path, name: str, seed: int) -> Path:
-    return output / f"seed-{seed}" / folder_name(name.replace("+", " plus"))
+    return output / f"seed-{seed}" / method_folder(name)
 
 
 def table(results: dict[tuple[str, int], ProtocolResult], seeds: Sequence[int]) -> Table:

@@ -1,19 +1,150 @@
-"""An edited model from what ``corsa edit`` wrote."""
+"""Edits on disk, as ``corsa edit`` leaves them: an edited model, its edit state, and a report."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corsa_plugins.alphaedit.editor import AlphaEditor
+from corsa_plugins.alphaedit.editor import AlphaEditor, PreservedKeys
+from corsa_plugins.alphaedit.report import EditReport
+from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.state import EditState
+from corsa_plugins.errors import SettingError
+from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.loading import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["load_edited"]
+    from corsa_plugins.data.requests import EditRequest, Probe
+
+__all__ = [
+    "MODEL",
+    "STATE",
+    "change_edits",
+    "edit_settings",
+    "editor_with",
+    "last_settings",
+    "load_edited",
+    "save_edited",
+    "state_folder",
+]
+
+MODEL, STATE, REPORT = "model", "state", "report.json"
+"""Names in the folder of an edit."""
+
+
+def edit_settings(
+    source: str | os.PathLike[str] | None, layers: Sequence[int] | None = None, earlier: EditState | None = None
+) -> AlphaEditSettings:
+    """The settings to edit with: those that are given, else those of the last edit in force.
+
+    Args:
+        source: A YAML file or a preset's name.
+        layers: Blocks to edit instead of those of ``source``.
+        earlier: Edits in force.
+
+    Raises:
+        SettingError: Nothing says which layers to edit, or the settings cannot be read.
+    """
+    if source is not None:
+        settings = AlphaEditSettings.load(source)
+        return replace(settings, layers=tuple(layers)) if layers else settings
+    if layers:
+        return AlphaEditSettings(layers=tuple(layers))
+    if earlier is not None and earlier.batches:
+        return last_settings(earlier)
+    raise SettingError("which layers? give --layers, or --settings with a YAML file or a preset")
+
+
+def last_settings(state: EditState | None) -> AlphaEditSettings:
+    """The settings of the last edit in force.
+
+    Raises:
+        SettingError: There is none.
+    """
+    if state is None or not state.batches:
+        raise SettingError("the edit state has no batch in force: there is nothing to revert")
+    return state.batches[-1].settings
+
+
+def state_folder(folder: Path) -> Path:
+    """The edit state in a folder that ``corsa edit`` wrote, or that is one."""
+    return folder / STATE if (folder / STATE).is_dir() else folder
+
+
+def editor_with(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    statistics: PreservedKeys | None,
+    settings: AlphaEditSettings,
+    state: EditState | None,
+) -> AlphaEditor:
+    """An editor on a model with the edits of ``state`` in force, whether or not the model had them.
+
+    Raises:
+        StateError: The edits are of another model, or the weights are none that the state knows.
+    """
+    editor = AlphaEditor(model, tokenizer, statistics, settings, state=state)
+    if state is not None:
+        editor.apply()
+    return editor
+
+
+def change_edits(
+    editor: AlphaEditor,
+    requests: Sequence[EditRequest] = (),
+    *,
+    revert: Sequence[str] = (),
+    name: str | None = None,
+    keep: Sequence[Probe] = (),
+    progress: bool = False,
+) -> EditReport | None:
+    """Take batches of edits out again, then make another one.
+
+    Args:
+        editor: Changed in place, as its model is.
+        requests: The new batch; ``None`` is made of no requests.
+        revert: Names of batches; ``"all"`` for every one.
+        name, keep, progress: As for :meth:`AlphaEditor.edit`.
+
+    Returns:
+        The report of the new batch.
+
+    Raises:
+        CorsaError: As :meth:`AlphaEditor.revert` and :meth:`AlphaEditor.edit` raise it.
+    """
+    for batch in revert:
+        editor.revert_all() if batch == "all" else editor.revert(batch)
+    return editor.edit(requests, name=name, keep=keep, progress=progress) if requests else None
+
+
+def save_edited(
+    editor: AlphaEditor, output: str | os.PathLike[str], report: EditReport | None = None, *, whole: bool = True
+) -> None:
+    """Write what :func:`load_edited` reads, completely or not at all.
+
+    Args:
+        editor: With the edits in force.
+        output: The folder.
+        report: Of the last edit, to be kept with its settings.
+        whole: The model too, and not the edits alone.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    with atomic_directory(output) as folder:
+        editor.state.save(folder / STATE)
+        if whole:
+            editor.model.save_pretrained(folder / MODEL)
+            editor.tokenizer.save_pretrained(folder / MODEL)
+        if report:
+            content = {"settings": editor.settings.as_dict(), **report.as_dict()}
+            (folder / REPORT).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def load_edited(
@@ -36,13 +167,13 @@ def load_edited(
         StateError: The edits are of another model, or were made in another precision.
     """
     folder = Path(edited).expanduser()
-    if (folder / "model" / "config.json").is_file():
-        return load_model(folder / "model", device=device, dtype=dtype)
-    state_folder = next((place for place in (folder / "state", folder) if (place / "state.json").is_file()), None)
-    if state_folder is None or (folder / "config.json").is_file():
+    if (folder / MODEL / "config.json").is_file():
+        return load_model(folder / MODEL, device=device, dtype=dtype)
+    edits = state_folder(folder)
+    if not (edits / "state.json").is_file() or (folder / "config.json").is_file():
         return load_model(edited, device=device, dtype=dtype)
-    state = EditState.load(state_folder)
+    state = EditState.load(edits)
     loaded, tokenizer = load_model(model, device=device, dtype=dtype)
     if state.batches:
-        AlphaEditor(loaded, tokenizer, None, state.batches[-1].settings, state=state).apply()
+        editor_with(loaded, tokenizer, None, state.batches[-1].settings, state)
     return loaded, tokenizer

@@ -31,7 +31,7 @@ COMMANDS = {
     "convert": "convert:convert",
     "stats": "stats:stats",
     "edit": "edit:edit",
-    "diagnose": "edit:diagnose",
+    "diagnose": "diagnose:diagnose",
     "conflict-set": "conflict_set:build_conflict_set",
     "protocol": "protocol:protocol",
     "demo": "demo:demo",

@@ -46,6 +46,7 @@ __all__ = [
     "OptionalUntouched",
     "OptionalWeights",
     "Output",
+    "OwnOptions",
     "Quiet",
     "Requests",
     "RequestsFiles",
@@ -114,6 +115,10 @@ OptionalStatistics = Annotated[Path | None, _STATISTICS]
 _SETTINGS = typer.Option("--settings", help="YAML file of settings, or a preset: testbed, gpt2-xl, llama3-8b, ...")
 Settings = Annotated[str | None, _SETTINGS]
 SettingsOfMethods = Annotated[list[str] | None, _SETTINGS]
+OwnOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="Another option of the method: NAME=VALUE; corsa protocol --list names them."),
+]
 Layers = Annotated[
     str | None, typer.Option("--layers", help="Blocks to edit, from 0, such as 4,5,6 or 4-8; overrides --settings.")
 ]

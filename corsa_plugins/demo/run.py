@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from corsa_plugins.alphaedit import KeyStatistics, collect_statistics
 from corsa_plugins.bench.protocols import ProtocolResult, UpdatePlan, run_protocol, temporal_stream
-from corsa_plugins.bench.protocols.plan import folder_name
+from corsa_plugins.bench.protocols.plan import method_folder
 from corsa_plugins.demo.processes import News, side_by_side
 from corsa_plugins.demo.tables import question_table, round_tables
 from corsa_plugins.errors import SettingError
@@ -132,7 +132,7 @@ def run_demo(
     save_statistics(statistics, [spec for spec in specs.values() if spec.needs_statistics])
     # The longest first: a process takes the next as it gets free, and training takes longer than solving.
     work = {
-        name: partial(run_method, name, output / folder_name(name.replace("+", " plus")), rounds, statistics)
+        name: partial(run_method, name, output / method_folder(name), rounds, statistics)
         for name in sorted(specs, key=lambda name: "adapter" not in specs[name].changes)
     }
     shown = {

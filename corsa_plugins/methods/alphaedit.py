@@ -80,10 +80,11 @@ def _settings(settings: AlphaEditSettings | str) -> AlphaEditSettings:
 alphaedit_plus = MethodSpec(
     name="alphaedit+",
     title="AlphaEdit+",
-    summary="closed-form edits in a relaxed null space of what the model should keep, weighed by their conflicts",
+    summary="AlphaEdit with earlier edits weighed by their conflicts, a wider null space and smoothed targets",
     source="AlphaEdit⁺: Model Editing in the Presence of Conflicting and Inconsistent Knowledge, Algorithm 1",
     make=_alphaedit_plus,
     settings=AlphaEditSettings,
+    reversible=True,
     rank=50,
     demo=True,
     easyedit="easyedit_ext.alphaedit_plus:EASYEDIT",
@@ -92,10 +93,11 @@ alphaedit_plus = MethodSpec(
 alphaedit = MethodSpec(
     name="alphaedit",
     title="AlphaEdit",
-    summary="the same with its three parts off: edits in the null space itself",
+    summary="closed-form edits of the weights in the null space of what the model should keep",
     source="AlphaEdit: Null-Space Constrained Knowledge Editing for Language Models (ICLR 2025)",
     make=_alphaedit,
     settings=AlphaEditSettings,
+    reversible=True,
     rank=40,
     demo=True,
 )

@@ -108,6 +108,8 @@ class MethodSpec:
             :class:`corsa_plugins.alphaedit.KeyStatistics`), and options of its own; those without a default are needed.
         settings: The class of its settings, or where it is; ``None``: it has none.
         changes: What an update changes: the weights of the model itself, an adapter on it, or both.
+        reversible: Whether its edits are batches that can be taken out again, in a state that later edits go on from;
+            what ``make`` gives is then a :class:`corsa_plugins.methods.alphaedit.AlphaEditMethod`.
         extra: The extra of corsa-plugins that brings the framework it needs; ``None``: it needs none.
         rank: Its place in lists and tables: the lowest comes first, and what a method is compared with before it.
         demo: Whether ``corsa demo`` runs it without being told to. It can be told to if there is a preset
@@ -123,6 +125,7 @@ class MethodSpec:
     make: Callable[..., Method]
     settings: type | str | None = None
     changes: tuple[Change, ...] = ("weights",)
+    reversible: bool = False
     extra: str | None = None
     rank: int = 100
     demo: bool = False
@@ -155,6 +158,14 @@ class MethodSpec:
         """Whether it has no settings of its own accord."""
         parameter = self._parameters.get("settings")
         return parameter is not None and parameter.default is parameter.empty
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it cannot do without, in words."""
+        needs = [name for name in _COMMON if getattr(self, f"needs_{name}")]
+        if self.extra:
+            needs.append(f"the extra {self.extra}{', which is not installed' if self.missing else ''}")
+        return tuple(needs)
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -12,13 +12,14 @@ from corsa_plugins.bench.evaluation import Evaluation, Interval
 from corsa_plugins.bench.evaluation.moments import LATER_METRICS
 from corsa_plugins.bench.evaluation.records import METRICS
 from corsa_plugins.bench.evaluation.tables import metric_title
+from corsa_plugins.bench.protocols.comparison import MethodRun
 from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
 from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary
 from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.errors import SettingError
 from corsa_plugins.report.page import Comparison, Conflict, HarnessScore, history_points, write_report
 
-__all__ = ["comparisons", "write_protocol_page"]
+__all__ = ["comparisons", "write_protocol_page", "write_runs_page"]
 
 MOST_TABLES = 5
 """Updates that get tables of their own; of a longer run there are only those over all updates together."""
@@ -77,6 +78,29 @@ def write_protocol_page(
         forgetting=forgetting,
         conflicts=_conflicts(results),
         harness=harness,
+    )
+
+
+def write_runs_page(path: str | os.PathLike[str], runs: Sequence[MethodRun], *, asked: Mapping[str, Any]) -> Path:
+    """Write a page about methods that were taken through one plan, with forgetting by share and general ability.
+
+    Args:
+        path: The file.
+        runs: Of :func:`corsa_plugins.bench.protocols.run_methods`.
+        asked: What was run, shown as it is.
+
+    Raises:
+        SettingError, OSError: As for :func:`write_protocol_page`.
+    """
+    abilities = [(run.result.method, *run.ability) for run in runs if run.ability]
+    scores = [score for _, before, _ in abilities[:1] for score in HarnessScore.of(before, "before")]
+    scores += [score for method, _, after in abilities for score in HarnessScore.of(after, method, "before")]
+    return write_protocol_page(
+        path,
+        [run.result for run in runs],
+        asked=asked,
+        harness=scores,
+        forgetting=[point for run in runs for point in run.forgetting],
     )
 
 

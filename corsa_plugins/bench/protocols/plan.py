@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from corsa_plugins.data.requests import EditRequest, Probe, normalise_whitespace
 from corsa_plugins.errors import SettingError
 
 __all__ = [
     "UNTOUCHED",
+    "ProtocolKind",
     "UpdatePlan",
     "UpdateSet",
     "cross_set_injection",
     "folder_name",
+    "make_plan",
+    "method_folder",
     "sequential_batches",
     "single_update",
     "temporal_stream",
 ]
+
+ProtocolKind = Literal["single", "injection", "stream", "batches"]
+"""The protocols by name."""
 
 UNTOUCHED = "untouched"
 """The name under which the untouched facts are evaluated; no set of requests may have it."""
@@ -30,6 +37,11 @@ UNTOUCHED = "untouched"
 def folder_name(name: str) -> str:
     """A name as a folder is named: letters and digits, everything else as hyphens."""
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def method_folder(name: str) -> str:
+    """The folder of a method's runs: its name, with ``plus`` for ``+``, which tells methods apart."""
+    return folder_name(name.replace("+", " plus"))
 
 
 @dataclass(frozen=True)
@@ -187,6 +199,39 @@ def sequential_batches(
         UpdateSet(f"batch {batch + 1}", tuple(requests[bounds[batch] : bounds[batch + 1]])) for batch in range(n)
     )
     return UpdatePlan("sequential batches", sets, _moments(n, every_batch), tuple(untouched))
+
+
+def make_plan(
+    kind: ProtocolKind,
+    sets: Sequence[Sequence[EditRequest]],
+    *,
+    batches: int | None = None,
+    untouched: Sequence[Probe | EditRequest] = (),
+) -> UpdatePlan:
+    """The plan of a protocol by its name.
+
+    Args:
+        kind: Which.
+        sets: The requests, one sequence for each file: two for ``injection``, any number for ``stream``, else one.
+        batches: How many to split them into, for ``batches``.
+        untouched: Facts that no update is about.
+
+    Raises:
+        SettingError: The protocol takes another number of files, or batches.
+    """
+    if kind == "injection":
+        if len(sets) != 2:
+            raise SettingError(f"injection takes two files of requests, one for each update; {len(sets)} given")
+        return cross_set_injection(sets[0], sets[1], untouched=untouched)
+    if kind == "stream":
+        return temporal_stream(sets, untouched=untouched)
+    if len(sets) != 1:
+        raise SettingError(f"{kind} takes one file of requests; {len(sets)} given")
+    if kind == "single":
+        return single_update(sets[0], untouched=untouched)
+    if batches is None:
+        raise SettingError("batches needs the number of batches to split the requests into")
+    return sequential_batches(sets[0], batches, untouched=untouched)
 
 
 def _moments(count: int, every: bool) -> tuple[tuple[int, ...], ...]:

@@ -28,7 +28,15 @@ from corsa_plugins.methods.spec import Method
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["FORGETTING", "ForgettingPoint", "forgetting_points", "run_shares", "with_share", "write_forgetting"]
+__all__ = [
+    "FORGETTING",
+    "ForgettingPoint",
+    "forgetting_points",
+    "parse_shares",
+    "run_shares",
+    "with_share",
+    "write_forgetting",
+]
 
 FORGETTING = "forgetting.json"
 """Name of the file, in the folder of a method."""
@@ -74,6 +82,21 @@ def with_share(plan: UpdatePlan, share: float) -> UpdatePlan:
     first, *later = plan.sets
     kept = [replace(one, requests=one.requests[: max(1, round(share * len(one.requests)))]) for one in later]
     return replace(plan, name=f"{plan.name}, {share:g} of later updates", sets=(first, *kept))
+
+
+def parse_shares(text: str, plan: UpdatePlan) -> list[float]:
+    """Shares from ``"0.25,0.5,1"``, all of them such that the plan can be run with them.
+
+    Raises:
+        SettingError: It is something else, or as for :func:`with_share`.
+    """
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingError(f"--shares {text}: give numbers over 0, at most 1, with commas between them") from None
+    for share in shares:
+        with_share(plan, share)
+    return shares
 
 
 def run_shares(

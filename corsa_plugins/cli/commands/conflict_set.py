@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from corsa_plugins.cli.editing import edit_settings, state_folder
 from corsa_plugins.cli.options import (
     Device,
     Dtype,
@@ -24,6 +23,7 @@ from corsa_plugins.cli.options import (
     State,
     Statistics,
     load,
+    parse_layers,
 )
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
@@ -106,7 +106,8 @@ def build_conflict_set(
     EXIT CODES
       0 done; 2 wrong usage or unusable files; 130 interrupted
     """
-    from corsa_plugins.alphaedit import AlphaEditor, EditState, KeyStatistics
+    from corsa_plugins.alphaedit import EditState, KeyStatistics
+    from corsa_plugins.alphaedit.edited import edit_settings, editor_with, state_folder
     from corsa_plugins.bench import conflict_sets
     from corsa_plugins.data.reading import read_probes, read_requests, write_probes
 
@@ -116,7 +117,7 @@ def build_conflict_set(
     others = [request for path in exclude or [] for request in read_requests(path)]
     facts = read_probes(keep) if keep else []
     earlier = EditState.load(state_folder(state)) if state else None
-    chosen = edit_settings(settings, layers, "alphaedit+", earlier)
+    chosen = edit_settings(settings, parse_layers(layers), earlier)
     if reword and earlier is not None:
         edited = [request for batch in earlier.batches for request in batch.requests]
         again = conflict_sets.rewordings(edited, candidates, plan.n_hard, seed=seed)
@@ -124,9 +125,7 @@ def build_conflict_set(
         candidates = [*again, *candidates]
     known = KeyStatistics.load(statistics)
     loaded, tokenizer = load(model, device, dtype, quiet)
-    editor = AlphaEditor(loaded, tokenizer, known, chosen, state=earlier)
-    if earlier:
-        editor.apply()
+    editor = editor_with(loaded, tokenizer, known, chosen, earlier)
     candidates = conflict_sets.first_of_each_prompt(candidates)
     built = conflict_sets.conflict_set(editor, candidates, plan, exclude=others, progress=not quiet)
     written = [output]

@@ -1,0 +1,80 @@
+"""One update of a model by any method, and what it leaves on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.files import atomic_directory
+from corsa_plugins.methods.spec import Change, Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["ADAPTER", "MODEL", "SavedUpdate", "save_update"]
+
+MODEL, ADAPTER = "model", "adapter"
+"""Names in the folder of an update."""
+
+
+@dataclass(frozen=True)
+class SavedUpdate:
+    """What an update left in its folder, beside what its method itself keeps of it (a history, a report).
+
+    Attributes:
+        model: The edited model and its tokenizer; ``None`` where the model's own weights are as they were.
+        adapter: A PEFT adapter, of ``model`` if there is one, else of the model that was edited; ``None`` where there
+            is none, for instance because the model gave every new answer already.
+    """
+
+    model: Path | None
+    adapter: Path | None
+
+
+def save_update(
+    method: Method,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    output: str | os.PathLike[str],
+    *,
+    changes: Sequence[Change] = ("weights",),
+    seed: int = 0,
+) -> SavedUpdate:
+    """Update a model by a method, and save what came of it, completely or not at all.
+
+    Args:
+        method: Of :func:`corsa_plugins.methods.registry.make_method`, for instance.
+        model: A causal language model without an adapter; it is given back as it was.
+        tokenizer: Its tokenizer.
+        requests: What to change; at least one.
+        output: The folder.
+        changes: What the method changes, as its spec says (:attr:`corsa_plugins.methods.spec.MethodSpec.changes`).
+        seed: Of the update.
+
+    Raises:
+        CorsaError: As raised by the method. Nothing is written.
+        OSError: The folder cannot be written to.
+    """
+    session = method.start(model, tokenizer, seed=seed)
+    try:
+        with atomic_directory(output) as folder:
+            session.update(requests, folder)
+            adapted: Any = session.model
+            is_adapted = hasattr(adapted, "peft_config")
+            if is_adapted and not (folder / ADAPTER).is_dir():
+                adapted.save_pretrained(folder / ADAPTER)
+            if "weights" in changes:
+                base = adapted.unload() if is_adapted else adapted  # its own modules again, without the adapter
+                base.save_pretrained(folder / MODEL)
+                tokenizer.save_pretrained(folder / MODEL)
+    finally:
+        session.close()
+    output = Path(output)
+    return SavedUpdate(
+        model=output / MODEL if "weights" in changes else None, adapter=output / ADAPTER if is_adapted else None
+    )
