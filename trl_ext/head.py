@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
+from corsa_plugins.model.borrowing import eval_mode
+
 __all__ = ["add_completion_head", "remove_completion_head"]
 
 # Logits held at once, in elements: 2**27 float32 are 512 MiB. Past it the projection is done in pieces, each of which
@@ -142,18 +144,13 @@ def _score(hidden: Tensor, targets: Tensor, head: torch.nn.Module, logit_map: _L
     return tuple(torch.cat(field) for field in zip(*pieces, strict=True))
 
 
-@torch.no_grad()
 def _explains_logits(model: PreTrainedModel, logit_map: _LogitMap) -> bool:
     """Whether the projection reproduces the model's own logits on two tokens: knowing is better than assuming."""
     head = model.get_output_embeddings()
     if head is None or not hasattr(model, "base_model") or model.base_model is model:
         return False
-    training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         ids = torch.tensor([[0, 1]], device=model.device)
         own = model(input_ids=ids, use_cache=False).logits
         ours = logit_map(head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state))
         return own.shape == ours.shape and torch.allclose(own.float(), ours.float(), rtol=1e-3, atol=1e-3)
-    finally:
-        model.train(training)

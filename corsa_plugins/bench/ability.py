@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,10 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from corsa_plugins.errors import CorsaError, SettingError, require
 from corsa_plugins.files import atomic_write_text
+from corsa_plugins.model.borrowing import modes_kept, random_state_kept
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -491,20 +489,12 @@ def _no_bars() -> Iterator[None]:
 @contextmanager
 def _as_before(model: PreTrainedModel) -> Iterator[None]:
     """The harness sets the model's mode and seeds every generator of random numbers: put all of them back."""
-    import numpy
-
-    modes = [(module, module.training) for module in model.modules()]
-    states = random.getstate(), numpy.random.get_state()  # noqa: NPY002
     # It warns that options for loading a model are of no use for one that is loaded.
     talker = logging.getLogger("lm_eval.models.huggingface")
     level = talker.level
     talker.setLevel(logging.ERROR)
     try:
-        with torch.random.fork_rng():
+        with modes_kept(model), random_state_kept():
             yield
     finally:
         talker.setLevel(level)
-        random.setstate(states[0])
-        numpy.random.set_state(states[1])  # noqa: NPY002
-        for module, training in modes:
-            module.training = training

@@ -29,6 +29,8 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.model.architecture import accepts_logits_to_keep
+from corsa_plugins.model.batching import base_model, input_device, pad
+from corsa_plugins.model.borrowing import frozen
 from corsa_plugins.model.tokenization import JoinedIds, join
 
 if TYPE_CHECKING:
@@ -295,9 +297,7 @@ class _Function:
         self.batches = batches
         self.parameters = parameters
         self.value = math.nan
-        inner: Any = model
-        base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-        self.can_keep = accepts_logits_to_keep(base)
+        self.can_keep = accepts_logits_to_keep(base_model(model))
 
     def product(self, vector: Sequence[Tensor]) -> list[Tensor]:
         """The Hessian's product with ``vector``: the gradient of (gradient . vector)."""
@@ -332,16 +332,10 @@ class _Function:
         return total
 
     def _evaluate(self, batch: Sequence[tuple[JoinedIds, float]]) -> Tensor:
-        device = next(self.model.get_input_embeddings().parameters()).device
-        width = max(len(row.prompt_ids) + len(row.target_ids) for row, _ in batch)
-        ids = torch.zeros((len(batch), width), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for index, (row, _) in enumerate(batch):
-            both = [*row.prompt_ids, *row.target_ids]
-            ids[index, : len(both)] = torch.tensor(both)
-            mask[index, : len(both)] = 1
+        device = input_device(self.model)
+        ids, mask = pad([[*row.prompt_ids, *row.target_ids] for row, _ in batch])
         first = min(len(row.prompt_ids) for row, _ in batch) - 1 if self.can_keep else 0
-        keep: dict[str, Any] = {"logits_to_keep": width - first} if self.can_keep else {}
+        keep: dict[str, Any] = {"logits_to_keep": ids.shape[1] - first} if self.can_keep else {}
         model: Any = self.model
         logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **keep).logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -359,19 +353,8 @@ def _second_derivatives(model: nn.Module, parameters: Sequence[nn.Parameter]) ->
     """Evaluation mode, gradients for ``parameters``, and the attention kernel that can be derived twice."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    training = [module for module in model.modules() if module.training]
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    model.eval()
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for module in training:
-            module.training = True
+    with frozen(model, but=parameters), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

@@ -26,6 +26,7 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.model.asking import score_targets
+from corsa_plugins.model.borrowing import random_state_kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -94,7 +95,7 @@ class AnswerLooks:
         asked += [("validation", one.validation_prompts[0], one) for one in self.requests if one.validation_prompts]
         answers = [(prompt, one.target_new) for _, prompt, one in asked]
         answers += [(prompt, one.target_old) for _, prompt, one in asked if one.target_old is not None]
-        with torch.random.fork_rng(_devices(model)):
+        with random_state_kept(_devices(model)):
             scores = score_targets(
                 model, self.tokenizer, answers, batch_size=self.batch_size, chat_template=self.chat_template
             )

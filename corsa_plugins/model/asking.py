@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import accepts_logits_to_keep
+from corsa_plugins.model.batching import base_model, input_device, map_by_length, pad
+from corsa_plugins.model.borrowing import attribute, eval_mode
 from corsa_plugins.model.tokenization import JoinedIds, encode_prompt, join
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Generation", "TargetScore", "cut_answer", "eval_mode", "generate_answers", "score_targets"]
+__all__ = ["Generation", "TargetScore", "cut_answer", "generate_answers", "score_targets"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,19 +96,6 @@ def cut_answer(text: str, finished: bool = True) -> str:
     return " ".join(words[:-1] if len(words) > 1 else words).strip()
 
 
-@contextmanager
-def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module gets back the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -146,15 +132,15 @@ def generate_answers(
     lengths = [len(row) for row in rows]
     _check_positions(model, prompts, [length + max_new_tokens - 1 for length in lengths])
     ends = _end_ids(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=pad, eos_token_id=ends or None
+        max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=padding, eos_token_id=ends or None
     )
-    device = _device(model)
+    device = input_device(model)
     generate: Any = model.generate
 
     def answer(batch: list[list[int]]) -> list[Generation]:
-        ids, mask = _pad(batch, pad, side="left")
+        ids, mask = pad(batch, padding, side="left")
         out = generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
         results = []
         for row in out[:, ids.shape[1] :].tolist():
@@ -163,11 +149,13 @@ def generate_answers(
             results.append(Generation(str(text), end is not None))
         return results
 
-    with eval_mode(model), _only(config, model):
+    base = base_model(model)
+    if base.config.model_type == "rwkv":
+        batch_size = min(batch_size, 1)  # transformers' RWKV mixes the rows of a batch when it goes on from a state
+    # What a config leaves open, `generate` takes from the model's own.
+    with eval_mode(model), attribute(base, "generation_config", config):
         description = "answers" if progress else None
-        if _base(model).config.model_type == "rwkv":
-            batch_size = min(batch_size, 1)  # transformers' RWKV mixes the rows of a batch when it goes on from a state
-        return _by_length(answer, rows, lengths, batch_size, description, one_length=_has_state(model))
+        return map_by_length(answer, rows, lengths, batch_size, one_length=_has_state(base), description=description)
 
 
 def score_targets(
@@ -188,11 +176,11 @@ def score_targets(
     lengths = [len(row.prompt_ids) + len(row.target_ids) for row in rows]
     _check_positions(model, [prompt for prompt, _ in pairs], lengths)
     unknown = _unknown(tokenizer, rows)
-    device = _device(model)
-    can_keep = accepts_logits_to_keep(_base(model))
+    device = input_device(model)
+    can_keep = accepts_logits_to_keep(base_model(model))
 
     def score(batch: list[Any]) -> list[TargetScore]:
-        ids, mask = _pad([row.prompt_ids + row.target_ids for row in batch], 0, side="right")
+        ids, mask = pad([row.prompt_ids + row.target_ids for row in batch])
         # Only positions that predict a target token need the vocabulary head.
         first = min(len(row.prompt_ids) for row in batch) - 1 if can_keep else 0
         keep = {"logits_to_keep": ids.shape[1] - first} if can_keep else {}
@@ -209,62 +197,16 @@ def score_targets(
         return results
 
     with eval_mode(model):
-        scores = _by_length(score, rows, lengths, batch_size, "log-probs" if progress else None)
+        scores = map_by_length(score, rows, lengths, batch_size, description="log-probs" if progress else None)
     broken = sum(score.log_prob != score.log_prob for score in scores)
     if broken:
         logger.warning("%d of %d log-probabilities are NaN: the model's weights may be damaged", broken, len(scores))
     return scores
 
 
-_Row = TypeVar("_Row")
-_Result = TypeVar("_Result")
-
-
-def _by_length(
-    function: Callable[[list[_Row]], list[_Result]],
-    rows: Sequence[_Row],
-    lengths: Sequence[int],
-    batch_size: int,
-    description: str | None,
-    *,
-    one_length: bool = False,
-) -> list[_Result]:
-    """``function`` over batches of rows of similar length, longest first; results in the order of ``rows``.
-
-    With ``one_length`` a batch has rows of the same length only, so that none is padded.
-    """
-    if batch_size < 1:
-        raise SettingError(f"batch_size is {batch_size}: it must be at least 1")
-    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
-    results: dict[int, _Result] = {}
-    # disable=None: no bar where nobody watches, as in a log file
-    with tqdm(total=len(rows), desc=description, disable=True if description is None else None, leave=False) as bar:
-        start = 0
-        while start < len(order):
-            chosen = order[start : start + batch_size]
-            if one_length:
-                chosen = [index for index in chosen if lengths[index] == lengths[chosen[0]]]
-            start += len(chosen)
-            results.update(zip(chosen, function([rows[index] for index in chosen]), strict=True))
-            bar.update(len(chosen))
-    return [results[index] for index in range(len(rows))]
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int, *, side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask (both rows x longest, int64) of ``rows`` padded with ``value`` on ``side``."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), value, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[index, place] = torch.tensor(row, dtype=torch.long)
-        mask[index, place] = 1
-    return ids, mask
-
-
-def _has_state(model: PreTrainedModel) -> bool:
+def _has_state(base: PreTrainedModel) -> bool:
     """Whether a model has a recurrent state; RWKV and RecurrentGemma, for instance, read left padding into it."""
-    return bool(getattr(_base(model), "_is_stateful", False))
+    return bool(getattr(base, "_is_stateful", False))
 
 
 def _check_positions(model: PreTrainedModel, prompts: Sequence[str], lengths: Sequence[int]) -> None:
@@ -273,7 +215,7 @@ def _check_positions(model: PreTrainedModel, prompts: Sequence[str], lengths: Se
     Raises:
         SettingError: Naming the longest one.
     """
-    base = _base(model)
+    base = base_model(model)
     limit = getattr(base.config, "max_position_embeddings", None)
     if not lengths or not isinstance(limit, int) or max(lengths) <= limit:
         return
@@ -311,26 +253,3 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({int(token) for token in (*ids, tokenizer.eos_token_id) if token is not None})
-
-
-@contextmanager
-def _only(config: Any, model: PreTrainedModel) -> Iterator[None]:
-    """``config`` as the model's own: what a config leaves open, ``generate`` takes from the model's."""
-    base = _base(model)
-    own = base.generation_config
-    base.generation_config = config
-    try:
-        yield
-    finally:
-        base.generation_config = own
-
-
-def _base(model: PreTrainedModel) -> Any:
-    """The model inside a ``PeftModel``, adapter layers and all; any other model itself."""
-    inner: Any = model
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-
-
-def _device(model: PreTrainedModel) -> torch.device:
-    """Where inputs go: with a device map, the device of the embedding."""
-    return next(model.get_input_embeddings().parameters()).device

@@ -6,60 +6,26 @@ every family. Whatever is put on the model for it comes off again, also after an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from corsa_plugins.model.asking import eval_mode
+from corsa_plugins.model.batching import input_device
+from corsa_plugins.model.borrowing import frozen, hooked, replaced
 
 if TYPE_CHECKING:
     from corsa_plugins.model.architecture import Architecture
 
 __all__ = [
     "adds_output_as_it_is",
-    "frozen",
     "hidden_states",
-    "input_device",
     "logits_at",
-    "replaced",
     "stopped_after",
     "with_hidden_states",
 ]
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; no gradients, and no parameter asks for any where they are turned on. As before afterwards."""
-    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # A caller's inference mode would leave nothing to differentiate.
-    with torch.inference_mode(False), eval_mode(model):
-        try:
-            for parameter in asking:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter in asking:
-                parameter.requires_grad_(True)
-
-
-@contextmanager
-def replaced(blocks: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Within the block these modules compute ``forward``."""
-    # A device map puts a forward of its own on each block; it must be there again afterwards.
-    own = [vars(block).get("forward") for block in blocks]
-    try:
-        for block in blocks:
-            block.forward = forward
-        yield
-    finally:
-        for block, before in zip(blocks, own, strict=True):
-            if before is not None:
-                block.forward = before
-            elif "forward" in vars(block):
-                del block.forward
 
 
 @contextmanager
@@ -71,12 +37,8 @@ def stopped_after(architecture: Architecture, layer: int) -> Iterator[None]:
     def note(_: nn.Module, args: Any, output: Any) -> None:
         latest[0] = output
 
-    hook = blocks[layer].register_forward_hook(note)
-    try:
-        with replaced(blocks[layer + 1 :], lambda *args, **kwargs: latest[0]):
-            yield
-    finally:
-        hook.remove()
+    with hooked(blocks[layer], note), replaced(blocks[layer + 1 :], lambda *args, **kwargs: latest[0]):
+        yield
 
 
 def hidden_states(output: Any) -> Tensor:
@@ -88,11 +50,6 @@ def hidden_states(output: Any) -> Tensor:
 def with_hidden_states(output: Any, hidden: Tensor) -> Any:
     """A block's output with other hidden states; attention weights, which nobody asked for, are not kept."""
     return (hidden, *(None for _ in output[1:])) if isinstance(output, tuple) else hidden
-
-
-def input_device(model: Any) -> torch.device:
-    """Where inputs go: with a device map, the device of the embedding."""
-    return next(model.get_input_embeddings().parameters()).device
 
 
 def logits_at(
@@ -120,13 +77,10 @@ def logits_at(
         return (hidden[rows.to(hidden.device), places.to(hidden.device)][None], *args[1:])
 
     # What comes behind the head (soft caps, scales) works on each logit, whatever their arrangement.
-    hook = architecture.head.module.register_forward_pre_hook(choose)
     device = input_device(model)
-    try:
-        given = {"attention_mask": mask.to(device), "use_cache": False} | inputs
+    given = {"attention_mask": mask.to(device), "use_cache": False} | inputs
+    with hooked(architecture.head.module, choose, before=True):
         logits = model(input_ids=ids.to(device), **given).logits
-    finally:
-        hook.remove()
     logits = logits[0] if chosen else logits[rows.to(logits.device), places.to(logits.device)]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -150,17 +104,13 @@ def adds_output_as_it_is(architecture: Architecture, layer: int) -> bool:
         added.append(output.flip(-1) + output.abs().mean())
         return output + added[-1]
 
-    listener = block.register_forward_hook(lambda _, args, output: outputs.append(hidden_states(output).double()))
-    try:
-        with frozen(model), stopped_after(architecture, layer):
+    def listen(_: nn.Module, args: Any, output: Any) -> None:
+        outputs.append(hidden_states(output).double())
+
+    with hooked(block, listen), frozen(model), stopped_after(architecture, layer):
+        model(input_ids=ids, use_cache=False)
+        with hooked(down, add):
             model(input_ids=ids, use_cache=False)
-            adder = down.register_forward_hook(add)
-            try:
-                model(input_ids=ids, use_cache=False)
-            finally:
-                adder.remove()
-    finally:
-        listener.remove()
     moved, wanted = outputs[1] - outputs[0], added[0].double().reshape(outputs[0].shape)
     # Half precision rounds sums to a few per cent of a small term; a norm changes it altogether.
     return float((moved - wanted).norm()) <= 0.1 * float(wanted.norm())

@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corsa_plugins.model.architecture import accepts_logits_to_keep
+from corsa_plugins.model.batching import input_device
+from corsa_plugins.model.borrowing import hooked, replaced
+from corsa_plugins.model.running import hidden_states, with_hidden_states
 from corsa_plugins.rsft.samples import Sample
 from corsa_plugins.rsft.settings import LossReduction
 
@@ -52,35 +55,21 @@ class Prefix:
         """Within the block, the model skips its frozen blocks if sample ``index`` has been here before."""
         output = self._get(index)
         if output is None:
-            hook = self.blocks[-1].register_forward_hook(lambda module, args, found: self._keep(index, found))
-            try:
-                yield
-            finally:
-                hook.remove()
-            return
-        # A device map puts a forward of its own on each block; it must be there again afterwards.
-        own = [vars(block).get("forward") for block in self.blocks]
-        for block in self.blocks:
-            block.forward = lambda *args, **kwargs: output
-        try:
+            serving = hooked(self.blocks[-1], lambda module, args, output: self._keep(index, output))
+        else:
+            serving = replaced(self.blocks, lambda *args, **kwargs: output)
+        with serving:
             yield
-        finally:
-            for block, forward in zip(self.blocks, own, strict=True):
-                if forward is None:
-                    del block.forward
-                else:
-                    block.forward = forward
 
     def _get(self, index: int) -> Any:
         return self._latest[1] if self._latest[0] == index else self._kept.get(index)
 
     def _keep(self, index: int, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = hidden_states(output)
         if not isinstance(hidden, Tensor):
             return
         hidden = hidden.detach()
-        # Behind the hidden states a block may return its attention weights, which nobody asked for: not kept.
-        output = (hidden, *(None for _ in output[1:])) if isinstance(output, tuple) else hidden
+        output = with_hidden_states(output, hidden)
         self._latest = (index, output)
         size = hidden.numel() * hidden.element_size()
         if self.n_bytes + size <= self.budget:
@@ -109,7 +98,7 @@ class AnswerLoss:
         self.reduction = reduction
         self.prefix = prefix if prefix is not None and prefix.blocks else None
         self.keeps = head_on_answers and accepts_logits_to_keep(model)
-        self.device = next(model.get_input_embeddings().parameters()).device
+        self.device = input_device(model)
 
     def __call__(self, sample: Sample) -> Tensor:
         """L_n in nats, a scalar with its graph, in float32 or the model's precision where that is higher."""

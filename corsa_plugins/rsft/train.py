@@ -9,11 +9,11 @@ from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.model.asking import eval_mode
+from corsa_plugins.model.borrowing import frozen
 from corsa_plugins.rsft.loss import AnswerLoss, Prefix
 from corsa_plugins.rsft.report import RSFTReport, SampleReport
 from corsa_plugins.rsft.samples import Sample, make_samples
@@ -85,7 +85,7 @@ def rsft(
         prefix = Prefix(frozen_below(model, parameters.values()), int(settings.prefix_cache_gib * 2**30))
     loss = AnswerLoss(model, settings.loss_reduction, prefix, settings.head_on_answers)
     run = _Run(samples, weights, loss, settings, on_epoch or (lambda epochs, steps: None))
-    with eval_mode(model), _only(model, parameters.values()), run.undo_on_error():
+    with frozen(model, but=parameters.values()), run.undo_on_error():
         interrupted = run.train(progress)
         report = run.report(interrupted)
     if report.interrupted:
@@ -229,19 +229,3 @@ class _Run:
             return "as they were before, bit for bit"
         self.weights.load(self.finished.weights)
         return f"those after {len(self.finished.epochs)} finished epochs"
-
-
-@contextmanager
-def _only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within the block these parameters alone require gradients: no other ones are computed or prepared for."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    trained = {id(parameter) for parameter in parameters}
-    try:
-        # A caller's inference mode would leave nothing to differentiate; leaving it turns gradients on.
-        with torch.inference_mode(False), torch.no_grad():
-            for parameter, _ in before:
-                parameter.requires_grad_(id(parameter) in trained)
-            yield
-    finally:
-        for parameter, required in before:
-            parameter.requires_grad_(required)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
+from corsa_plugins.model.batching import pad
+from corsa_plugins.model.borrowing import hooked
 from corsa_plugins.model.tokenization import encode_prompt, join
 from corsa_plugins.testbed.facts import Fact
 from corsa_plugins.testbed.world import World
@@ -38,12 +39,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: 
     tokens, targets = [], []
     for prompt, answer in zip(prompts, answers, strict=True):
         before, after = join(tokenizer, prompt, answer)
-        tokens.append(torch.tensor(before + after))
-        targets.append(torch.tensor([-100] * (len(before) - 1) + after + [-100]))
-    return Encoded(
-        pad_sequence(tokens, batch_first=True, padding_value=tokenizer.pad_token_id),
-        pad_sequence(targets, batch_first=True, padding_value=-100),
-    )
+        tokens.append(before + after)
+        targets.append([-100] * (len(before) - 1) + after + [-100])
+    padding: Any = tokenizer.pad_token_id
+    return Encoded(pad(tokens, padding).ids, pad(targets, -100).ids)
 
 
 @torch.no_grad()
@@ -173,11 +172,8 @@ def added_value(model: PreTrainedModel, layer: int, places: torch.Tensor, delta:
         chosen = torch.zeros_like(output[..., 0]).scatter_(1, places[:, None], 1.0)
         return output + chosen[..., None] * delta[:, None, :]
 
-    handle = model.model.layers[layer].mlp.down_proj.register_forward_hook(add)
-    try:
+    with hooked(model.model.layers[layer].mlp.down_proj, add):
         yield
-    finally:
-        handle.remove()
 
 
 def target_log_probs(model: PreTrainedModel, encoded: Encoded, mean: bool = False) -> torch.Tensor:

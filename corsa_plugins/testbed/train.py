@@ -11,6 +11,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from corsa_plugins.model.borrowing import hooked, random_state_kept
 from corsa_plugins.testbed.corpus import Batch, Corpus, Kind
 from corsa_plugins.testbed.recipe import ModelConfig, TestbedRecipe, TrainingConfig
 from corsa_plugins.testbed.world import World
@@ -18,8 +19,8 @@ from corsa_plugins.testbed.world import World
 
 def new_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
     """A freshly initialised decoder; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with random_state_kept([]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         return LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tokenizer),
@@ -115,8 +116,5 @@ def block_mask(model: LlamaForCausalLM, block: int, mask: torch.Tensor) -> Itera
     def replace(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         return args, {**kwargs, "attention_mask": mask}
 
-    handle = model.model.layers[block].self_attn.register_forward_pre_hook(replace, with_kwargs=True)
-    try:
+    with hooked(model.model.layers[block].self_attn, replace, before=True, with_kwargs=True):
         yield
-    finally:
-        handle.remove()

@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from corsa_plugins.model.borrowing import remember_gradient_flags, remember_modes
 from trl_ext.head import remove_completion_head
 
 __all__ = ["Unadapted", "lora_factors", "lora_layers"]
@@ -24,8 +25,8 @@ class Unadapted:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-        self.flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        self.modes = [(module, module.training) for module in model.modules()]
+        self._put_back_flags = remember_gradient_flags(model)
+        self._put_back_modes = remember_modes(model)
         self.attributes = {name: vars(model).get(name) for name in ("forward", "peft_config", "model_tags")}
         self.use_cache = getattr(model.config, "use_cache", None)
         self.checkpointing = _checkpointing(model)
@@ -47,11 +48,10 @@ class Unadapted:
             model.gradient_checkpointing_disable()
         if self.use_cache is not None:
             model.config.use_cache = self.use_cache
-        for parameter, required in self.flags:
-            parameter.requires_grad_(required)
+        self._put_back_flags()
+        self._put_back_modes()
+        for parameter in model.parameters():
             parameter.grad = None
-        for module, training in self.modes:
-            module.training = training
 
 
 def _checkpointing(model: nn.Module) -> bool:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from corsa_plugins.alphaedit.lookup.rows import Row, pad_rows
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.model.architecture import Architecture, find_architecture
-from corsa_plugins.model.running import frozen, logits_at
+from corsa_plugins.model.batching import pad
+from corsa_plugins.model.borrowing import frozen
+from corsa_plugins.model.running import logits_at
 from corsa_plugins.model.tokenization import TokenizationError, encode_prompt
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _draw(
 ) -> list[int]:
     """One more token for each row."""
     ends = torch.tensor([len(row) - 1 for row in rows])
-    ids, mask = pad_rows([Row(tuple(row), len(row) - 1) for row in rows])
+    ids, mask = pad(rows)
     logits = logits_at(parts, ids, mask, torch.arange(len(rows)), ends).double().cpu()
     if logits.isnan().any():
         raise CorsaError("the model's logits are NaN: its weights may be damaged; no contexts can be generated")

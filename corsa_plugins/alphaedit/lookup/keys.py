@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from corsa_plugins.alphaedit.lookup.contexts import BARE, check_contexts, context_weights
-from corsa_plugins.alphaedit.lookup.rows import Row, pad_rows, prompt_rows
+from corsa_plugins.alphaedit.lookup.rows import Row, prompt_rows
 from corsa_plugins.alphaedit.lookup.subjects import FactToken
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, find_architecture
-from corsa_plugins.model.running import frozen, hidden_states, logits_at, stopped_after
+from corsa_plugins.model.batching import batches_by_length, pad
+from corsa_plugins.model.borrowing import frozen, hooked
+from corsa_plugins.model.running import hidden_states, logits_at, stopped_after
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,14 +102,12 @@ def _at_places(
     parts: Architecture, rows: Sequence[Row], modules: dict[int, nn.Module], batch_size: int, *, inputs: bool
 ) -> dict[int, Tensor]:
     """(rows, width) for each module: its input, or its output, at the place of each row."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise SettingError(f"batch_size is {batch_size!r}: it must be an integer of at least 1")
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))
+    batches = list(batches_by_length([len(row.ids) for row in rows], batch_size))
     found: dict[int, list[Tensor]] = {layer: [] for layer in modules}
     with frozen(parts.model), stopped_after(parts, max(modules)):
-        for start in range(0, len(order), batch_size):
-            batch = [rows[index] for index in order[start : start + batch_size]]
-            ids, mask = pad_rows(batch)
+        for indices in batches:
+            batch = [rows[index] for index in indices]
+            ids, mask = pad([row.ids for row in batch])
             number = torch.arange(len(batch))
             places = torch.tensor([row.place for row in batch])
 
@@ -119,14 +119,15 @@ def _at_places(
 
             with ExitStack() as stack:
                 for layer, module in modules.items():
-                    stack.callback(_watch(module, layer, keep, inputs).remove)
+                    stack.enter_context(_watched(module, layer, keep, inputs))
                 logits_at(parts, ids, mask, number[:1], places[:1])
-    back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(len(order))
+    order = torch.tensor([index for indices in batches for index in indices])
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order))
     return {layer: torch.cat(values)[back.to(values[0].device)] for layer, values in found.items()}
 
 
-def _watch(module: nn.Module, layer: int, keep: Any, inputs: bool) -> Any:
+def _watched(module: nn.Module, layer: int, keep: Any, inputs: bool) -> AbstractContextManager[None]:
     if inputs:
-        return module.register_forward_pre_hook(lambda _, args: keep(layer, args[0]))
-    return module.register_forward_hook(lambda _, args, output: keep(layer, output))
+        return hooked(module, lambda _, args: keep(layer, args[0]), before=True)
+    return hooked(module, lambda _, args, output: keep(layer, output))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.alphaedit.lookup.subjects import FactToken, subject_span, token_position
 from corsa_plugins.data.requests import EditRequest, RequestError
@@ -16,7 +13,7 @@ from corsa_plugins.model.tokenization import TokenizationError, encode_prompt, j
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Row", "pad_rows", "prompt_rows", "rewriting_rows"]
+__all__ = ["Row", "prompt_rows", "rewriting_rows"]
 
 KL_PROMPT = "{} is a"
 
@@ -89,18 +86,6 @@ def rewriting_rows(
         return [*found, Row(tuple(encode_prompt(tokenizer, text))[: place + 1], place)]
 
     return _each(model, requests, rows)
-
-
-def pad_rows(rows: Sequence[Row], side: Literal["left", "right"] = "right") -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, both (rows, longest) int64; padded on the right, every position stays what it is."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        place = slice(0, len(row.ids)) if side == "right" else slice(width - len(row.ids), width)
-        ids[index, place] = torch.tensor(row.ids, dtype=torch.long)
-        mask[index, place] = 1
-    return ids, mask
 
 
 def _place(

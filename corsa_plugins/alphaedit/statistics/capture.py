@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.model.architecture import LinearMap
+from corsa_plugins.model.batching import input_device, pad
+from corsa_plugins.model.borrowing import hooked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,18 +40,17 @@ class KeyCapture:
         self.model: Any = model
         self.maps = dict(maps)
         self._found: dict[int, Tensor] = {}
-        self._hooks: list[Any] = []
+        self._hooks = contextlib.ExitStack()
         embedding: Any = self.model.get_input_embeddings()
-        self._vocabulary, self._device = int(embedding.weight.shape[0]), embedding.weight.device
+        self._vocabulary, self._device = int(embedding.weight.shape[0]), input_device(model)
 
     def __enter__(self) -> KeyCapture:
         for layer, linear in self.maps.items():
-            self._hooks.append(linear.module.register_forward_pre_hook(self._note(layer)))
+            self._hooks.enter_context(hooked(linear.module, self._note(layer), before=True))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        while self._hooks:
-            self._hooks.pop().remove()
+        self._hooks.close()
         self._found.clear()
 
     def _note(self, layer: int) -> Any:
@@ -71,12 +71,7 @@ class KeyCapture:
             BrokenKeysError: Some are NaN or infinite.
             SettingError: A token is not in the model's vocabulary.
         """
-        width = max(map(len, rows))
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = torch.tensor(row)
-            mask[index, : len(row)] = 1
+        ids, mask = pad(rows)
         if int(ids.max()) >= self._vocabulary:
             raise SettingError(
                 f"token {int(ids.max())} of the text, and the model embeds {self._vocabulary}: use its own tokenizer"

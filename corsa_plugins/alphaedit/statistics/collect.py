@@ -22,7 +22,7 @@ from corsa_plugins.alphaedit.statistics.storage import MANIFEST, StatisticsWrite
 from corsa_plugins.alphaedit.statistics.texts import read_texts
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
-from corsa_plugins.model.asking import eval_mode
+from corsa_plugins.model.borrowing import eval_mode
 from corsa_plugins.model.identity import Fingerprint
 
 if TYPE_CHECKING:

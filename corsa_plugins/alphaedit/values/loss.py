@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corsa_plugins.alphaedit.lookup.rows import Row, pad_rows
+from corsa_plugins.alphaedit.lookup.rows import Row
 from corsa_plugins.alphaedit.values.prefix import ReadPrefix
 from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.model.architecture import Architecture
-from corsa_plugins.model.running import hidden_states, logits_at, replaced, with_hidden_states
+from corsa_plugins.model.batching import pad
+from corsa_plugins.model.borrowing import hooked, replaced
+from corsa_plugins.model.running import hidden_states, logits_at, with_hidden_states
 
 __all__ = ["BatchLoss", "Losses", "Reuse", "exact_reuse"]
 
@@ -72,7 +74,7 @@ class _Texts:
                 in_bare.append(number == bare[owner])
         asked += [(number, row.place) for number, row in enumerate(rows) if not row.targets]
         shifts = [row.place if from_place else 0 for row in rows]
-        ids, mask = pad_rows([Row(row.ids[shift:], 0) for row, shift in zip(rows, shifts, strict=True)])
+        ids, mask = pad([row.ids[shift:] for row, shift in zip(rows, shifts, strict=True)])
         return cls(
             kept,
             rows,
@@ -175,11 +177,8 @@ class BatchLoss:
         with self._added(delta):
             if self.loss_layer is None:
                 return self._pass(), None
-            hook = self.blocks[self.loss_layer].register_forward_hook(note)
-            try:
+            with hooked(self.blocks[self.loss_layer], note):
                 logits = self._pass()
-            finally:
-                hook.remove()
         return logits, self.architecture.head.module(self.architecture.norm.module(found[0][None]))[0]
 
     def keep(self, kept: Sequence[int]) -> None:
@@ -199,11 +198,8 @@ class BatchLoss:
     def _first_pass(self) -> tuple[Tensor, Any]:
         """Logits without deltas, and what the site puts out."""
         outputs: list[Any] = []
-        hook = self.site.register_forward_hook(lambda module, args, output: outputs.append(output))
-        try:
+        with hooked(self.site, lambda module, args, output: outputs.append(output)):
             logits = self._pass()
-        finally:
-            hook.remove()
         return logits, outputs[0]
 
     def _pass(self) -> Tensor:
@@ -226,11 +222,8 @@ class BatchLoss:
             with replaced(self.blocks[: self.layer + 1], lambda *args, **kwargs: output):
                 yield
             return
-        hook = self.site.register_forward_hook(lambda module, args, output: add(output))
-        try:
+        with hooked(self.site, lambda module, args, output: add(output)):
             yield
-        finally:
-            hook.remove()
 
     def _nll(self, logits: Tensor, delta: Tensor) -> Tensor:
         found = F.cross_entropy(logits.to(delta.dtype), self.texts.tokens.to(logits.device), reduction="none")

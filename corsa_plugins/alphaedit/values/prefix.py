@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corsa_plugins.alphaedit.lookup.rows import Row, pad_rows
-from corsa_plugins.model.running import input_device
+from corsa_plugins.alphaedit.lookup.rows import Row
+from corsa_plugins.model.architecture import accepts_logits_to_keep
+from corsa_plugins.model.batching import input_device, pad
 
 __all__ = ["ReadPrefix"]
 
@@ -30,13 +31,13 @@ class ReadPrefix:
     def __init__(self, model: Any, rows: Sequence[Row]) -> None:
         self._takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
         device = input_device(model)
-        ids, mask = pad_rows([Row(row.ids[: row.place], 0) for row in rows], side="left")
+        ids, mask = pad([row.ids[: row.place] for row in rows], side="left")
         self.mask = mask.to(device)
         self._starts = torch.tensor([row.place for row in rows], device=device)
         # Padding, which nothing attends to, may have any position that there is.
         places = (self.mask.cumsum(-1) - 1).clamp_min(0)
         positions = {"position_ids": places} if self._takes_positions else {}
-        keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(type(model).forward).parameters else {}
+        keep = {"logits_to_keep": 1} if accepts_logits_to_keep(model) else {}
         output = model(input_ids=ids.to(device), attention_mask=self.mask, use_cache=True, **positions, **keep)
         self._cache: Any = getattr(output, "past_key_values", None)
         if not hasattr(self._cache, "layers"):

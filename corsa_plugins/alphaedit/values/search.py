@@ -21,7 +21,7 @@ from corsa_plugins.alphaedit.values.settings import RateUnit, ValueSettings
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.architecture import Architecture, find_architecture
-from corsa_plugins.model.running import frozen
+from corsa_plugins.model.borrowing import frozen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,14 +1,12 @@
-"""Several PEFT adapters on one model: their names, their requests, and which of them is active."""
+"""Several PEFT adapters on one model: their names and their requests."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corsa_plugins.bench.routing.base import kept_gradient_flags
 from corsa_plugins.data.reading import read_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError, require
@@ -17,7 +15,7 @@ from corsa_plugins.model.loading import LoadingError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["active_adapter", "adapter_names", "load_adapters", "read_adapter_requests"]
+__all__ = ["adapter_names", "load_adapters", "read_adapter_requests"]
 
 
 def adapter_names(adapters: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -96,16 +94,3 @@ def load_adapters(model: PreTrainedModel, adapters: Sequence[str | os.PathLike[s
             ) from error
     loaded.set_adapter(names[0])
     return loaded.eval(), names
-
-
-@contextlib.contextmanager
-def active_adapter(model: Any, name: str) -> Iterator[None]:
-    """Adapter ``name`` active; which one was, and what requires gradients, is as it was afterwards."""
-    before = list(model.active_adapters)
-    with kept_gradient_flags(model):
-        try:
-            model.set_adapter(name)
-            yield
-        finally:
-            model.base_model.set_adapter(before)
-            model.active_adapter = before[0]

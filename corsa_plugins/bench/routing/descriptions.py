@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corsa_plugins.bench.routing.base import base_only
 from corsa_plugins.bench.routing.templates import check_template
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.model.asking import generate_answers
+from corsa_plugins.model.borrowing import adapters_off
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,7 +83,7 @@ def summarise(
     """
     check_template(template, "prompts")
     prompts = "\n".join(_spread([request.prompt for request in requests], count))
-    with base_only(model):
+    with adapters_off(model):
         (answer,) = generate_answers(
             model,
             tokenizer,

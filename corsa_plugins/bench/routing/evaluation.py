@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from corsa_plugins.bench.evaluation import Evaluation, Interval, Record, evaluate
 from corsa_plugins.bench.evaluation.evaluate import longest_target
 from corsa_plugins.bench.routing.accuracy import routing_accuracy
-from corsa_plugins.bench.routing.adapters import active_adapter
 from corsa_plugins.bench.routing.router import Router
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError, require
+from corsa_plugins.model.borrowing import active_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from corsa_plugins.bench.routing.base import base_only, last_positions
+from corsa_plugins.bench.routing.base import last_positions
 from corsa_plugins.bench.routing.router import ScoringRouter, check_descriptions, check_room
 from corsa_plugins.bench.routing.templates import check_template
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.asking import score_targets
+from corsa_plugins.model.borrowing import adapters_off
 from corsa_plugins.model.tokenization import join
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class LabelRouter(ScoringRouter):
         quick = self._one_pass(pairs)
         if quick is not None:
             return quick
-        with base_only(self.model):
+        with adapters_off(self.model):
             scores = score_targets(
                 self.model, self.tokenizer, pairs, chat_template=self.chat_template, batch_size=self.batch_size
             )

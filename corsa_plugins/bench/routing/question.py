@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from corsa_plugins.bench.routing.base import base_only
 from corsa_plugins.bench.routing.router import ScoringRouter, check_descriptions, check_room
 from corsa_plugins.model.asking import score_targets
+from corsa_plugins.model.borrowing import adapters_off
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ class QuestionRouter(ScoringRouter):
         """
         pairs = [(f"{text}\n", question) for question in questions for text in self.descriptions]
         check_room(self.model, self.tokenizer, pairs, self.chat_template)
-        with base_only(self.model):
+        with adapters_off(self.model):
             scores = score_targets(
                 self.model, self.tokenizer, pairs, chat_template=self.chat_template, batch_size=self.batch_size
             )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.bench.evaluation.evaluate import longest_target
-from corsa_plugins.bench.routing.adapters import active_adapter
 from corsa_plugins.bench.routing.evaluation import evaluate_routed
 from corsa_plugins.bench.routing.report import RoutingReport
 from corsa_plugins.bench.routing.router import Router
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.asking import cut_answer, generate_answers
+from corsa_plugins.model.borrowing import active_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

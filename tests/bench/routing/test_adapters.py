@@ -7,14 +7,10 @@ import copy
 import pytest
 
 from corsa_plugins.bench.evaluation import evaluate
-from corsa_plugins.bench.routing.adapters import (
-    active_adapter,
-    adapter_names,
-    load_adapters,
-    read_adapter_requests,
-)
+from corsa_plugins.bench.routing.adapters import adapter_names, load_adapters, read_adapter_requests
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.borrowing import active_adapter
 from corsa_plugins.model.loading import LoadingError
 from tests.support.routing import CAPITALS, PARTS, PEOPLE, alone, assert_same
 

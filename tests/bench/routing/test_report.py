@@ -7,9 +7,9 @@ import json
 import pytest
 
 from corsa_plugins.bench.evaluation import evaluate
-from corsa_plugins.bench.routing.adapters import active_adapter
 from corsa_plugins.bench.routing.report import RoutingReport
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.borrowing import active_adapter
 from tests.support.routing import CAPITALS, PEOPLE, Fixed, run
 
 
