@@ -66,6 +66,7 @@ __all__ = [
     "method_option",
     "parse_layers",
     "parse_numbers",
+    "parse_tokens",
 ]
 
 
@@ -234,6 +235,22 @@ def parse_numbers(text: str, option: str) -> list[float]:
     if not numbers:
         raise SettingError(f"{option} is empty: write numbers, as in '0.5 0.5'")
     return numbers
+
+
+def parse_tokens(text: str) -> int:
+    """A number of tokens from ``"500000"``, ``"500_000"``, ``"100k"``, ``"2.5M"`` or ``"1B"``.
+
+    Raises:
+        SettingError: It is no such number, or not a whole and positive one.
+    """
+    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kKmMbBgG]?)\s*", text)
+    number = 0.0
+    if match is not None:
+        factor = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}[match[2].lower()]
+        number = float(match[1].replace("_", "")) * factor
+    if number < 1 or number != round(number):
+        raise SettingError(f"tokens are {text!r}: write a number such as 500000, 100k or 1M")
+    return round(number)
 
 
 def check_folder(output: Path | None) -> None:

@@ -17,16 +17,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from corsa_plugins.data.contradictions import first_of_contradictions, split_rounds
     from corsa_plugins.data.formats.base import Format, FormatError, FormatResult, HubSource, Problem, RecordError
+    from corsa_plugins.data.formats.convert import Conversion, convert_to_requests
     from corsa_plugins.data.formats.read import detect_format, read_format
     from corsa_plugins.data.formats.registry import format_names, formats, get_format
 
 _HOME = {
+    "Conversion": "formats.convert",
     "Format": "formats.base",
     "FormatError": "formats.base",
     "FormatResult": "formats.base",
     "HubSource": "formats.base",
     "Problem": "formats.base",
     "RecordError": "formats.base",
+    "convert_to_requests": "formats.convert",
     "detect_format": "formats.read",
     "first_of_contradictions": "contradictions",
     "format_names": "formats.registry",
@@ -37,12 +40,14 @@ _HOME = {
 }
 
 __all__ = [
+    "Conversion",
     "Format",
     "FormatError",
     "FormatResult",
     "HubSource",
     "Problem",
     "RecordError",
+    "convert_to_requests",
     "detect_format",
     "first_of_contradictions",
     "format_names",

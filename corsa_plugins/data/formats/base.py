@@ -97,6 +97,20 @@ class Format:
     finish: Callable[[list[EditRequest]], list[EditRequest]] | None = None
     hub: HubSource | None = None
 
+    def summary(self) -> str:
+        """What it is, where it comes from, and on which terms: a few lines."""
+        lines = [self.name, f"  {self.description}", f"  {self.homepage}; licence: {self.licence}"]
+        lines.append(f"  from: {self.obtain}")
+        if self.hub:
+            lines.append(f"  on the Hub: {self.hub.name} ({', '.join(self.hub.splits)})")
+        return "\n".join(lines)
+
+    def details(self) -> str:
+        """The summary, and a line for each field: what becomes of it, or why it is dropped."""
+        used = [f"  {field} -> {becomes}" for field, becomes in self.mapping.items()]
+        unused = [f"  {field}: {why}" for field, why in self.dropped.items()]
+        return "\n".join([self.summary(), "mapped:", *used, "dropped:", *unused])
+
 
 @dataclass(frozen=True)
 class Problem:
