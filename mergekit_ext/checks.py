@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.merging.recipe import METHOD
-from mergekit_ext.method import scaled_pruned_delta
-from mergekit_ext.models import StoredModel, read_stored_model
+from mergekit_ext.merge_method import scaled_pruned_delta
+from mergekit_ext.stored_models import StoredModel, read_stored_model
 
-__all__ = ["RecipeError", "check_recipe"]
+__all__ = ["RecipeError", "check_recipe", "check_settings"]
 
 
 class RecipeError(CorsaError, ValueError):
@@ -44,7 +44,7 @@ def check_recipe(config: MergeConfiguration, options: MergeOptions, out: Path) -
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RecipeError(f"device is {device!r}, and this machine has no CUDA device that torch can use")
     if config.merge_method == METHOD:
-        _check_settings(config)
+        check_settings(config)
     stored = {model: _read(model, options) for model in sorted(config.referenced_models(), key=str)}
     if config.merge_method == METHOD:
         base = config.base_model or next((s.base_model for s in config.slices or [] if s.base_model), None)
@@ -56,7 +56,12 @@ def check_recipe(config: MergeConfiguration, options: MergeOptions, out: Path) -
     return stored
 
 
-def _check_settings(config: MergeConfiguration) -> None:
+def check_settings(config: MergeConfiguration) -> None:
+    """Refuse a recipe of our own method without a base, or with a parameter that is unknown or out of range.
+
+    Raises:
+        RecipeError: Naming the parameter, and the part of the recipe it is in.
+    """
     slices = config.slices or []
     if config.base_model is None and not (slices and all(piece.base_model for piece in slices)):
         raise RecipeError(f"{METHOD} needs a base: add `base_model:` to the recipe")
@@ -116,21 +121,21 @@ def _read(model: ModelReference, options: MergeOptions) -> StoredModel:
 def _check_agreement(
     config: MergeConfiguration, options: MergeOptions, base: tuple[str, StoredModel], other: tuple[str, StoredModel]
 ) -> None:
-    (base_name, one), (name, two) = base, other
-    if one.architecture != two.architecture and not options.allow_crimes:
-        raise RecipeError(f"{name} is a {two.architecture} and {base_name} a {one.architecture}: they have no delta")
+    (base_name, old), (name, new) = base, other
+    if old.architecture != new.architecture and not options.allow_crimes:
+        raise RecipeError(f"{name} is a {new.architecture} and {base_name} a {old.architecture}: they have no delta")
     aligned = bool(config.tokenizer or config.tokenizer_source or options.unsafe_truncate_embeddings)
-    sizes = (one.config.get("vocab_size"), two.config.get("vocab_size"))
+    sizes = (old.config.get("vocab_size"), new.config.get("vocab_size"))
     if sizes[0] != sizes[1] and not aligned:
         raise RecipeError(
             f"{name} has a vocabulary of {sizes[1]} tokens and {base_name} one of {sizes[0]}: align them with "
             "`tokenizer: {source: base}` in the recipe"
         )
-    for tensor in sorted(one.shapes.keys() & two.shapes.keys()):
-        ours, theirs = one.shapes[tensor], two.shapes[tensor]
-        vocabulary = aligned and sizes[0] in ours and sizes[1] in theirs
-        if ours != theirs and not vocabulary:
-            raise RecipeError(f"{tensor} has shape {theirs} in {name} and {ours} in {base_name}: they have no delta")
+    for tensor in sorted(old.shapes.keys() & new.shapes.keys()):
+        before, after = old.shapes[tensor], new.shapes[tensor]
+        vocabulary = aligned and sizes[0] in before and sizes[1] in after
+        if before != after and not vocabulary:
+            raise RecipeError(f"{tensor} has shape {after} in {name} and {before} in {base_name}: they have no delta")
     if not aligned:
         _check_tokens(base, other)
 

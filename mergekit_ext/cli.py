@@ -12,7 +12,7 @@ __all__ = ["merge"]
 @passthrough
 def merge(argv: Sequence[str]) -> int:
     """Merge models by a mergekit recipe, with scaled_pruned_delta among the methods."""
-    from mergekit_ext.commands import merge_command
+    from mergekit_ext.merge_command import merge_command
 
     merge_command.main(args=list(argv), prog_name="corsa merge", standalone_mode=False)
     return 0

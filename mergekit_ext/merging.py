@@ -21,9 +21,10 @@ from corsa_plugins.errors import CorsaError
 from corsa_plugins.merging.recipe import METHOD
 from corsa_plugins.outputs import OutputError, check_output, disk_errors, new_directory
 from mergekit_ext.checks import RecipeError, check_recipe
-from mergekit_ext.models import ModelError, StoredModel, read_stored_model
+from mergekit_ext.merge_method import scaled_pruned_delta
 from mergekit_ext.recipes import find_recipe
 from mergekit_ext.registration import register
+from mergekit_ext.stored_models import ModelError, StoredModel, read_stored_model
 
 __all__ = ["Merged", "merge_recipe", "read_recipe"]
 
@@ -94,24 +95,26 @@ def merge_recipe(
     final = check_output(out)
     config, text = read_recipe(recipe)
     stored = check_recipe(config, options, final)
-    with new_directory(final) as partial, _loaders(), _logged_errors() as errors, _changed_tensors() as changed:
+    with new_directory(final) as partial, _loaders(), _logged_errors() as errors:
         with tempfile.TemporaryDirectory(dir=partial.parent, prefix="adapters-") as adapters:
             if options.lora_merge_cache is None and any(model.lora for model in stored):
                 options = options.model_copy(update={"lora_merge_cache": adapters})
-            _run(config, partial, options, text, final)
+            changed = _run(config, partial, options, text, final)
         donor = config.base_model or config.referenced_models()[0]
         _check_whole(partial, stored[donor], options, final, errors)
     if config.merge_method != METHOD:
         return Merged(final, None)
     if not changed:
         logger.warning("%s is the base: no edited model differs from it where weight and density are not 0", final)
-    return Merged(final, tuple(changed))
+    return Merged(final, changed)
 
 
-def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, text: str, final: Path) -> None:
+def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, text: str, final: Path) -> tuple[str, ...]:
+    """Merge into ``partial``; the tensors that our method changed."""
     try:
-        with disk_errors(final):
+        with disk_errors(final), scaled_pruned_delta.changed_tensors() as changed:
             run_merge(config, str(partial), options=options, config_source=text)
+        return tuple(changed)
     except CorsaError:
         raise
     except (RuntimeError, ValueError) as error:
@@ -154,27 +157,3 @@ def _logged_errors() -> Iterator[list[logging.LogRecord]]:
         yield records
     finally:
         log.removeHandler(handler)
-
-
-@contextmanager
-def _changed_tensors() -> Iterator[list[str]]:
-    """The tensors that the method says it changed.
-
-    It says so in its log, whichever of mergekit's threads it runs in; what is not wanted there stays out of it.
-    """
-    log = logging.getLogger("mergekit_ext.method")
-    names: list[str] = []
-    level, wanted = log.level, log.getEffectiveLevel()
-
-    def collect(record: logging.LogRecord) -> bool:
-        if record.msg.startswith("changed") and isinstance(record.args, tuple):
-            names.append(str(record.args[0]))
-        return record.levelno >= wanted
-
-    log.addFilter(collect)
-    log.setLevel(logging.DEBUG)
-    try:
-        yield names
-    finally:
-        log.removeFilter(collect)
-        log.setLevel(level)

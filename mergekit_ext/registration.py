@@ -16,10 +16,10 @@ def register() -> None:
     """
     from mergekit import merge_methods
 
-    from mergekit_ext.method import scaled_pruned_delta
+    from mergekit_ext.merge_method import DeltaMerge, scaled_pruned_delta
 
     known = {method.spec.name: method for method in merge_methods.registered_methods()}.get(METHOD)
     if known is None:
         merge_methods.register(scaled_pruned_delta)
-    elif getattr(getattr(known, "implementation", None), "__module__", None) != "mergekit_ext.method":
+    elif not isinstance(known, DeltaMerge):
         raise CorsaError(f"mergekit already has another merge method named {METHOD!r}: {known!r}")

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from transformers import LlamaForCausalLM
 
+from corsa_plugins.errors import CorsaError
 from tests.conftest import llama
-from tests.support.edited import stored
+from tests.support.edited import changed, stored
 
 collect_ignore_glob = [] if find_spec("mergekit") else ["test_*.py"]
 
@@ -62,3 +63,32 @@ def _base_model() -> LlamaForCausalLM:
 @pytest.fixture
 def base_model(_base_model):
     return copy.deepcopy(_base_model)
+
+
+@pytest.fixture
+def two(workshop, base_model):
+    """A base and an edited model on disk, and the settings of a recipe for them."""
+    base, edited = workshop.save("base", base_model), workshop.save("edited", changed(base_model, 1))
+    return {"base_model": base, "models": [{"model": edited}]}
+
+
+def files(folder):
+    """The names in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def refuse(workshop):
+    def call(match, options=None, **settings):
+        """The recipe is refused with such a message, and nothing is left of the output."""
+        from mergekit.options import MergeOptions
+
+        from mergekit_ext.merging import merge_recipe
+
+        before = files(workshop.folder)
+        recipe = workshop.recipe(**settings)
+        with pytest.raises(CorsaError, match=match):
+            merge_recipe(recipe, workshop.folder / "refused", MergeOptions(quiet=True, **(options or {})))
+        assert files(workshop.folder) == sorted([*before, recipe.name])
+
+    return call

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from mergekit.merge_methods.base import BasePolicy, InputContract, OptionalTensorPolicy, PerNonBase, TensorGroup
+from mergekit.merge_methods.base import (
+    BasePolicy,
+    FunctionalGroupMergeMethod,
+    InputContract,
+    OptionalTensorPolicy,
+    PerNonBase,
+    TensorGroup,
+)
 from mergekit.merge_methods.easy_define import merge_method
 
 from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
@@ -13,11 +22,40 @@ from corsa_plugins.merging.memory import map_pages
 from corsa_plugins.merging.ranges import Density, Weight
 from corsa_plugins.merging.recipe import METHOD
 
-__all__ = ["scaled_pruned_delta"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["DeltaMerge", "scaled_pruned_delta"]
 
 
+class DeltaMerge(FunctionalGroupMergeMethod):
+    """The merge method, which tells what it changed.
+
+    mergekit calls the one method that it knows by name, in threads of its own, and hands nothing of it back: who wants
+    to know has to ask the method itself.
+    """
+
+    def __init__(self, method: FunctionalGroupMergeMethod) -> None:
+        super().__init__(method.spec, method.implementation)
+        self._listening: list[list[str]] = []
+
+    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
+        """The merge of one tensor; the base's own, the very tensor, where nothing is added to it."""
+        merged = super().merge_group(group, **parameters)
+        if group.base is None or merged is not group.base.tensor:
+            for changed in self._listening:
+                changed.append(group.metadata.name or "the tensor")
+        return merged
+
+    @contextmanager
+    def changed_tensors(self) -> Iterator[list[str]]:
+        """The names of the tensors that a merge within the block adds a delta to; whole when the block is left."""
+        changed: list[str] = []
+        self._listening.append(changed)
+        try:
+            yield changed
+        finally:
+            self._listening[:] = [names for names in self._listening if names is not changed]
+
+
+@DeltaMerge
 @merge_method(
     name=METHOD,
     pretty_name="Scaled and pruned deltas",
@@ -55,9 +93,6 @@ def scaled_pruned_delta(
     ]
     name = group.metadata.name or "the tensor"
     map_pages(group.tensors)
-    merged = merge_deltas(
+    return merge_deltas(
         base.tensor, edited, per_row=per_row, prune_vectors=prune_vectors, name=name, base_label=str(base.id)
     )
-    if merged is not base.tensor:
-        logger.debug("changed: %s", name)
-    return merged

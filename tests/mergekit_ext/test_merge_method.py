@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import logging
 import subprocess
 import sys
 
 import peft
 import pytest
 import torch
+from mergekit.merge_methods.base import TensorGroup
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mergekit_ext import METHOD, register
+from mergekit_ext.merge_method import scaled_pruned_delta
 from tests.mergekit_ext.conftest import VOCABULARY
 from tests.oracles import deltas as oracle
 from tests.support.edited import changed, stored
@@ -72,6 +75,34 @@ def test_what_no_model_changed_is_passed_on_bit_for_bit(workshop, base_model):
         same = torch.equal(got[name].view(torch.int32), before[name].view(torch.int32))
         assert same != ("layers.1.mlp" in name), name
     assert sorted(workshop.merged.changed) == sorted(name for name in before if "layers.1.mlp" in name)
+
+
+def test_what_changed_comes_from_the_merge_and_from_no_log(workshop, base_model):
+    base, edited, same = paths(workshop, base_model, changed(base_model, 1, "layers.1.mlp"), base_model)
+    logging.disable(logging.CRITICAL)
+    try:
+        for options in ({}, {"low_cpu_memory": True}):
+            workshop.merge(options, base_model=base, models=[{"model": edited}])
+            assert sorted(workshop.merged.changed) == sorted(name for name in stored(base) if "layers.1.mlp" in name)
+            workshop.merge(options, base_model=base, models=[{"model": same}])
+            assert workshop.merged.changed == ()
+    finally:
+        logging.disable(logging.NOTSET)
+    workshop.merge(
+        base_model=base, models=[{"model": edited}], merge_method="task_arithmetic", parameters={"weight": 1}
+    )
+    assert workshop.merged.changed is None
+
+
+def test_only_a_merge_within_the_block_is_told_of():
+    group = TensorGroup.from_tensors([torch.zeros(4), torch.ones(4)], ids=["base", "edited"], base_index=0, name="w")
+    with scaled_pruned_delta.changed_tensors() as outer:
+        scaled_pruned_delta([group], parameters={"weight": 0.5, "density": 1.0})
+        with scaled_pruned_delta.changed_tensors() as inner:
+            scaled_pruned_delta([group], parameters={"weight": 0.0})
+            scaled_pruned_delta([group], parameters={"weight": 1.0})
+    scaled_pruned_delta([group])
+    assert (outer, inner) == (["w", "w"], ["w"])
 
 
 class TestIdentities:
@@ -242,7 +273,7 @@ class TestRegistration:
         absent = "import sys\nfor name in ('trl', 'easyeditor', 'trl_ext', 'easyedit_ext'): sys.modules[name] = None"
         assert python(f"{absent}\nimport mergekit_ext\nmergekit_ext.register()\n{KNOWN}") == METHOD
 
-    @pytest.mark.parametrize("module", ["method", "merging", "checks", "commands"])
+    @pytest.mark.parametrize("module", ["merge_method", "merging", "checks", "merge_command"])
     def test_importing_alone_changes_nothing_in_mergekit_or_in_how_python_imports(self, module):
         code = (
             f"import sys, mergekit_ext.{module}\n"
