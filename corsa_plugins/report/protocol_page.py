@@ -106,12 +106,17 @@ def write_runs_page(path: str | os.PathLike[str], runs: Sequence[MethodRun], *, 
 
 def _conflicts(results: Sequence[ProtocolResult]) -> list[Conflict]:
     """Those of the last method that reports any: what conflicts is hardly of the method, so one tells it all."""
-    told = [result for result in results if result.reports]
+    told = [conflicts for result in results if (conflicts := _conflicts_of(result))]
+    return told[-1] if told else []
+
+
+def _conflicts_of(result: ProtocolResult) -> list[Conflict]:
+    """A report is its method's own: only what has the figures of a conflict is one."""
     return [
-        Conflict(row["preserved_conflict"], row["prior_conflict"], row["inconsistency"], one.name)
-        for result in told[-1:]
-        for number, one in enumerate(result.plan.sets, start=1)
-        for row in result.reports.get(number, {"requests": []})["requests"]
+        Conflict(row["preserved_conflict"], row["prior_conflict"], row["inconsistency"], update.name)
+        for number, update in enumerate(result.plan.sets, start=1)
+        for row in result.reports.get(number, {}).get("requests", ())
+        if {"preserved_conflict", "prior_conflict", "inconsistency"} <= row.keys()
     ]
 
 
