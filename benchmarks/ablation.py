@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -25,12 +26,22 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
 from corsa_plugins.bench.protocols import run_protocol, temporal_stream
+from corsa_plugins.bench.protocols.plan import folder_name
 from corsa_plugins.demo.processes import News, side_by_side
 from corsa_plugins.errors import require
 from corsa_plugins.testbed import load_testbed
-from trl_ext.methods import AdapterSettings, LoraMethod
-from trl_ext.rounds import ABLATION, TESTBED_SETTINGS
-from trl_ext.rounds import Method as Variant
+from trl_ext.methods.lora import LORA_SFT, LoraMethod
+from trl_ext.methods.settings import TESTBED_SETTINGS, adapter_settings
+
+ABLATION: dict[str, Mapping[str, Any]] = {
+    "LoRA SFT": LORA_SFT,
+    "+ DPO": {"sam_rho": 0.0, "pcgrad": False},
+    "+ DPO + SAM": {"pcgrad": False},
+    "+ DPO + SAM + PCGrad (CoRSA)": {},
+    "CoRSA without SAM": {"sam_rho": 0.0},
+    "CoRSA without DPO": {"dpo_weight": 0.0},
+}
+"""CoRSA built up and taken apart: what each variant changes in `CoRSAConfig`."""
 
 COLUMNS = {
     "efficacy": "efficacy",
@@ -56,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console()
     done = {(row["method"], row["seed"]) for row in read_rows(path)}
     work = {
-        f"{method.name}, seed {seed}": partial(_run, method, seed, arguments.output)
+        f"{name}, seed {seed}": partial(_run, name, seed, arguments.output)
         for seed in arguments.seeds
-        for method in ABLATION
-        if (method.name, seed) not in done
+        for name in ABLATION
+        if (name, seed) not in done
     }
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(name, total=1.0) for name in work}
@@ -72,25 +83,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         plot(rows, arguments.plot)
 
 
-def _run(variant: Variant, seed: int, output: Path, news: News) -> dict[str, float | str | int]:
+def _run(name: str, seed: int, output: Path, news: News) -> dict[str, float | str | int]:
     """One variant and seed: shares in [0, 1], and seconds of training."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the frameworks, about each other
     disable_progress_bar()
     testbed = load_testbed()
     plan = testbed.world.edit_rounds(n_rounds=2, size=100, seed=seed, untouched=500)
     result = run_protocol(
-        LoraMethod(variant.name, variant.settings, AdapterSettings(TESTBED_SETTINGS)),
+        LoraMethod(name, ABLATION[name], adapter_settings("testbed")),
         temporal_stream(plan.rounds, untouched=plan.untouched),
         testbed.model,
         testbed.tokenizer,
-        output / f"seed-{seed}" / variant.folder,
+        output / f"seed-{seed}" / folder_name(name),
         seed=seed,
         progress=False,
         news=news,
     )
     one, two = result.summary().updates
     return {
-        "method": variant.name,
+        "method": name,
         "seed": seed,
         "efficacy": one.right_after["efficacy"].mean,
         "generality": one.right_after["generality"].mean,
@@ -108,21 +119,21 @@ def _run(variant: Variant, seed: int, output: Path, news: News) -> dict[str, flo
 def table(rows: Sequence[dict[str, float | str]]) -> Table:
     """A row for each method: the mean over seeds with the half-width of its 95 % interval, in percent."""
     seeds = sorted({row["seed"] for row in rows})
-    names = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
+    versions = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
     settings = ", ".join(f"{k} {v}" for k, v in TESTBED_SETTINGS.items() if not isinstance(v, bool))
-    found = Table(
+    drawn = Table(
         title=f"Testbed, two rounds of 100 edits, seeds {seeds}; {settings}; "
-        f"{', '.join(' '.join(item) for item in names.items())}; one CPU thread each",
+        f"{', '.join(' '.join(item) for item in versions.items())}; one CPU thread each",
         title_style="",
     )
-    found.add_column("percent, mean ± 95 % over seeds")
+    drawn.add_column("percent, mean ± 95 % over seeds")
     for heading in COLUMNS.values():
-        found.add_column(heading, justify="right")
-    for method in ABLATION:
-        of_method = [row for row in rows if row["method"] == method.name]
+        drawn.add_column(heading, justify="right")
+    for name in ABLATION:
+        of_method = [row for row in rows if row["method"] == name]
         if of_method:
-            found.add_row(method.name, *(shown([float(row[key]) for row in of_method], 100) for key in COLUMNS))
-    return found
+            drawn.add_row(name, *(shown([float(row[key]) for row in of_method], 100) for key in COLUMNS))
+    return drawn
 
 
 def plot(rows: Sequence[dict[str, float | str]], path: Path) -> None:
@@ -131,19 +142,19 @@ def plot(rows: Sequence[dict[str, float | str]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     shown = {"generality": "up", "retention": "down", "untouched": "up", "later generality": "up"}
-    methods = [method for method in ABLATION if any(row["method"] == method.name for row in rows)]
+    names = [name for name in ABLATION if any(row["method"] == name for row in rows)]
     figure, panels = plt.subplots(1, len(shown), figsize=(11, 3.2), sharey=True)
     for panel, (key, better) in zip(panels, shown.items(), strict=True):
-        for place, method in enumerate(reversed(methods)):
-            values = [100 * float(row[key]) for row in rows if row["method"] == method.name]
-            full = method.name.endswith("(CoRSA)")
-            panel.barh(place, statistics.mean(values), color="#1f5f8b" if full else "#c9d3da", edgecolor="#33444f")
-            panel.plot(values, [place] * len(values), "o", color="#e07b39", markersize=4, markeredgecolor="#333333")
+        for position, name in enumerate(reversed(names)):
+            values = [100 * float(row[key]) for row in rows if row["method"] == name]
+            full = name.endswith("(CoRSA)")
+            panel.barh(position, statistics.mean(values), color="#1f5f8b" if full else "#c9d3da", edgecolor="#33444f")
+            panel.plot(values, [position] * len(values), "o", color="#e07b39", markersize=4, markeredgecolor="#333333")
         panel.set_title(f"{COLUMNS[key]}\n({'more' if better == 'up' else 'less'} is better)", fontsize=9)
         panel.set_xlim(0, 100)
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(methods)), [method.name for method in reversed(methods)])
+    panels[0].set_yticks(range(len(names)), list(reversed(names)))
     figure.supxlabel("percent; bars are means, dots are seeds", fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

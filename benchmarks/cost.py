@@ -29,7 +29,7 @@ from trl import DPOConfig, DPOTrainer
 
 from corsa_plugins.testbed import load_testbed
 from trl_ext import CoRSAConfig, CoRSATrainer
-from trl_ext.rounds import quiet
+from trl_ext.methods.session import quiet
 from trl_ext.trainer import paper_lora_config
 
 STEPS = 3  # timed, after one to warm up

@@ -23,10 +23,12 @@ from rich.table import Table
 from benchmarks.intervals import mean_and_half_width
 from benchmarks.rows import append_row, read_rows
 from corsa_plugins.bench.curvature import FUNCTIONS, curvature, save_curvature
+from corsa_plugins.bench.protocols.plan import folder_name
 from corsa_plugins.testbed import load_testbed
-from trl_ext.rounds import CORSA, LORA_SFT, TESTBED_SETTINGS, Method, train_update
+from trl_ext.methods import LoraMethod, corsa, lora_sft
+from trl_ext.methods.settings import TESTBED_SETTINGS
 
-METHODS = (LORA_SFT, CORSA)
+METHODS = (lora_sft("testbed"), corsa("testbed"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,14 +57,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(
-    method: Method, seed: int, output: Path, *, size: int, tolerance: float, max_iterations: int
+    method: LoraMethod, seed: int, output: Path, *, size: int, tolerance: float, max_iterations: int
 ) -> dict[str, Any]:
     """One method and seed: train, then measure."""
     started = time.monotonic()
     testbed = load_testbed()
     (requests,) = testbed.world.edit_rounds(n_rounds=1, size=size, seed=seed, untouched=500).rounds
-    folder = output / f"seed-{seed}" / method.folder
-    model: Any = train_update(testbed.model, testbed.tokenizer, requests, method, folder, seed=seed).model
+    folder = output / f"seed-{seed}" / folder_name(method.name)
+    model: Any = method.start(testbed.model, testbed.tokenizer, seed=seed).train(requests, folder)
     trained = time.monotonic()
     found = curvature(
         model,

@@ -34,7 +34,7 @@ from corsa_plugins.bench.protocols.shares import forgetting_points, run_shares
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import Testbed, load_testbed, texts_of_testbed
 from trl_ext.methods import AdapterSettings
-from trl_ext.rounds import TESTBED_SETTINGS
+from trl_ext.methods.settings import TESTBED_SETTINGS
 
 METHODS = ("lora-sft", "corsa", "alphaedit+", "rsft-merged")
 SHARES = (0.25, 0.5, 0.75, 1.0)

@@ -38,7 +38,8 @@ from corsa_plugins.bench.routing.parts import request_template, split_requests
 from corsa_plugins.bench.routing.question import QuestionRouter
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.testbed import load_testbed
-from trl_ext.rounds import CORSA, LORA_SFT, TESTBED_SETTINGS, Method, train_update
+from trl_ext.methods import AdapterSettings, LoraMethod, corsa, lora_sft
+from trl_ext.methods.settings import TESTBED_SETTINGS
 
 SPLITS: dict[str, Callable[[Sequence[EditRequest]], list[list[EditRequest]]]] = {
     "in order": lambda requests: split_requests(requests, 5),
@@ -50,7 +51,8 @@ COLUMNS = {
     "old_retention": "old answers retained",
     "specificity": "neighbours",
 }
-SETTINGS = {**TESTBED_SETTINGS, "gradient_accumulation_steps": 1}
+SETTINGS = AdapterSettings({**TESTBED_SETTINGS, "gradient_accumulation_steps": 1})
+METHODS = (lora_sft(SETTINGS), corsa(SETTINGS))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def method_rows(seed: int, size: int, output: Path, done: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
     """What a single adapter and several answer, with the true choice and with the nearest request's."""
-    for method in (LORA_SFT, CORSA):
+    for method in METHODS:
         folder = output / method.name.lower().replace(" ", "-")
         requests = _requests(seed, size)
         length = longest_target(load_testbed().tokenizer, requests) + 16
@@ -108,10 +110,9 @@ def method_rows(seed: int, size: int, output: Path, done: set[tuple[Any, ...]]) 
                 yield row | {"accuracy": found.accuracy.mean} | _means(found.evaluation)
 
 
-def _train(requests: Sequence[EditRequest], method: Method, folder: Path, seed: int) -> Any:
+def _train(requests: Sequence[EditRequest], method: LoraMethod, folder: Path, seed: int) -> Any:
     testbed = load_testbed()
-    trainer = train_update(testbed.model, testbed.tokenizer, requests, method, folder, seed=seed, settings=SETTINGS)
-    return trainer.model
+    return method.start(testbed.model, testbed.tokenizer, seed=seed).train(requests, folder)
 
 
 def router_rows(seed: int, size: int, output: Path, done: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
@@ -178,7 +179,7 @@ def adapters_table(rows: Sequence[dict[str, Any]]) -> Table:
     table.add_column("percent, mean ± 95 % over seeds")
     for heading in ("routing accuracy", *COLUMNS.values(), "share of the gap in generality lost by routing"):
         table.add_column(heading, justify="right")
-    for method in (LORA_SFT.name, CORSA.name):
+    for method in (method.name for method in METHODS):
         for split, what in (("", "one adapter"), *((s, w) for s in SPLITS for w in ("true choice", "nearest"))):
             chosen = _of(rows, method, split, what)
             if not chosen:

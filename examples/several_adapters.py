@@ -17,19 +17,20 @@ from corsa_plugins.bench.routing.parts import request_template, split_requests
 from corsa_plugins.bench.routing.report import RoutingReport
 from corsa_plugins.requests import write_requests
 from corsa_plugins.testbed import load_testbed
-from trl_ext.rounds import CORSA, TESTBED_SETTINGS, train_update
+from trl_ext.methods import AdapterSettings, corsa
+from trl_ext.methods.settings import TESTBED_SETTINGS
 
 output = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/several_adapters")
 requests = load_testbed().world.edit_rounds(n_rounds=1, size=20, seed=0).rounds[0]
 
 # Requests of one relation stay together: birthplaces, instruments, ... Each part gets an adapter of its own, trained in
 # small batches: there are few requests in a part, and they need their steps.
-settings = TESTBED_SETTINGS | {"gradient_accumulation_steps": 1}
+method = corsa(AdapterSettings(TESTBED_SETTINGS | {"gradient_accumulation_steps": 1}))
 parts = split_requests(requests, request_template, parts=3)
 folders = [output / f"part-{number}" for number in range(1, len(parts) + 1)]
 for part, folder in zip(parts, folders, strict=True):
     testbed = load_testbed()
-    train_update(testbed.model, testbed.tokenizer, part, CORSA, folder, settings=settings)
+    method.start(testbed.model, testbed.tokenizer, seed=0).train(part, folder)
     write_requests(folder / "requests.jsonl", part)  # where corsa evaluate-adapters looks for them
 
 testbed = load_testbed()

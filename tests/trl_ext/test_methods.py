@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.bench.protocols import run_protocol, temporal_stream
+from corsa_plugins.data.preferences import to_preference_rows
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from tests.fixtures.protocols import FailsOnce
 from tests.support.small_plans import BORN, FRANCE, ITALY, PLANS
 from tests.trl_ext.conftest import lora
+from trl_ext import CoRSAConfig, CoRSATrainer
 from trl_ext.methods import AdapterSession, AdapterSettings, FLearningMethod, LoraMethod, corsa, f_learning, lora_sft
-from trl_ext.rounds import CORSA, LORA_SFT, train_update
 
 QUICK: dict[str, Any] = {"max_new_tokens": 5, "progress": False}
 SETTINGS = AdapterSettings(
@@ -79,13 +81,19 @@ def test_an_update_is_the_training_that_has_its_name(
 ) -> None:
     settings = AdapterSettings(SETTINGS.training)  # with the paper's adapter, as the demo trains it
     adapters = []
-    for method, reference in ((lora_sft(settings), LORA_SFT), (corsa(settings), CORSA)):
+    for method, own in ((lora_sft(settings), {"dpo_weight": 0.0, "sam_rho": 0.0}), (corsa(settings), {})):
         session = method.start(taught_llama, tiny_tokenizer, seed=3)
         session.update([FRANCE, BORN], tmp_path / method.name)
         session.close()
         alone = tmp_path / f"{method.name} alone"
-        train_update(copy.deepcopy(taught_llama), tiny_tokenizer, [FRANCE, BORN], reference, alone, seed=3,
-                     settings=settings.training)  # fmt: skip
+        trainer = CoRSATrainer(
+            copy.deepcopy(taught_llama),
+            args=CoRSAConfig(str(alone), report_to="none", save_strategy="no", seed=3, **settings.training, **own),
+            train_dataset=Dataset.from_list(to_preference_rows([FRANCE, BORN])),
+            processing_class=tiny_tokenizer,
+        )
+        trainer.train()
+        trainer.save_model()
         found, expected = (
             load_file(f / "adapter_model.safetensors") for f in (tmp_path / method.name / "adapter", alone)
         )

@@ -47,19 +47,17 @@ def __getattr__(name: str) -> Any:
 
 
 def _lora_sft(settings: AdapterSettings | str | None = None) -> LoraMethod:
-    from trl_ext.methods.lora import LoraMethod
+    from trl_ext.methods.lora import LORA_SFT, LoraMethod
     from trl_ext.methods.settings import adapter_settings
-    from trl_ext.rounds import LORA_SFT
 
-    return LoraMethod(LORA_SFT.name, LORA_SFT.settings, adapter_settings(settings))
+    return LoraMethod(lora_sft.title, LORA_SFT, adapter_settings(settings))
 
 
 def _corsa(settings: AdapterSettings | str | None = None) -> LoraMethod:
     from trl_ext.methods.lora import LoraMethod
     from trl_ext.methods.settings import adapter_settings
-    from trl_ext.rounds import CORSA
 
-    return LoraMethod(CORSA.name, CORSA.settings, adapter_settings(settings))
+    return LoraMethod(corsa.title, settings=adapter_settings(settings))
 
 
 def _f_learning(

@@ -34,9 +34,9 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import HISTORY, write_history
 from trl_ext.history import HistoryCallback
 from trl_ext.methods.adapter import lora_factors
+from trl_ext.methods.lora import LORA_SFT
 from trl_ext.methods.session import ADAPTER, AdapterSession
 from trl_ext.methods.settings import AdapterSettings
-from trl_ext.rounds import LORA_SFT
 
 if TYPE_CHECKING:
     from corsa_plugins.methods.spec import Session
@@ -101,7 +101,7 @@ class _FLearningSession(AdapterSession):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: FLearningMethod, seed: int
     ) -> None:
         # LoRA SFT, in both stages: the old answers play no part but that of the new ones.
-        super().__init__(model, tokenizer, method.settings, LORA_SFT.settings, seed)
+        super().__init__(model, tokenizer, method.settings, LORA_SFT, seed)
         for name, parameter in model.named_parameters():
             if not parameter.is_floating_point() or parameter.element_size() < 2 or parameter.is_meta:
                 where = ", not in memory" if parameter.is_meta else ""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trl_ext.methods.session import AdapterSession
 from trl_ext.methods.settings import AdapterSettings
 
-if TYPE_CHECKING:
-    from corsa_plugins.methods.spec import Session
+__all__ = ["LORA_SFT", "LoraMethod"]
 
-__all__ = ["LoraMethod"]
+LORA_SFT: Mapping[str, Any] = {"dpo_weight": 0.0, "sam_rho": 0.0}
+"""CoRSA without DPO and without SAM, as fields of ``CoRSAConfig``: supervised fine-tuning of the adapter."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,20 @@ class LoraMethod:
 
     Attributes:
         name: For tables and labels.
-        own: What makes it this method: fields of ``CoRSAConfig`` that have precedence over the shared ones.
+        own: What makes it this method: fields of ``CoRSAConfig`` that have precedence over the shared ones. Without any
+            it is CoRSA.
         settings: Shared with the other methods.
     """
 
     name: str
-    own: Mapping[str, Any]
+    own: Mapping[str, Any] = field(default_factory=dict)
     settings: AdapterSettings = field(default_factory=AdapterSettings)
 
     def describe(self) -> dict[str, Any]:
         """Its settings."""
         return {"method": "LoRA", "name": self.name, "own": dict(self.own), **self.settings.describe()}
 
-    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Session:
+    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> AdapterSession:
         """The model without an adapter.
 
         Raises:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import datasets
+import transformers
 from datasets import Dataset
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -20,10 +23,9 @@ from trl_ext.config import CoRSAConfig
 from trl_ext.history import HistoryCallback
 from trl_ext.methods.adapter import Unadapted
 from trl_ext.methods.settings import AdapterSettings
-from trl_ext.rounds import quiet
 from trl_ext.trainer import CoRSATrainer
 
-__all__ = ["ADAPTER", "AdapterSession"]
+__all__ = ["ADAPTER", "AdapterSession", "quiet"]
 
 ADAPTER = "adapter"
 """Name of the adapter's folder, in the folder of an update."""
@@ -129,3 +131,18 @@ class AdapterSession:
         """Take the adapter off; the base weights stay as they are."""
         self.peft = None
         self._unadapted.put_back()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the frameworks' bars and notices, which are about a single training among many."""
+    verbosity = transformers.logging.get_verbosity()
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            datasets.utils.logging.enable_progress_bar()

@@ -10,11 +10,24 @@ from peft import LoraConfig
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.settings import read_settings
+from corsa_plugins.testbed import LoraDefaults
 from trl_ext.config import CoRSAConfig
-from trl_ext.rounds import TESTBED_SETTINGS
 from trl_ext.trainer import paper_lora_config
 
-__all__ = ["AdapterSettings", "adapter_settings"]
+__all__ = ["TESTBED_SETTINGS", "AdapterSettings", "adapter_settings"]
+
+_DEFAULTS = LoraDefaults()
+
+TESTBED_SETTINGS: Mapping[str, Any] = {
+    "learning_rate": _DEFAULTS.learning_rate,
+    "num_train_epochs": _DEFAULTS.epochs,
+    "per_device_train_batch_size": _DEFAULTS.batch_size,
+    "gradient_accumulation_steps": _DEFAULTS.accumulation,
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "use_cpu": True,
+}
+"""The testbed's own settings, for every method alike; the adapter is the paper's."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class AdapterSettings:
 
     Attributes:
         training: Fields of :class:`trl_ext.config.CoRSAConfig`, which has the paper's defaults; not ``output_dir`` and
-            ``seed``, which are the run's. ``trl_ext.rounds.TESTBED_SETTINGS`` for the testbed.
+            ``seed``, which are the run's. :data:`TESTBED_SETTINGS` for the testbed.
         lora: The adapter; ``None``: the paper's.
         conversational: Put prompts and answers through the tokenizer's chat template.
         answer_suffix: Text to put behind every answer.
