@@ -23,6 +23,8 @@ from corsa_plugins.cli.app import build_app
 from corsa_plugins.data.formats.registry import GROUP as FORMATS
 from corsa_plugins.requests import EditRequest, write_requests
 from tests.fixtures.alphaedit import LATER, REQUESTS, Bench
+from tests.support.merges import REQUESTS as MERGED
+from tests.support.merges import UNTOUCHED
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -158,6 +160,20 @@ def test_the_pages_on_requests_and_evaluation_do_what_they_say(
     names = {"base": model, "edited": model, "tokenizer": llama_bench.tokenizer, "rich": rich}
     exec(compile(block, "evaluation.md", "exec"), {**names, "requests": REQUESTS, "facts_that_should_stay": known})
     assert "efficacy" in capsys.readouterr().out.lower()
+
+
+def test_the_page_on_mergekit_sweeps_in_python(
+    shaken: Any, taught_llama: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks(ROOT / "docs" / "mergekit.md", "python") if "sweep" in block]
+    # A model shaken until it forgets: what is retained is another matter.
+    block = block.replace("floor=0.99", "floor=0")
+    namespace = {"base": taught_llama, "edited": shaken, "tokenizer": tiny_tokenizer, "requests": MERGED}
+    namespace["facts_that_should_stay"] = UNTOUCHED
+    exec(compile(block, "mergekit.md", "exec"), namespace)
+    assert len(namespace["points"]) == 2 + 2 * 3
+    assert namespace["recipe"]["merge_method"] == "scaled_pruned_delta"
 
 
 def test_readme_is_short_and_leads_to_every_page_of_the_docs() -> None:

@@ -50,13 +50,13 @@ def _stands_in(text: str, words: str) -> bool:
     at = text.find(words)
     while at >= 0:
         before, after = text[:at][-1:], text[at + len(words) :][:1]
-        if not _one_word(before, words[0]) and not _one_word(words[-1], after):
+        if not _same_word(before, words[0]) and not _same_word(words[-1], after):
             return True
         at = text.find(words, at + 1)
     return False
 
 
-def _one_word(left: str, right: str) -> bool:
+def _same_word(left: str, right: str) -> bool:
     """Whether two characters side by side are parts of one word, as far as their script tells words apart."""
     return bool(left and right) and all(
         unicodedata.category(char)[0] in "LMN" and unicodedata.east_asian_width(char) not in "WF"
@@ -64,12 +64,12 @@ def _one_word(left: str, right: str) -> bool:
     )
 
 
-def same_answer(one: str, other: str) -> bool:
+def same_answer(first: str, second: str) -> bool:
     """Whether two answers are the same, case and whitespace aside.
 
     Two of them make the locality of papers/model-merging-for-knowledge-editing.md, A.3: the output "unchanged".
     """
-    return _plain(one) == _plain(other)
+    return _plain(first) == _plain(second)
 
 
 def _plain(text: str) -> str:

@@ -108,11 +108,11 @@ def fill_target_old(
     Raises:
         PreferenceError: The model's answer to some requests is empty, by name.
     """
-    asked = [request for request in requests if request.target_old is None]
+    without = [request for request in requests if request.target_old is None]
     generations = generate_answers(
         model,
         tokenizer,
-        [request.prompt for request in asked],
+        [request.prompt for request in without],
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         chat_template=chat_template,
