@@ -56,7 +56,7 @@ probes) goes in; an adapter or edited weights come out; both are measured on the
 \b
 EXAMPLES
   A small model that knows a small world, and three rounds of edits, to try things on:
-    corsa testbed --out world
+    corsa testbed --output world
   Does the model know the new answers already?
     corsa evaluate --model world/model --requests world/round_1.jsonl
   Facts from a published data set?

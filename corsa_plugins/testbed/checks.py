@@ -83,6 +83,38 @@ def knowledge(testbed: Testbed, facts: Sequence[Fact] | None = None) -> dict[str
 
 
 @dataclass(frozen=True)
+class Promise:
+    """A share that a testbed must reach.
+
+    Attributes:
+        name: Of what.
+        share: As it was measured, from 0 to 1.
+        least: What it must be at least.
+    """
+
+    name: str
+    share: float
+    least: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is reached."""
+        return self.share >= self.least
+
+
+def check_testbed(testbed: Testbed, edits: int = 100) -> list[Promise]:
+    """What a testbed promises, measured: that it knows its world in every form, and that it can be edited.
+
+    Args:
+        testbed: The testbed.
+        edits: How many edits to try, or as many as there are people.
+    """
+    promises = [Promise(f"facts known, {form}", share, 0.99) for form, share in knowledge(testbed).items()]
+    reach = value_reach(testbed, n=min(edits, len(testbed.world.people)), seed=0)
+    return [*promises, Promise("edits reached by a vector at the last subject token", reach.reached, 0.9)]
+
+
+@dataclass(frozen=True)
 class ValueReach:
     """How far one vector at the last subject token carries an edit, over a sample of requests.
 

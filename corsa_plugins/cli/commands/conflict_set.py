@@ -8,23 +8,7 @@ from typing import Annotated
 
 import typer
 
-from corsa_plugins.cli.options import (
-    Device,
-    Dtype,
-    Keep,
-    Layers,
-    Model,
-    Output,
-    Quiet,
-    RequestsFiles,
-    Seed,
-    Settings,
-    Size,
-    State,
-    Statistics,
-    load,
-    parse_layers,
-)
+from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
 
@@ -41,15 +25,15 @@ class SetKind(StrEnum):
 
 def build_conflict_set(
     kind: Annotated[SetKind, typer.Argument(help="What is hard about it; see below.")],
-    model: Model,
-    requests: RequestsFiles,
-    statistics: Statistics,
-    output: Output,
-    size: Size,
+    model: options.Model,
+    requests: options.RequestsFiles,
+    statistics: options.Statistics,
+    output: options.Output,
+    size: options.Size,
     hard_share: Annotated[float, typer.Option(min=0, max=1, help="The share of hard ones; the rest is drawn.")] = 0.2,
-    settings: Settings = None,
-    layers: Layers = None,
-    state: State = None,
+    settings: options.Settings = None,
+    layers: options.Layers = None,
+    state: options.State = None,
     reword: Annotated[
         bool, typer.Option("--reword", help="With prior: put rewordings of the edits in force among the candidates.")
     ] = False,
@@ -68,11 +52,11 @@ def build_conflict_set(
     validation_share: Annotated[
         float, typer.Option(min=0, max=1, help="The share of requests it has a rewording of.")
     ] = 0.1,
-    keep: Keep = None,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    quiet: Quiet = False,
+    keep: options.Keep = None,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    quiet: options.Quiet = False,
 ) -> None:
     """Build a set of edit requests that is hard for a model and the edits in force.
 
@@ -117,14 +101,14 @@ def build_conflict_set(
     others = [request for path in exclude or [] for request in read_requests(path)]
     facts = read_probes(keep) if keep else []
     earlier = EditState.load(state_folder(state)) if state else None
-    chosen = edit_settings(settings, parse_layers(layers), earlier)
+    chosen = edit_settings(settings, options.parse_layers(layers), earlier)
     if reword and earlier is not None:
         edited = [request for batch in earlier.batches for request in batch.requests]
         again = conflict_sets.rewordings(edited, candidates, plan.n_hard, seed=seed)
         typer.echo(f"{len(again)} of {len(edited)} edits in force reworded, for {plan.n_hard} hard requests")
         candidates = [*again, *candidates]
     known = KeyStatistics.load(statistics)
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = options.load(model, device, dtype, quiet)
     editor = editor_with(loaded, tokenizer, known, chosen, earlier)
     candidates = conflict_sets.first_of_each_prompt(candidates)
     built = conflict_sets.conflict_set(editor, candidates, plan, exclude=others, progress=not quiet)

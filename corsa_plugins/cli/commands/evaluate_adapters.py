@@ -6,26 +6,7 @@ from typing import Annotated
 
 import typer
 
-from corsa_plugins.cli.options import (
-    Adapters,
-    BatchSize,
-    Calibrate,
-    ChatTemplate,
-    Describe,
-    Descriptions,
-    Device,
-    Dtype,
-    Layer,
-    MaxNewTokens,
-    Model,
-    OptionalOutput,
-    OptionalRequestsFiles,
-    Quiet,
-    Router,
-    RouterKind,
-    check_folder,
-    load,
-)
+from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError, require
 
@@ -33,27 +14,27 @@ __all__ = ["evaluate_adapters"]
 
 
 def evaluate_adapters(
-    model: Model,
-    adapter: Adapters,
-    requests: OptionalRequestsFiles = None,
+    model: options.Model,
+    adapter: options.Adapters,
+    requests: options.OptionalRequestsFiles = None,
     single: Annotated[
         str | None, typer.Option(help="One adapter trained on all the requests, to compare with: the upper bound.")
     ] = None,
-    router: Router = RouterKind.LABEL,
-    describe: Describe = None,
-    descriptions: Descriptions = None,
+    router: options.Router = options.RouterKind.LABEL,
+    describe: options.Describe = None,
+    descriptions: options.Descriptions = None,
     describe_only: Annotated[
         bool, typer.Option("--describe-only", help="Write descriptions.json, to be looked at, and stop.")
     ] = False,
-    calibrate: Calibrate = False,
-    layer: Layer = None,
-    output: OptionalOutput = None,
-    batch_size: BatchSize = 64,
-    max_new_tokens: MaxNewTokens = None,
-    chat_template: ChatTemplate = False,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    quiet: Quiet = False,
+    calibrate: options.Calibrate = False,
+    layer: options.Layer = None,
+    output: options.OptionalOutput = None,
+    batch_size: options.BatchSize = 64,
+    max_new_tokens: options.MaxNewTokens = None,
+    chat_template: options.ChatTemplate = False,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure several adapters, each of a part of the facts, as one model.
 
@@ -102,18 +83,18 @@ def evaluate_adapters(
     from corsa_plugins.bench.routing.several import AdapterPart, measure_adapters
     from corsa_plugins.report.adapters_page import UNFINISHED, save_adapters
 
-    check_folder(output)
-    if describe_only and (output is None or router is RouterKind.NEAREST):
+    options.check_folder(output)
+    if describe_only and (output is None or router is options.RouterKind.NEAREST):
         raise SettingError("--describe-only needs --output, and a router that reads descriptions")
     names, parts = adapter_names(adapter), read_adapter_requests(adapter, requests)
-    earlier = output / DESCRIPTIONS if output and router is not RouterKind.NEAREST else None
+    earlier = output / DESCRIPTIONS if output and router is not options.RouterKind.NEAREST else None
     if earlier and earlier.is_file() and not descriptions and not describe:
         typer.echo(f"using the descriptions of {earlier}; with --describe they are made again")
         descriptions = earlier
     choice = RouterChoice(router, describe, descriptions, calibrate, layer, chat_template)
     texts = choice.given(names)
     require("peft", "trl", what="several adapters")
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = options.load(model, device, dtype, quiet)
     together, inside = load_adapters(loaded, [*adapter, *([single] if single else [])])
     texts = texts or choice.describe_parts(together, tokenizer, dict(zip(names, parts, strict=True)))
     for name, text in texts.items():

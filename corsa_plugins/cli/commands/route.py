@@ -6,24 +6,7 @@ from typing import Annotated
 
 import typer
 
-from corsa_plugins.cli.options import (
-    Adapters,
-    BatchSize,
-    Calibrate,
-    ChatTemplate,
-    Describe,
-    Descriptions,
-    Device,
-    Dtype,
-    Layer,
-    MaxNewTokens,
-    Model,
-    OptionalRequestsFiles,
-    Quiet,
-    Router,
-    RouterKind,
-    load,
-)
+from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError, require
 
@@ -32,20 +15,20 @@ __all__ = ["route"]
 
 def route(
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION", help="What to ask; one or more.")],
-    model: Model,
-    adapter: Adapters,
-    requests: OptionalRequestsFiles = None,
-    router: Router = RouterKind.LABEL,
-    describe: Describe = None,
-    descriptions: Descriptions = None,
-    calibrate: Calibrate = False,
-    layer: Layer = None,
-    max_new_tokens: MaxNewTokens = 32,
-    batch_size: BatchSize = 64,
-    chat_template: ChatTemplate = False,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    quiet: Quiet = False,
+    model: options.Model,
+    adapter: options.Adapters,
+    requests: options.OptionalRequestsFiles = None,
+    router: options.Router = options.RouterKind.LABEL,
+    describe: options.Describe = None,
+    descriptions: options.Descriptions = None,
+    calibrate: options.Calibrate = False,
+    layer: options.Layer = None,
+    max_new_tokens: options.MaxNewTokens = 32,
+    batch_size: options.BatchSize = 64,
+    chat_template: options.ChatTemplate = False,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    quiet: options.Quiet = False,
 ) -> None:
     """Ask several adapters: each question goes to the one that the router chooses.
 
@@ -76,12 +59,12 @@ def route(
     if not all(question.strip() for question in questions):
         raise SettingError("a question is blank: ask something")
     names = adapter_names(adapter)
-    needed = descriptions is None or router is RouterKind.NEAREST
+    needed = descriptions is None or router is options.RouterKind.NEAREST
     parts = read_adapter_requests(adapter, requests) if needed else []
     choice = RouterChoice(router, describe, descriptions, calibrate, layer, chat_template)
     texts = choice.given(names)
     require("peft", "trl", what="several adapters")
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = options.load(model, device, dtype, quiet)
     together, inside = load_adapters(loaded, adapter)
     texts = texts or choice.describe_parts(together, tokenizer, dict(zip(names, parts, strict=True)))
     chooser = choice.router(together, tokenizer, parts, list(texts.values()), batch_size=batch_size)

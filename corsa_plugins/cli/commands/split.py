@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from corsa_plugins.cli.options import Output
+from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
 
@@ -26,7 +26,7 @@ class By(StrEnum):
 
 def split(
     requests: Annotated[Path, typer.Argument(metavar="REQUESTS", help="Edit requests, JSON Lines.")],
-    output: Output,
+    output: options.Output,
     parts: Annotated[
         int | None, typer.Option(min=1, help="How many parts.  [default with --by: one for each value]")
     ] = None,

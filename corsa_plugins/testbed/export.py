@@ -1,0 +1,52 @@
+"""The testbed as files: a model, facts to edit, facts to watch, and text."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corsa_plugins.data.reading import write_requests
+from corsa_plugins.files import atomic_write_text
+from corsa_plugins.testbed.texts import texts_of_testbed
+
+if TYPE_CHECKING:
+    from corsa_plugins.testbed.build import Testbed
+
+__all__ = ["write_testbed"]
+
+MODEL = "model"
+"""The folder of the model, within that of all files."""
+
+
+def write_testbed(
+    testbed: Testbed, folder: str | os.PathLike[str], *, seed: int = 0, rounds: int = 3, size: int = 100
+) -> list[str]:
+    """Write a testbed as what commands read.
+
+    Args:
+        testbed: Its model is copied to ``folder/model``, if it is not there.
+        folder: Made if it is not there. It gets ``round_1.jsonl``, ``round_2.jsonl``, ... (edit requests),
+            ``untouched.jsonl`` (500 facts of people whom no round edits), ``same_subject.jsonl`` (the other facts of
+            the edited people), and ``texts.txt`` (documents of the kind it was trained on).
+        seed: Which facts are edited, and to what.
+        rounds: How many rounds.
+        size: Edits in a round.
+
+    Returns:
+        The names of what was written, those of requests without their suffix.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    target = Path(folder)
+    if Path(testbed.path).resolve() != (target / MODEL).resolve():
+        shutil.copytree(testbed.path, target / MODEL, dirs_exist_ok=True)
+    plan = testbed.world.edit_rounds(n_rounds=rounds, size=size, seed=seed, untouched=500)
+    files = {f"round_{number}": requests for number, requests in enumerate(plan.rounds, start=1)}
+    files |= {"untouched": plan.untouched, "same_subject": plan.same_subject}
+    for name, requests in files.items():
+        write_requests(target / f"{name}.jsonl", requests)
+    atomic_write_text(target / "texts.txt", "".join(f"{text}\n" for text in texts_of_testbed(testbed, 3000)))
+    return [MODEL, *files, "texts.txt"]
