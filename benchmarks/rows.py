@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from corsa_plugins.journal import Journal, read_journal
 
 __all__ = ["append_row", "read_rows"]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows; none where there is no file yet."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """All rows, each of which says what it is of; none where there is no file yet."""
+    return read_journal(path, headed=False).items if path.exists() else []
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Add a row behind the others."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    with Journal(path) as journal:
+        journal.append(row)

@@ -195,7 +195,7 @@ def sole_use(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise InUseError(f"{folder}: somebody else is at work there; wait for it, or choose another folder") from None
+        raise InUseError(f"{folder}: another run is at work there; wait for it, or choose another folder") from None
     except (OSError, NotImplementedError) as error:
         logger.info("%s cannot be locked: %s", folder, error)
     try:

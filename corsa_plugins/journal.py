@@ -8,6 +8,7 @@ while it was written, is dropped, and what it held is done again. A journal of o
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO, NamedTuple
 from corsa_plugins.errors import CorsaError
 
 __all__ = ["Journal", "JournalContent", "JournalError", "OtherWorkError", "read_journal"]
+
+logger = logging.getLogger(__name__)
 
 
 class JournalError(CorsaError, ValueError):
@@ -111,6 +114,8 @@ class Journal:
             found = self._read(head)
         self.items: list[Any] = found.items
         self.torn = found.torn
+        if self.torn:
+            logger.warning("%s: an incomplete last line is dropped, and what it held is done again", self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = self.path.open("r+b" if found.size else "wb")
         self._file.truncate(found.size)

@@ -7,7 +7,6 @@ weights are W0, bit for bit.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -24,12 +23,12 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.architecture import Architecture, LinearMap
-from corsa_plugins.model.identity import Fingerprint
+from corsa_plugins.model.identity import Fingerprint, checksum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["EditBatch", "EditState", "LayerUpdate", "StateError", "checksum", "write_weight"]
+__all__ = ["EditBatch", "EditState", "LayerUpdate", "StateError", "write_weight"]
 
 _FORMAT = 1
 _JSON = "state.json"
@@ -342,15 +341,3 @@ def write_weight(place: LinearMap, original: Tensor, updates: Sequence[LayerUpda
     for start in range(0, place.d_out, rows):
         part = slice(start, start + rows)
         weight[part] = (original[part].to(weight.device).double() + left[part].double() @ right.T).to(weight.dtype)
-
-
-def checksum(weight: Tensor) -> str:
-    """Of the bits of a weight (d_out, d_in), whichever way it is stored and wherever it lies."""
-    found = hashlib.blake2b(digest_size=16)
-    found.update(f"{weight.dtype} {tuple(weight.shape)}".encode())
-    rows = max(1, _CHUNK // max(1, weight.shape[1]))
-    for start in range(0, weight.shape[0], rows):
-        part = weight[start : start + rows].detach().contiguous().cpu()
-        bits: Any = part.view(torch.uint8).numpy()
-        found.update(bits)
-    return found.hexdigest()

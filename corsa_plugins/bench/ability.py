@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from corsa_plugins.errors import CorsaError, SettingError, require
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.model.borrowing import modes_kept, random_state_kept
+from corsa_plugins.model.identity import model_key
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -220,8 +221,6 @@ class Harness:
             HarnessFileError: The file is damaged.
             CorsaError: As for :meth:`ask`.
         """
-        from corsa_plugins.bench.evaluation.checkpoint import model_key
-
         file, key = Path(path), model_key(model, tokenizer)
         kept = _read_kept(file) if file.exists() else {}
         rows: list[dict[str, Any]] = kept["asked"] if kept.get("model") == key else []

@@ -1,12 +1,18 @@
-"""Which model it is: what statistics and edit states are bound to, so that they are never used with another one."""
+"""Which model it is, so that what was made of one is never used with another.
+
+A :class:`Fingerprint` is of a checkpoint, which it knows through edits and in any precision: statistics and edit states
+are bound to it. :func:`model_key` is of the very weights, adapters and vocabulary that answer: answers are bound to it.
+The rest are digests of parts: of a weight's bits, of the tensors of a delta, of a vocabulary.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +23,16 @@ from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Fingerprint", "FingerprintError"]
+__all__ = ["Fingerprint", "FingerprintError", "checksum", "model_key", "tensors_digest", "vocabulary_digest"]
 
 _SAMPLES = 16  # values of each parameter
 _RELATIVE = 2.0**-8  # bfloat16 rounds by up to 2**-9, float16 by 2**-11; one model may have seen either
 _ABSOLUTE = 2.0**-24  # the smallest step of float16, which rounds by half of it near zero
 _NAMED = 3
+_AT_ONCE = 2**24  # elements of a weight that are copied at a time
+_HEAD = 2**16  # elements of a tensor
 
 
 class FingerprintError(CorsaError, ValueError):
@@ -82,7 +90,7 @@ class Fingerprint:
         if self.shapes != other.shapes:
             changed = [name for name in {**self.shapes, **other.shapes} if not _same_shape(name, self, other)]
             name = changed[0]
-            shapes = " and ".join(_shape(one.shapes.get(name)) for one in (self, other))
+            shapes = " and ".join(_shape(model.shapes.get(name)) for model in (self, other))
             return f"other architecture: {name} is {shapes}{_more(len(changed) - 1, 'parameters differ')}"
         shared = [name for name in self.values if name in other.values]
         if self.shapes and not shared:
@@ -128,7 +136,7 @@ class Fingerprint:
             FingerprintError: This is no fingerprint, or a damaged one.
         """
         try:
-            found = cls(
+            read = cls(
                 str(data["model_type"]),
                 {str(name): tuple(int(size) for size in shape) for name, shape in data["shapes"].items()},
                 {str(name): _unpack(text) for name, text in data["values"].items()},
@@ -137,20 +145,20 @@ class Fingerprint:
             digest = data["digest"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FingerprintError(f"not the fingerprint of a model: {type(error).__name__} {error}") from error
-        if found.digest != digest:
-            raise FingerprintError(f"the fingerprint is damaged: its digest is {found.digest}, {digest} was written")
-        return found
+        if read.digest != digest:
+            raise FingerprintError(f"the fingerprint is damaged: its digest is {read.digest}, {digest} was written")
+        return read
 
 
 def _down_weights(architecture: Architecture) -> set[int]:
     """Identities of the parameters that editing changes."""
-    found = set()
+    weights = set()
     for layer in range(len(architecture.blocks)):
         try:
-            found.add(id(architecture.ffn(layer).down.module.weight))
+            weights.add(id(architecture.ffn(layer).down.module.weight))
         except ArchitectureError:  # experts, for one: nothing there that could be edited
             continue
-    return found
+    return weights
 
 
 def _sample(name: str, parameter: Tensor) -> tuple[float, ...]:
@@ -159,9 +167,9 @@ def _sample(name: str, parameter: Tensor) -> tuple[float, ...]:
     flat = parameter.reshape(-1)
     last = flat.numel() - 1
     count = min(_SAMPLES, flat.numel())
-    places = [last * index // max(count - 1, 1) for index in range(count)]
+    spread = [last * index // max(count - 1, 1) for index in range(count)]
     # float32 is what is stored; a float64 model is rounded to it.
-    values = flat[torch.tensor(places, device=flat.device)].to(torch.float32).cpu()
+    values = flat[torch.tensor(spread, device=flat.device)].to(torch.float32).cpu()
     if not values.isfinite().all():
         raise FingerprintError(f"{name} holds NaN or infinity: the model is damaged, load it anew")
     return tuple(values.tolist())
@@ -193,3 +201,67 @@ def _pack(values: tuple[float, ...]) -> bytes:
 def _unpack(text: str) -> tuple[float, ...]:
     content = base64.b64decode(text, validate=True)
     return struct.unpack(f"<{len(content) // 4}f", content[: len(content) // 4 * 4])
+
+
+def model_key(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What is being asked, ``"model"`` and ``"tokenizer"``: digests of all weights, of which adapters are active, and
+    of the vocabulary and chat template.
+
+    Each tensor enters by its name, shape, type and two sums, rounded so that the order of summation does not show. Two
+    models that differ in less than a billionth of one tensor's sum are taken for the same.
+    """
+    weights = hashlib.sha256()
+    with torch.no_grad():
+        for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
+            weights.update(_line([name, list(tensor.shape), str(tensor.dtype), *_sums(tensor)]))
+    for name, module in model.named_modules():
+        switches = [str(getattr(module, switch, None)) for switch in ("disable_adapters", "active_adapters")]
+        if switches != ["None", "None"]:
+            weights.update(_line([name, *switches]))
+    words = hashlib.sha256(_line([len(tokenizer), sorted(tokenizer.get_vocab().items()), tokenizer.chat_template]))
+    return {"model": weights.hexdigest()[:16], "tokenizer": words.hexdigest()[:16]}
+
+
+def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of which token has which number; 64 hexadecimal digits."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def checksum(weight: Tensor) -> str:
+    """Of the bits of a weight (rows, columns), however it is stored and wherever it lies; 32 hexadecimal digits."""
+    bits = hashlib.blake2b(digest_size=16)
+    bits.update(f"{weight.dtype} {tuple(weight.shape)}".encode())
+    rows = max(1, _AT_ONCE // max(1, weight.shape[1]))
+    for start in range(0, weight.shape[0], rows):
+        part = weight[start : start + rows].detach().contiguous().cpu()
+        content: Any = part.view(torch.uint8).numpy()
+        bits.update(content)
+    return bits.hexdigest()
+
+
+def tensors_digest(tensors: Mapping[str, Sequence[Tensor]]) -> str:
+    """Of the heads of tensors, by name: enough to tell two trainings apart, quick for large models; 16 digits."""
+    heads = hashlib.sha256()
+    for name, group in sorted(tensors.items()):
+        heads.update(name.encode())
+        for tensor in group:
+            head = tensor.detach().reshape(-1)[:_HEAD].to("cpu", torch.float32).contiguous()
+            heads.update(head.numpy().tobytes())
+    return heads.hexdigest()[:16]
+
+
+def _sums(tensor: Tensor) -> list[str]:
+    if tensor.is_meta or not tensor.numel():
+        return []
+    values = tensor.detach()
+    if not values.dtype.is_floating_point or values.element_size() == 1:  # packed formats have no sums of their own
+        values = values.to(torch.float32)
+    size = float(torch.linalg.vector_norm(values, ord=1, dtype=torch.float64))
+    total = float(values.sum(dtype=torch.float64))
+    share = total / size if size and math.isfinite(size) else 0.0
+    return [f"{size:.9e}", f"{share:.9f}"]
+
+
+def _line(value: Any) -> bytes:
+    return (json.dumps(value) + "\n").encode("ascii")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from corsa_plugins.errors import CorsaError
-from corsa_plugins.files import atomic_write_text
+from corsa_plugins.files import atomic_write_text, sha256_of_file
 
 MANIFEST_FILE = "manifest.json"
 
@@ -18,7 +17,7 @@ class BrokenTestbedError(CorsaError, RuntimeError):
 
 def write_manifest(folder: Path, key: str) -> None:
     """Record the recipe's `key` and the SHA-256 of every file in `folder`."""
-    files = {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST_FILE}
+    files = {p.name: sha256_of_file(p) for p in sorted(folder.iterdir()) if p.is_file() and p.name != MANIFEST_FILE}
     atomic_write_text(folder / MANIFEST_FILE, json.dumps({"recipe": key, "sha256": files}, indent=1) + "\n")
 
 
@@ -39,10 +38,5 @@ def check_manifest(folder: Path, key: str | None = None) -> None:
         path = folder / name
         if not path.is_file():
             raise BrokenTestbedError(f"{folder}: {name} is missing")
-        if _sha256(path) != wanted:
+        if sha256_of_file(path) != wanted:
             raise BrokenTestbedError(f"{folder}: {name} is not the file that was written ({path.stat().st_size} bytes)")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

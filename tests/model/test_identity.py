@@ -11,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaForCausalLM, PreTrainedModel
 
+from corsa_plugins.model import identity
 from corsa_plugins.model.architecture import ArchitectureError, find_architecture
-from corsa_plugins.model.identity import Fingerprint, FingerprintError
+from corsa_plugins.model.identity import (
+    Fingerprint,
+    FingerprintError,
+    checksum,
+    model_key,
+    tensors_digest,
+    vocabulary_digest,
+)
 from tests.conftest import llama
 
 
@@ -113,3 +121,63 @@ def test_what_cannot_be_known_is_refused():
     peft = pytest.importorskip("peft")
     with pytest.raises(ArchitectureError, match="adapter"):
         Fingerprint.of(peft.get_peft_model(llama(99), peft.LoraConfig(r=2, target_modules=["q_proj"])))
+
+
+def test_checksums_tell_bits_and_precision(monkeypatch):
+    weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    assert checksum(weight) == checksum(weight.T.contiguous().T)
+    assert checksum(weight) != checksum(weight.T)
+    other = weight.clone()
+    other[6, 4] = torch.nextafter(other[6, 4], torch.tensor(9.0))
+    assert checksum(weight) != checksum(other)
+    assert checksum(weight.half()) != checksum(weight.bfloat16())
+    assert checksum(torch.zeros(2, 2).half()) != checksum(torch.zeros(2, 2).bfloat16())
+    whole = checksum(weight)
+    monkeypatch.setattr(identity, "_AT_ONCE", 1)
+    assert checksum(weight) == whole
+
+
+def test_the_key_of_a_model_is_of_all_its_weights_and_words(tiny_tokenizer):
+    model = llama(99)
+    key = model_key(model, tiny_tokenizer)
+    assert model_key(copy.deepcopy(model), tiny_tokenizer) == key
+    for parameter in model.parameters():
+        with torch.no_grad():
+            before = parameter.clone()
+            parameter.view(-1)[-1] += 1e-3
+            assert model_key(model, tiny_tokenizer)["model"] != key["model"]
+            parameter.copy_(before)
+    assert model_key(model.bfloat16(), tiny_tokenizer)["model"] != key["model"]
+    tiny_tokenizer.add_tokens(["zyzzyva"])
+    assert model_key(llama(99), tiny_tokenizer)["tokenizer"] != key["tokenizer"]
+
+
+def test_the_key_of_a_model_tells_which_adapter_answers(tiny_tokenizer):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(llama(99), config, adapter_name="first")
+    model.add_adapter("second", config)
+    keys = [model_key(model, tiny_tokenizer)]
+    model.set_adapter("second")
+    keys.append(model_key(model, tiny_tokenizer))
+    with model.disable_adapter():
+        keys.append(model_key(model, tiny_tokenizer))
+    assert len({key["model"] for key in keys}) == 3
+    assert len({key["tokenizer"] for key in keys}) == 1
+
+
+def test_a_vocabulary_is_known_by_its_words_and_their_numbers(tiny_tokenizer):
+    before = vocabulary_digest(tiny_tokenizer)
+    tiny_tokenizer.chat_template = "{{ messages }}"  # not of the vocabulary
+    assert vocabulary_digest(tiny_tokenizer) == before
+    tiny_tokenizer.add_tokens(["zyzzyva"])
+    assert vocabulary_digest(tiny_tokenizer) != before
+
+
+def test_tensors_are_told_apart_by_names_and_values_and_known_in_any_order():
+    first, second = torch.rand(3, 4), torch.rand(5)
+    digest = tensors_digest({"a": (first, second), "b": (second,)})
+    assert tensors_digest({"b": (second,), "a": (first.clone().requires_grad_(), second)}) == digest
+    assert tensors_digest({"a": (second, first), "b": (second,)}) != digest
+    assert tensors_digest({"a": (first, second), "c": (second,)}) != digest
+    assert tensors_digest({"a": (first + 1e-6, second), "b": (second,)}) != digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from corsa_plugins.alphaedit.statistics.packing import Position, ResumeError, TokenRows
 from corsa_plugins.alphaedit.statistics.reservoir import Reservoir
-from corsa_plugins.alphaedit.statistics.storage import write_tensors
+from corsa_plugins.files import atomic_write_tensors
 from corsa_plugins.model.architecture import Architecture, LinearMap
-from corsa_plugins.model.identity import Fingerprint
+from corsa_plugins.model.identity import Fingerprint, vocabulary_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -142,10 +141,8 @@ class Identity:
         settings: Mapping[str, Any],
     ) -> Identity:
         """The identity of a collection."""
-        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
         fixed = {"layers": list(maps), "dtype": str(model.dtype).removeprefix("torch."), **settings}
-        digest = hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()
-        return cls(Fingerprint.of(model, architecture), digest, fixed)
+        return cls(Fingerprint.of(model, architecture), vocabulary_digest(tokenizer), fixed)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -239,7 +236,7 @@ class Checkpoint:
     def _save(self, sums: KeySums) -> bool:
         state = {"identity": self.identity.as_dict(), "count": sums.count, "position": asdict(sums.position)}
         try:
-            write_tensors(self.path, sums.tensors(), {"state": json.dumps(state)})
+            atomic_write_tensors(self.path, sums.tensors(), {"state": json.dumps(state)})
         except OSError as error:  # the work is not lost yet: better go on than stop for the copy of it
             logger.warning("the work so far cannot be saved: %s", error)
             return False

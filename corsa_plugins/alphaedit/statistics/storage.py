@@ -7,11 +7,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,46 +17,18 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, FileVectors, check_moment
 from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, StatisticsError
-from corsa_plugins.files import atomic_write_text
+from corsa_plugins.files import atomic_write_tensors, atomic_write_text
 from corsa_plugins.model.identity import Fingerprint, FingerprintError
 
-__all__ = ["MANIFEST", "StatisticsWriter", "StoredStatistics", "read_statistics", "write_tensors"]
+__all__ = ["MANIFEST", "StatisticsWriter", "StoredStatistics", "read_statistics"]
 
 MANIFEST = "statistics.json"
 _VERSION = 1
 _FLOAT64_WIDTH = 4096
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, completely or not at all.
-
-    Raises:
-        OSError: It cannot be written, for instance because the disk is full; what was there is still there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        try:
-            save_file(ready, temporary, metadata=dict(metadata))
-        except SafetensorError as error:  # what the disk says comes wrapped
-            raise OSError(f"{path} cannot be written: {error}") from error
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
 
 
 class StatisticsWriter:
@@ -105,7 +75,7 @@ class StatisticsWriter:
         (self.folder / MANIFEST).unlink(missing_ok=True)
         files = {}
         for name, content in ((f"layer_{layer}.safetensors", tensors), (f"layer_{layer}.eigen.safetensors", eigen)):
-            write_tensors(self.folder / name, content, {"statistics": self._id, "layer": str(layer)})
+            atomic_write_tensors(self.folder / name, content, {"statistics": self._id, "layer": str(layer)})
             files[name] = (self.folder / name).stat().st_size
         self._layers[str(layer)] = {
             "width": statistics.width,

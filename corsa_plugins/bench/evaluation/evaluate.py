@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from corsa_plugins.bench.evaluation.checkpoint import Checkpoint, input_key, model_key
+from corsa_plugins.bench.evaluation.checkpoint import finished_records, input_key, open_checkpoint
 from corsa_plugins.bench.evaluation.records import METRICS, Answer, Evaluation, Metric, ProbeAnswer, Record
 from corsa_plugins.data.answers import contains_alias, contains_answer, same_answer
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
+from corsa_plugins.journal import Journal
 from corsa_plugins.model.asking import TargetScore, cut_answer, generate_answers, score_targets
+from corsa_plugins.model.identity import model_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -101,11 +103,11 @@ def evaluate(
     sizes = [len(_Questions([item])) for item in items]
     answered: list[Record | ProbeAnswer] = []
     with contextlib.ExitStack() as stack:
-        saved: Checkpoint | None = None
+        saved: Journal | None = None
         if checkpoint is not None:
             key = {**settings, "batch_size": batch_size, **input_key(items), **model_key(model, tokenizer)}
-            saved = stack.enter_context(Checkpoint(checkpoint, key))
-            answered = [_from_json(item, row) for item, row in zip(items, saved.rows, strict=False)]
+            saved = stack.enter_context(open_checkpoint(checkpoint, key))
+            answered = [_from_json(item, row) for item, row in zip(items, finished_records(saved), strict=False)]
         bar = stack.enter_context(
             # disable=None: no bar where nobody watches, as in a log file
             tqdm(total=sum(sizes), desc="evaluate", disable=None if progress else True, leave=False, unit="question")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["changed_tensors", "digest_tensors", "merged_into"]
+__all__ = ["changed_tensors", "merged_into"]
 
 
 def changed_tensors(base: PreTrainedModel, edited: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
@@ -66,14 +65,3 @@ def merged_into(
         with torch.no_grad():
             for name, (_, new) in changed.items():
                 parameters[name].copy_(new)
-
-
-def digest_tensors(changed: Mapping[str, tuple[Tensor, Tensor]]) -> str:
-    """Of the head of every tensor: enough to tell two trainings apart, quick enough for large models."""
-    digest = hashlib.sha256()
-    for name, pair in sorted(changed.items()):
-        digest.update(name.encode())
-        for tensor in pair:
-            head = tensor.reshape(-1)[:65536].to("cpu", torch.float32).contiguous()
-            digest.update(head.numpy().tobytes())
-    return digest.hexdigest()[:16]

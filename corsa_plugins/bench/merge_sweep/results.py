@@ -1,20 +1,23 @@
 """The file of a sweep's points, as ``corsa merge-sweep`` keeps it.
 
-It is JSON Lines: a header on what was swept over, then a line for each point as it is measured. A line that was cut
-short is left out.
+It is a journal (:mod:`corsa_plugins.journal`): a header on what was swept over, then a line for each point as it is
+measured.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from corsa_plugins.bench.merge_sweep.points import SweepError, SweepPoint
+from corsa_plugins.journal import Journal, JournalError, OtherWorkError, read_journal
 
-__all__ = ["append_point", "open_results", "read_sweep"]
+__all__ = ["SweepResults", "open_results", "read_sweep"]
+
+_HEAD = "sweep"
 
 
 def read_sweep(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any] | None, list[SweepPoint]]:
@@ -24,45 +27,73 @@ def read_sweep(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any] | None, 
         SweepError: The file holds something else.
         OSError: It cannot be read.
     """
-    content = Path(path).read_bytes()
     try:
-        header, *lines = [json.loads(line) for line in content.split(b"\n")[:-1]] or [None]
-        if header is not None and "sweep" not in header:
+        found = read_journal(path)
+        if found.head is not None and _HEAD not in found.head:
             raise ValueError("the first line is no header of a sweep")
-        points = [_point(**line) for line in lines]
+        return found.head, [_point(**line) for line in found.items]
     except (ValueError, TypeError, KeyError) as error:
-        raise SweepError(f"{path} holds no results of a sweep: {error!r}; name another file") from error
-    return header, points
+        raise _no_sweep(path, error) from error
 
 
-def open_results(file: Path, header: Mapping[str, Any]) -> dict[tuple[float, float], SweepPoint]:
-    """The points in the file, which gets its header if it is new; the rest of a line that was cut short is removed.
+def open_results(file: Path, header: Mapping[str, Any]) -> SweepResults:
+    """The results in a file, which is made, with its header, if it is not there.
 
     Raises:
         SweepError: The file holds something else, or a sweep with another header, or it cannot be written.
     """
-    if file.exists():
-        content = file.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        earlier, points = read_sweep(file)
-        if whole != len(content):
-            os.truncate(file, whole)
-        if earlier is not None:
-            for name, value in header.items():
-                if earlier.get(name) != value:
-                    raise SweepError(f"{file} holds a sweep with other {name}: name another file, or remove this one")
-            return {(point.weight, point.density): point for point in points}
-    _write(file, header)
-    return {}
+    try:
+        points = read_sweep(file)[1] if file.exists() else []
+        return SweepResults(Journal(file, header), points)
+    except SweepError:
+        raise
+    except OtherWorkError as error:
+        if _HEAD in error.differing:
+            raise _no_sweep(file, error) from error
+        names = ", ".join(error.differing)
+        raise SweepError(f"{file} holds a sweep with other {names}: name another file, or remove this one") from None
+    except JournalError as error:
+        raise _no_sweep(file, error) from error
+    except OSError as error:
+        raise SweepError(f"{file} cannot be written: {error}") from error
 
 
-def append_point(file: Path, point: SweepPoint) -> None:
-    """Add a point to the file, so that it is there whatever happens next.
+class SweepResults:
+    """The file of a sweep, open to add points to; a context manager.
 
-    Raises:
-        SweepError: It cannot be written.
+    Attributes:
+        points: By weight and density, in the order they were measured in.
     """
-    _write(file, _line(point))
+
+    def __init__(self, journal: Journal, points: Sequence[SweepPoint]) -> None:
+        self.points = {(point.weight, point.density): point for point in points}
+        self._journal = journal
+
+    def append(self, point: SweepPoint) -> None:
+        """Add a point, so that it is there whatever happens next.
+
+        Raises:
+            SweepError: It cannot be written.
+        """
+        try:
+            self._journal.append(_line(point))
+        except OSError as error:
+            raise SweepError(
+                f"{self._journal.path} cannot be written: {error}; the points before this one are in it"
+            ) from error
+        self.points[point.weight, point.density] = point
+
+    def __enter__(self) -> SweepResults:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._journal.close()
+
+
+def _no_sweep(path: str | os.PathLike[str], error: Exception) -> SweepError:
+    return SweepError(f"{os.fspath(path)} holds no results of a sweep: {error!r}; name another file")
 
 
 def _line(point: SweepPoint) -> dict[str, Any]:
@@ -73,14 +104,3 @@ def _line(point: SweepPoint) -> dict[str, Any]:
 def _point(weight: Any, density: Any, metrics: Any, retained: Any, right: Any) -> SweepPoint:
     measured = {str(name): float(value) for name, value in dict(metrics).items()}
     return SweepPoint(float(weight), float(density), measured, float(retained), tuple(c == "1" for c in right))
-
-
-def _write(file: Path, record: Mapping[str, Any]) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise SweepError(f"{file} cannot be written: {error}; the points before this one are in it") from error

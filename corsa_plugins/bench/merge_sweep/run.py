@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.evaluation import Evaluation, evaluate
-from corsa_plugins.bench.merge_sweep.in_memory import changed_tensors, digest_tensors, merged_into
+from corsa_plugins.bench.merge_sweep.in_memory import changed_tensors, merged_into
 from corsa_plugins.bench.merge_sweep.points import MEASURED, SweepError, SweepGrid, SweepPoint
-from corsa_plugins.bench.merge_sweep.results import append_point, open_results
+from corsa_plugins.bench.merge_sweep.results import open_results
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.identity import tensors_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +68,7 @@ def sweep(
         "sweep": 1,
         "requests": _digest(requests),
         "untouched": _digest(untouched),
-        "weights_of_models": digest_tensors(changed),
+        "weights_of_models": tensors_digest(changed),
         "settings": {
             "per_row": grid.per_row,
             "prune_vectors": grid.prune_vectors,
@@ -75,20 +76,17 @@ def sweep(
             "chat_template": bool(evaluation.get("chat_template")),
         },
     }
-    file = Path(results)
-    points = open_results(file, header)
-    for weight, density in grid.pairs():
-        if (weight, density) in points:
-            continue
-        logger.info("weight %g, density %g", weight, density)
-        with merged_into(edited, changed, weight, density, per_row=grid.per_row, prune_vectors=grid.prune_vectors):
-            result = evaluate(
-                edited, tokenizer, requests, untouched=untouched, label=f"{weight:g} x {density:g}", **evaluation
-            )
-        point = _point(weight, density, result, points.get((0.0, 0.0)))
-        append_point(file, point)
-        points[weight, density] = point
-    return list(points.values())
+    with open_results(Path(results), header) as done:
+        for weight, density in grid.pairs():
+            if (weight, density) in done.points:
+                continue
+            logger.info("weight %g, density %g", weight, density)
+            with merged_into(edited, changed, weight, density, per_row=grid.per_row, prune_vectors=grid.prune_vectors):
+                result = evaluate(
+                    edited, tokenizer, requests, untouched=untouched, label=f"{weight:g} x {density:g}", **evaluation
+                )
+            done.append(_point(weight, density, result, done.points.get((0.0, 0.0))))
+        return list(done.points.values())
 
 
 def _point(weight: float, density: float, result: Evaluation, base: SweepPoint | None) -> SweepPoint:

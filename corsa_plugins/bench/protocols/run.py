@@ -8,8 +8,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,17 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from corsa_plugins.bench.evaluation import Evaluation, evaluate, load_evaluation, save_evaluation
-from corsa_plugins.bench.evaluation.checkpoint import input_key, model_key
+from corsa_plugins.bench.evaluation.checkpoint import input_key
 from corsa_plugins.bench.evaluation.evaluate import longest_target
 from corsa_plugins.bench.evaluation.tables import SUMMARY
 from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan, folder_name
 from corsa_plugins.bench.protocols.result import ProtocolResult
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import CorsaError
-from corsa_plugins.files import atomic_directory, atomic_write_text
+from corsa_plugins.files import InUseError, atomic_directory, atomic_write_text, sole_use
 from corsa_plugins.methods.history import HISTORY, read_history
 from corsa_plugins.methods.spec import REPORT, Method, Session
+from corsa_plugins.model.identity import model_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -108,7 +109,10 @@ def run_protocol(
             folder = Path(output)
             if folder.exists() and not folder.is_dir():
                 raise NotADirectoryError(f"{folder} is a file: name a folder for the run")
-        stack.enter_context(_alone(folder))
+        try:
+            stack.enter_context(sole_use(folder))
+        except InUseError as error:
+            raise ProtocolError(str(error)) from None
         _claim(folder, _key(method, plan, model, tokenizer, seed, asking))
         run = _Run(method, plan, tokenizer, folder, {**asking, "batch_size": batch_size}, measures or {})
         # disable=None: no bar where nobody watches, as in a log file
@@ -314,30 +318,6 @@ def _key(
         **model_key(model, tokenizer),
     }
     return json.loads(json.dumps(key, default=str))  # as it is read back
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let no two runs write into a folder at the same time; a lock ends with its process, however that ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProtocolError(
-                f"{folder}: another run is at work there; wait for it, or choose another folder"
-            ) from None
-        except OSError:
-            logger.info("%s: this file system has no locks", folder)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _claim(folder: Path, key: dict[str, Any]) -> None:

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
-from corsa_plugins.alphaedit.statistics import storage
 from corsa_plugins.alphaedit.statistics.capture import BrokenKeysError
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.alphaedit.statistics.layer import StatisticsError
@@ -300,7 +299,7 @@ def test_a_full_disk_stops_neither_the_work_nor_what_was_saved(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "save_file", full)
+        patch.setattr("safetensors.torch.save_file", full)
         with caplog.at_level(logging.WARNING), pytest.raises(OSError, match="No space left"):
             collect_into(tmp_path, tiny_llama, tiny_tokenizer, checkpoint_seconds=0)
     assert "cannot be saved" in caplog.text

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy
 import pytest
+import safetensors.torch
 import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from corsa_plugins.alphaedit.solver.eigenbasis import FileVectors, MomentError
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
-from corsa_plugins.alphaedit.statistics import storage
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.alphaedit.statistics.foreign import read_moments, read_projectors
 from corsa_plugins.alphaedit.statistics.layer import MomentStatistics, StatisticsError
@@ -78,7 +78,7 @@ class TestFolder:
     @pytest.mark.parametrize("after", range(4))
     def test_half_a_folder_never_looks_whole(self, tmp_path, statistics, monkeypatch, after):
         statistics.save(tmp_path)
-        plain, calls = storage.save_file, []
+        plain, calls = safetensors.torch.save_file, []
 
         def fails(*args, **kwargs):
             calls.append(1)
@@ -86,7 +86,7 @@ class TestFolder:
                 raise KeyboardInterrupt
             plain(*args, **kwargs)
 
-        monkeypatch.setattr(storage, "save_file", fails)
+        monkeypatch.setattr("safetensors.torch.save_file", fails)
         with pytest.raises(KeyboardInterrupt):
             statistics.save(tmp_path)
         with pytest.raises(StatisticsError, match=r"statistics\.json is missing"):

@@ -59,7 +59,7 @@ class TestResuming:
     @pytest.mark.parametrize(
         ("other", "message"),
         [({"requests": REQUESTS[:1]}, "other requests"), ({"untouched": UNTOUCHED[:1]}, "other untouched"),
-         ({"per_row": True}, "other settings"), ({}, "other weights_of_models")],
+         ({"per_row": True}, "other per_row"), ({}, "other weights_of_models")],
     )  # fmt: skip
     def test_results_of_another_sweep_are_refused(self, taught_llama, tiny_tokenizer, shaken, tmp_path, other, message):
         file = tmp_path / "sweep.jsonl"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +133,6 @@ def test_a_folder_of_another_run_is_refused(
         run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, tmp_path / "file", **QUICK)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="folders are not locked on Windows")
 def test_two_runs_at_once_in_a_folder_are_one_too_many(
     make: Make, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
