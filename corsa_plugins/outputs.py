@@ -53,7 +53,8 @@ def disk_errors(out: str | os.PathLike[str]) -> Iterator[None]:
 def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to make a directory at, which becomes ``out`` when the block ends.
 
-    The path lies in a hidden folder beside ``out``, on the same disk. Whatever is raised in the block, that folder is
+    The path lies in a hidden folder beside ``out``, on the same disk, and ends in the name of ``out``, which mergekit
+    writes into the model's card. Whatever is raised in the block, that folder is
     removed and ``out`` is what it was; files are flushed to the disk before they get their final name.
 
     Raises:
