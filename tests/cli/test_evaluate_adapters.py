@@ -96,8 +96,8 @@ def test_descriptions_are_written_edited_and_used(adapters_folder: Path, corsa_w
         (["--descriptions", "DIR/wrong.json"], "a description for each of capitals, people"),
         (["--descriptions", "DIR/broken.json"], "broken.json is not JSON"),
         (["--descriptions", "DIR/wrong.json", "--describe", "prompts"], "give one"),
-        (["--router", "question", "--calibrate"], "calibrate goes with the router label"),
-        (["--layer", "1"], "layer goes with the router nearest"),
+        (["--router", "question", "--calibrate"], "--calibrate goes with --router label"),
+        (["--layer", "1"], "--layer goes with --router nearest"),
         (["-a", "DIR/model"], "model: no requests.jsonl beside the adapter"),
     ],
 )

@@ -26,7 +26,7 @@ def adapter_names(adapters: Sequence[str | os.PathLike[str]]) -> list[str]:
     """
     paths = [Path(adapter).expanduser().absolute().parts for adapter in adapters]
     if len(set(paths)) < len(paths):
-        raise SettingError(f"{', '.join(str(adapter) for adapter in adapters)}: name each adapter once")
+        raise SettingError(f"--adapter {', '.join(map(str, adapters))}: name each adapter once")
     length = 1
     while len({path[-length:] for path in paths}) < len(paths):
         length += 1
@@ -48,15 +48,15 @@ def read_adapter_requests(
     """
     if files and len(files) != len(adapters):
         raise SettingError(
-            f"{len(files)} files of requests for {len(adapters)} adapters: give one for each adapter, in the same "
-            "order, or none"
+            f"{len(files)} files of requests for {len(adapters)} adapters: give one --requests for each --adapter, in "
+            "the same order, or none"
         )
     if not files:
         files = [Path(adapter).expanduser() / "requests.jsonl" for adapter in adapters]
         pairs = zip(adapters, files, strict=True)
         missing = [os.fspath(adapter) for adapter, file in pairs if not os.path.isfile(file)]
         if missing:
-            raise SettingError(f"{', '.join(missing)}: no requests.jsonl beside the adapter; give the requests of each")
+            raise SettingError(f"{', '.join(missing)}: no requests.jsonl beside the adapter; give --requests for each")
     return [read_requests(file) for file in files]
 
 

@@ -59,13 +59,13 @@ class RouterChoice:
             if value not in known:
                 raise SettingError(f"{field} is {value!r}: choose {', '.join(known[:-1])} or {known[-1]}")
         if (self.describe or self.descriptions) and not self.reads_descriptions:
-            raise SettingError("the router nearest reads no descriptions: leave out descriptions and describe")
+            raise SettingError("the router nearest reads no descriptions: leave out --descriptions and --describe")
         if self.describe and self.descriptions:
-            raise SettingError("descriptions and describe: give one")
+            raise SettingError("--descriptions and --describe: give one")
         if self.calibrate and self.name != "label":
-            raise SettingError("calibrate goes with the router label")
+            raise SettingError("--calibrate goes with --router label")
         if self.layer is not None and self.name != "nearest":
-            raise SettingError("layer goes with the router nearest")
+            raise SettingError("--layer goes with --router nearest")
 
     @property
     def reads_descriptions(self) -> bool:

@@ -61,8 +61,8 @@ def test_given_descriptions_are_read(tmp_path):
         ({"name": "nearest", "describe": "prompts"}, "nearest reads no descriptions"),
         ({"name": "nearest", "descriptions": "d.json"}, "nearest reads no descriptions"),
         ({"describe": "prompts", "descriptions": "d.json"}, "give one"),
-        ({"name": "question", "calibrate": True}, "calibrate goes with the router label"),
-        ({"layer": 1}, "layer goes with the router nearest"),
+        ({"name": "question", "calibrate": True}, "--calibrate goes with --router label"),
+        ({"layer": 1}, "--layer goes with --router nearest"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings, message):
