@@ -19,6 +19,8 @@ from corsa_plugins.bench.protocols import run_protocol, temporal_stream
 from corsa_plugins.data.preferences import to_preference_rows
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.edit import save_update
+from corsa_plugins.methods.spec import MethodSpec
 from tests.fixtures.protocols import FailsOnce
 from tests.support.small_plans import BORN, FRANCE, ITALY, PLANS
 from tests.trl_ext.conftest import lora
@@ -133,6 +135,42 @@ def test_a_training_that_breaks_off_leaves_the_model_as_it_was(
     assert facts_of(damaged)["own"] == nan["own"]
     assert facts_of(damaged)["flags"] == nan["flags"]
     assert is_as(taught_llama, before)
+
+
+@pytest.mark.parametrize("spec", [lora_sft, f_learning])
+def test_what_is_saved_answers_as_the_session_did(
+    spec: MethodSpec, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """An adapter of the model that was given; of F-Learning, of the weights with the forgetting."""
+    before, ids = facts_of(taught_llama), torch.arange(20)[None]
+    with torch.no_grad():
+        bare = taught_llama(ids).logits
+    saved = save_update(
+        spec(SETTINGS), taught_llama, tiny_tokenizer, [FRANCE, BORN], tmp_path / "edited", changes=spec.changes
+    )
+    assert is_as(taught_llama, before)
+    base = copy.deepcopy(taught_llama)
+    (tmp_path / "alone").mkdir()
+    session = spec(SETTINGS).start(taught_llama, tiny_tokenizer, seed=0)
+    session.update([FRANCE, BORN], tmp_path / "alone")
+    assert (saved.model is None) == (spec is lora_sft)
+    loaded: Any = base if saved.model is None else LlamaForCausalLM.from_pretrained(saved.model)
+    adapted = PeftModel.from_pretrained(loaded, str(saved.adapter)).eval()
+    with torch.no_grad():
+        expected = session.model.eval()(ids).logits
+        torch.testing.assert_close(adapted(ids).logits, expected)
+        assert not torch.allclose(expected, bare, atol=1e-3)
+
+
+def test_an_adapter_of_facts_that_are_known_is_not_there(
+    taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    known = EditRequest(prompt=FRANCE.prompt, target_new="Paris")
+    saved = save_update(
+        lora_sft(SETTINGS), taught_llama, tiny_tokenizer, [known], tmp_path / "edited", changes=lora_sft.changes
+    )
+    assert (saved.model, saved.adapter) == (None, None)
+    assert not list((tmp_path / "edited").iterdir())
 
 
 # --- F-Learning ------------------------------------------------------------------------------------------------------
