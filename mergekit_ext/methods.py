@@ -15,7 +15,7 @@ import yaml
 
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.merging.recipe import delta_recipe
-from corsa_plugins.methods.rsft import RSFTMethod, merged_settings
+from corsa_plugins.methods.rsft import RSFTMethod, merged_settings, settings_in_form
 from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.rsft import RSFTSettings
 from corsa_plugins.rsft.selection import trainable_parameters
@@ -55,6 +55,10 @@ class RSFTMergekitMethod:
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Session:
         """Copies what will train; ``seed`` is not needed, as the settings have their own for the samples' order."""
         return _Session(model, tokenizer, self.settings)
+
+    def in_form(self, chat_template: bool) -> RSFTMergekitMethod:
+        """With prompts in this form, unless the settings say in which."""
+        return replace(self, settings=settings_in_form(self.settings, chat_template))
 
 
 class _Session:

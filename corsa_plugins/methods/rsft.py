@@ -19,7 +19,7 @@ from corsa_plugins.rsft.selection import trainable_parameters
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["RSFTMethod", "merged_settings", "rsft_merged", "rsft_plain"]
+__all__ = ["RSFTMethod", "merged_settings", "rsft_merged", "rsft_plain", "settings_in_form"]
 
 _WEIGHTS = "weights.safetensors"
 
@@ -49,6 +49,10 @@ class RSFTMethod:
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Session:
         """Copies what will train; ``seed`` is not needed, as the settings have their own for the samples' order."""
         return _RSFTSession(model, tokenizer, self)
+
+    def in_form(self, chat_template: bool) -> RSFTMethod:
+        """With prompts in this form, unless the settings say in which."""
+        return replace(self, settings=settings_in_form(self.settings, chat_template))
 
 
 class _RSFTSession:
@@ -87,6 +91,11 @@ class _RSFTSession:
     def _put(self, values: dict[str, torch.Tensor]) -> None:
         for name, parameter in self._parameters.items():
             parameter.copy_(values[name])
+
+
+def settings_in_form(settings: RSFTSettings, chat_template: bool) -> RSFTSettings:
+    """Settings that say in which form prompts are trained: as they are asked, where they did not say so before."""
+    return replace(settings, chat_template=chat_template) if settings.chat_template is None else settings
 
 
 def merged_settings(settings: RSFTSettings | str | None = None) -> RSFTSettings:

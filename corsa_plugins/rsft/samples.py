@@ -62,7 +62,7 @@ def make_samples(
     for index, request in enumerate(requests):
         name = request.name(index)
         try:
-            prompt_ids, target_ids = join(tokenizer, request.prompt, request.target_new, settings.chat_template)
+            prompt_ids, target_ids = join(tokenizer, request.prompt, request.target_new, bool(settings.chat_template))
         except TokenizationError as error:
             problems.append(f"{name}: {error}")
             continue

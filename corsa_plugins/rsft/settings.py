@@ -40,7 +40,8 @@ class RSFTSettings:
         seed: ``None``: samples in the order given, every epoch (Algorithm 1, line 4). A number: a new order each
             epoch, drawn from this seed alone.
         append_eos: Train the end-of-sequence token behind each answer too.
-        chat_template: Put prompts through the tokenizer's chat template.
+        chat_template: Put prompts through the tokenizer's chat template. ``None``: in the form that they are asked in,
+            where something asks (:func:`corsa_plugins.methods.spec.in_form`), else as they are.
         reuse_prefix: Run the blocks below the lowest one that trains once per sample: they are frozen, so what they
             put out never changes. Off, every pass runs the whole model, with the same result.
         prefix_cache_gib: Most memory, on the model's device, for these outputs, in GiB of 2^30 bytes; one takes
@@ -66,7 +67,7 @@ class RSFTSettings:
     modules: Sequence[str] | None = None
     seed: int | None = None
     append_eos: bool = False
-    chat_template: bool = False
+    chat_template: bool | None = None
     reuse_prefix: bool = True
     prefix_cache_gib: float = 1.0
     head_on_answers: bool = True

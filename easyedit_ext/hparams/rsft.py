@@ -90,6 +90,7 @@ class RSFTHyperParams(HyperParams):
         from corsa_plugins.rsft import RSFTSettings
 
         values: dict[str, Any] = {name: getattr(self, name) for name in _OURS}
+        values["chat_template"] = self.chat_template or None
         try:
             return RSFTSettings(modules=modules, **values)
         except SettingError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.bench.protocols import run_protocol, temporal_stream
+from corsa_plugins.bench.protocols import run_protocol, single_update, temporal_stream
 from corsa_plugins.data.preferences import to_preference_rows
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.edit import save_update
 from corsa_plugins.methods.spec import MethodSpec
+from tests.conftest import CHAT_TEMPLATE
 from tests.fixtures.protocols import FailsOnce
 from tests.support.small_plans import BORN, FRANCE, ITALY, PLANS
 from tests.trl_ext.conftest import lora
@@ -171,6 +174,29 @@ def test_an_adapter_of_facts_that_are_known_is_not_there(
     )
     assert (saved.model, saved.adapter) == (None, None)
     assert not list((tmp_path / "edited").iterdir())
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_prompts_are_trained_in_the_form_they_are_asked_in(
+    name: str, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tiny_tokenizer.chat_template = CHAT_TEMPLATE
+    plan, spec = single_update([FRANCE]), {"lora-sft": lora_sft, "corsa": corsa, "f-learning": f_learning}[name]
+
+    def trained(said: bool | None, asked: bool) -> dict[str, Tensor]:
+        folder, settings = tmp_path / f"{said} {asked}", replace(SETTINGS, conversational=said)
+        run_protocol(spec(settings), plan, taught_llama, tiny_tokenizer, folder, chat_template=asked, **QUICK)
+        described = json.loads((folder / "run.json").read_text())["method"]
+        assert described["conversational"] == (asked if said is None else said)
+        return load_file(folder / "updates" / "001-update" / "adapter" / "adapter_model.safetensors")
+
+    def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+        return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+    chat, plain = trained(None, True), trained(None, False)
+    assert same(chat, trained(True, True))
+    assert same(plain, trained(False, True)), "what the settings say is kept"
+    assert not same(chat, plain)
 
 
 # --- F-Learning ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,10 @@ class FLearningMethod:
             SettingError: The model is quantised, not in memory, or has an adapter.
         """
         return _FLearningSession(model, tokenizer, self, seed)
+
+    def in_form(self, chat_template: bool) -> FLearningMethod:
+        """With prompts in this form, unless the settings say in which."""
+        return replace(self, settings=self.settings.in_form(chat_template))
 
 
 class _FLearningSession(AdapterSession):

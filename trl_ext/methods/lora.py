@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,3 +46,7 @@ class LoraMethod:
             SettingError: The model has an adapter already.
         """
         return AdapterSession(model, tokenizer, self.settings, self.own, seed)
+
+    def in_form(self, chat_template: bool) -> LoraMethod:
+        """With prompts in this form, unless the settings say in which."""
+        return replace(self, settings=self.settings.in_form(chat_template))

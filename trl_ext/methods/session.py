@@ -50,6 +50,7 @@ class AdapterSession:
         self.base = model
         self.tokenizer = tokenizer
         self.settings = settings
+        self.conversational = bool(settings.conversational)
         self.own = own
         self.seed = seed
         self.peft: PeftModel | None = None
@@ -79,12 +80,12 @@ class AdapterSession:
 
     def filled(self, requests: Sequence[EditRequest]) -> tuple[EditRequest, ...]:
         """The requests to train on, every one with ``target_old``."""
-        found = fill_target_old(self.model, self.tokenizer, requests, chat_template=self.settings.conversational)
+        found = fill_target_old(self.model, self.tokenizer, requests, chat_template=self.conversational)
         return found.requests
 
     def history(self, requests: Sequence[EditRequest]) -> HistoryCallback | None:
         """For one training; ``None`` where none is to be kept."""
-        looks, chat = self.settings.history_looks, self.settings.conversational
+        looks, chat = self.settings.history_looks, self.conversational
         return HistoryCallback(requests, self.tokenizer, looks=looks, chat_template=chat) if looks else None
 
     def train(
@@ -105,7 +106,7 @@ class AdapterSession:
         config: dict[str, Any] = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no"}
         config |= {**self.settings.training, **self.own, **(settings or {})}
         rows = to_preference_rows(
-            requests, conversational=self.settings.conversational, answer_suffix=self.settings.answer_suffix
+            requests, conversational=self.conversational, answer_suffix=self.settings.answer_suffix
         )
         with quiet():
             trainer = CoRSATrainer(

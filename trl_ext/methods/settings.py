@@ -38,7 +38,8 @@ class AdapterSettings:
         training: Fields of :class:`trl_ext.config.CoRSAConfig`, which has the paper's defaults; not ``output_dir`` and
             ``seed``, which are the run's. :data:`TESTBED_SETTINGS` for the testbed.
         lora: The adapter; ``None``: the paper's.
-        conversational: Put prompts and answers through the tokenizer's chat template.
+        conversational: Put prompts and answers through the tokenizer's chat template. ``None``: in the form that they
+            are asked in, where something asks (:meth:`in_form`), else as they are.
         answer_suffix: Text to put behind every answer.
         history_looks: About how often a training is looked at for its history (:mod:`corsa_plugins.methods.history`),
             evenly, after a first look before it; 0 keeps none. No part of what a method is: looking changes nothing.
@@ -46,7 +47,7 @@ class AdapterSettings:
 
     training: Mapping[str, Any] = field(default_factory=dict)
     lora: LoraConfig | None = None
-    conversational: bool = False
+    conversational: bool | None = None
     answer_suffix: str = ""
     history_looks: int = 20
 
@@ -61,6 +62,10 @@ class AdapterSettings:
     def presets(cls) -> tuple[str, ...]:
         """Names of the settings that come with the package, for :func:`adapter_settings`."""
         return ("testbed",)
+
+    def in_form(self, chat_template: bool) -> AdapterSettings:
+        """Settings that say in which form prompts are trained: as they are asked, where these do not say so."""
+        return replace(self, conversational=chat_template) if self.conversational is None else self
 
     def describe(self) -> dict[str, Any]:
         """What a training depends on, as plain data."""

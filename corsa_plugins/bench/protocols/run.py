@@ -26,7 +26,7 @@ from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import InUseError, atomic_directory, atomic_write_text, sole_use
 from corsa_plugins.methods.history import HISTORY, read_history
-from corsa_plugins.methods.spec import REPORT, Method, Session
+from corsa_plugins.methods.spec import REPORT, Method, Session, in_form
 from corsa_plugins.model.identity import model_key
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def run_protocol(
         batch_size: Sequences per forward pass in evaluations.
         max_new_tokens: Length of answers in tokens; by default that of the longest answer to be found in the whole
             plan, plus 16.
-        chat_template: Ask through the tokenizer's chat template. How a method trains is among its own options.
+        chat_template: Ask through the tokenizer's chat template; the method is trained in the same form, unless its
+            settings say in which.
         measures: Further things to ask the model before the first update and after the last, by name, such as
             :func:`corsa_plugins.bench.ability.general_ability`. A name stands for what is asked: what it gave is kept
             in ``output`` like an evaluation, and not asked again.
@@ -101,6 +102,7 @@ def run_protocol(
     if max_new_tokens is None:
         items: list[EditRequest | Probe] = [request for one in plan.sets for request in one.requests]
         max_new_tokens = longest_target(tokenizer, [*items, *_as_probes(plan.untouched)]) + _EXTRA_TOKENS
+    method = in_form(method, chat_template)
     asking = {"max_new_tokens": max_new_tokens, "chat_template": chat_template}
     with ExitStack() as stack:
         if output is None:
