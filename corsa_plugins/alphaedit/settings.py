@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.resources import files
-from math import isfinite
-from pathlib import Path
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
-from corsa_plugins.alphaedit.values.search import ValueSettings
-from corsa_plugins.errors import SettingError
+from corsa_plugins.alphaedit.values.settings import ValueSettings
+from corsa_plugins.settings import BlockNumber, Count, NonNegative, NonNegativeInt, Positive, Settings, Share
 
 __all__ = ["AlphaEditSettings", "RidgeUnit", "ValidationScore", "preset_names"]
 
 RidgeUnit = Literal["absolute", "relative"]
 ValidationScore = Literal["accuracy", "probability"]
 
-_PARTS: dict[str, type] = {
-    "null_space": NullSpaceRule,
-    "values": ValueSettings,
-    "search": SearchSettings,
-    "smoothing": SmoothingSettings,
-}
+
+def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(layers) != sorted(set(layers)):
+        raise ValueError
+    return layers
+
+
+_Layers = Annotated[
+    tuple[BlockNumber, ...],
+    Field(
+        min_length=1,
+        description="the numbers of the blocks to edit, counted from 0, each once and in ascending order, such as "
+        "[4, 5, 6, 7, 8]",
+    ),
+    AfterValidator(_ascending),
+]
 
 
 @dataclass(frozen=True)
-class AlphaEditSettings:
+class AlphaEditSettings(Settings):
     """What is edited and how. AlphaEdit is this editor with the three parts of AlphaEdit+ off: :meth:`alphaedit`.
 
     Attributes:
@@ -61,138 +67,28 @@ class AlphaEditSettings:
             ``None``: float64 for float64 weights, float32 for all others.
     """
 
-    layers: tuple[int, ...]
+    layers: _Layers
     null_space: NullSpaceRule = field(default_factory=NullSpaceRule)
     values: ValueSettings = field(default_factory=ValueSettings)
-    ridge: float = 10.0
+    ridge: Positive = 10.0
     ridge_unit: RidgeUnit = "absolute"
-    prior_weight: float = 100.0
+    prior_weight: NonNegative = 100.0
     prior_weight_by_layer: bool = False
     conflict_weights: bool = True
     search: SearchSettings | None = field(default_factory=SearchSettings)
     smoothing: SmoothingSettings | None = field(default_factory=SmoothingSettings)
     validation_score: ValidationScore = "accuracy"
-    n_contexts: int = 5
-    context_length: int = 10
-    reach: float = 0.5
-    batch_size: int = 64
+    n_contexts: NonNegativeInt = 5
+    context_length: Count = 10
+    reach: Share = 0.5
+    batch_size: Count = 64
     dtype: Literal["float32", "float64"] | None = None
-
-    def __post_init__(self) -> None:
-        for name, kind in _PARTS.items():
-            value = getattr(self, name)
-            optional = name in ("search", "smoothing")
-            if not (isinstance(value, kind) or (optional and value is None)):
-                raise SettingError(f"{name} is {value!r}: give a {kind.__name__}{', or None' if optional else ''}")
-        layers = self.layers
-        if not isinstance(layers, list | tuple) or not layers or not all(_is_int(i) and i >= 0 for i in layers):
-            raise SettingError(f"layers is {layers!r}: name the blocks to edit by their numbers, counted from 0")
-        if list(layers) != sorted(set(layers)):
-            raise SettingError(f"layers is {layers!r}: name each block once, in ascending order")
-        object.__setattr__(self, "layers", tuple(layers))
-        self._require("ridge", _is_number(self.ridge) and self.ridge > 0, "a number over 0")
-        self._require("prior_weight", _is_number(self.prior_weight) and self.prior_weight >= 0, "a number, 0 or more")
-        self._require("ridge_unit", self.ridge_unit in get_args(RidgeUnit), "absolute or relative")
-        self._require("validation_score", self.validation_score in get_args(ValidationScore), "accuracy or probability")
-        for name in ("conflict_weights", "prior_weight_by_layer"):
-            self._require(name, isinstance(getattr(self, name), bool), "true or false")
-        self._require("n_contexts", _is_int(self.n_contexts) and self.n_contexts >= 0, "an integer, 0 or more")
-        for name in ("context_length", "batch_size"):
-            self._require(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer of at least 1")
-        self._require("reach", _is_number(self.reach) and 0 <= self.reach <= 1, "a probability")
-        self._require("dtype", self.dtype in (None, "float32", "float64"), "float32, float64 or None")
-
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise SettingError(f"{name} is {getattr(self, name)!r}: it must be {wanted}")
 
     def alphaedit(self) -> AlphaEditSettings:
         """The same with the three parts off and beta 1: AlphaEdit, with this null space, ridge and these values."""
         return replace(self, conflict_weights=False, search=None, smoothing=None, prior_weight=1.0)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data that :meth:`from_dict` reads back to an equal object, also through JSON or YAML."""
-        return {**asdict(self), "layers": list(self.layers)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> AlphaEditSettings:
-        """The settings of a mapping as in the YAML files: the parts are mappings of their own.
-
-        Raises:
-            SettingError: An unknown or a missing setting, or a value that cannot be; the message names it.
-        """
-        _refuse_unknown(data, {part.name for part in fields(cls)}, "")
-        if "layers" not in data:
-            raise SettingError("layers is missing: name the blocks to edit, for instance layers: [4, 5, 6, 7, 8]")
-        arguments = dict(data)
-        for name, kind in _PARTS.items():
-            part = arguments.get(name)
-            if isinstance(part, Mapping):
-                _refuse_unknown(part, {f.name for f in fields(kind)}, f"{name}.")
-                try:
-                    arguments[name] = kind(**part)
-                except SettingError as error:
-                    raise SettingError(f"{name}: {error}") from error
-        return cls(**arguments)
-
-    @classmethod
-    def presets(cls) -> tuple[str, ...]:
-        """Names of the settings that ship with the package, for :meth:`load`."""
-        return tuple(preset_names())
-
-    @classmethod
-    def load(cls, name_or_path: str | os.PathLike[str]) -> AlphaEditSettings:
-        """Settings from a YAML file, or one of the presets by name (:func:`preset_names`).
-
-        Raises:
-            SettingError: There is no such file or preset, or it cannot be read; the message names it.
-        """
-        import yaml
-
-        path = Path(name_or_path).expanduser()
-        if path.is_file():
-            try:
-                text = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise SettingError(f"settings {name_or_path} is not UTF-8 text: {error}") from None
-        elif os.fspath(name_or_path) in preset_names():
-            text = (_presets() / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-        else:
-            raise SettingError(
-                f"settings {name_or_path}: no such file, nor a preset; the presets are {', '.join(preset_names())}"
-            )
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SettingError(f"settings {name_or_path} is not YAML: {error}") from error
-        if not isinstance(data, Mapping):
-            raise SettingError(f"settings {name_or_path}: it should be a mapping of settings, such as layers: [4, 5]")
-        try:
-            return cls.from_dict(data)
-        except SettingError as error:
-            raise SettingError(f"settings {name_or_path}: {error}") from error
-
 
 def preset_names() -> list[str]:
     """Names of the settings that ship with the package, for :meth:`AlphaEditSettings.load`."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
-
-
-def _presets() -> Any:
-    return files("corsa_plugins.alphaedit") / "presets"
-
-
-def _refuse_unknown(data: Mapping[str, Any], known: set[str], prefix: str) -> None:
-    for name in data:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"the settings are {', '.join(sorted(known))}"
-            raise SettingError(f"unknown setting {prefix}{name}: {hint}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return list(AlphaEditSettings.presets())

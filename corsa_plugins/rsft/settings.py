@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from math import isfinite
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from corsa_plugins.errors import SettingError
-from corsa_plugins.merging.ranges import check_density, check_weight
-from corsa_plugins.settings import read_settings
+from pydantic import Field
+
+from corsa_plugins.settings import BlockNumber, Count, NonNegative, Positive, Settings
 
 __all__ = ["LossReduction", "OnInterrupt", "Optimizer", "RSFTSettings"]
 
@@ -19,7 +18,7 @@ OnInterrupt = Literal["restore", "keep"]
 
 
 @dataclass(frozen=True)
-class RSFTSettings:
+class RSFTSettings(Settings):
     """What to train, how long, and what to leave behind.
 
     Attributes:
@@ -56,69 +55,21 @@ class RSFTSettings:
             ``"keep"``, those after the last finished epoch, bit for bit.
     """
 
-    epochs: int = 5
-    steps: int = 6
-    loss_threshold: float = 0.1
-    learning_rate: float = 5e-4
+    epochs: Count = 5
+    steps: Count = 6
+    loss_threshold: NonNegative = 0.1
+    learning_rate: Positive = 5e-4
     optimizer: Optimizer = "adamw"
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     loss_reduction: LossReduction = "mean"
-    layer: int = 5
-    modules: Sequence[str] | None = None
-    seed: int | None = None
+    layer: BlockNumber = 5
+    modules: Annotated[Sequence[str], Field(min_length=1, description="a list of names of modules")] | None = None
+    seed: Annotated[int | None, Field(description="an integer, or None for the order given")] = None
     append_eos: bool = False
     chat_template: bool | None = None
     reuse_prefix: bool = True
-    prefix_cache_gib: float = 1.0
+    prefix_cache_gib: NonNegative = 1.0
     head_on_answers: bool = True
     weight: float = 1.0
-    density: float = 1.0
+    density: Annotated[float, Field(ge=0, le=1, description="a number between 0 (keep nothing) and 1 (keep all)")] = 1.0
     on_interrupt: OnInterrupt = "restore"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "steps"):
-            _require(self, name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer of at least 1")
-        _require(self, "layer", _is_int(self.layer) and self.layer >= 0, "the number of a block, counted from 0")
-        _require(self, "learning_rate", _is_number(self.learning_rate) and self.learning_rate > 0, "a number over 0")
-        for name in ("loss_threshold", "weight_decay", "prefix_cache_gib"):
-            value = getattr(self, name)
-            _require(self, name, _is_number(value) and value >= 0, "a finite number, 0 or more")
-        for name, kind in (("optimizer", Optimizer), ("loss_reduction", LossReduction), ("on_interrupt", OnInterrupt)):
-            _require(self, name, getattr(self, name) in get_args(kind), f"one of {', '.join(get_args(kind))}")
-        _require(self, "seed", self.seed is None or _is_int(self.seed), "an integer, or None for the order given")
-        check_weight(self.weight)
-        check_density(self.density)
-        if self.modules is not None:
-            # A string is a sequence too, of letters.
-            named = not isinstance(self.modules, str) and all(isinstance(name, str) for name in self.modules)
-            _require(self, "modules", named and len(self.modules) > 0, "a list of names of modules, or None")
-            object.__setattr__(self, "modules", tuple(self.modules))
-
-    @classmethod
-    def presets(cls) -> tuple[str, ...]:
-        """Names of the settings that come with the package, for :meth:`load`."""
-        return ("testbed",)
-
-    @classmethod
-    def load(cls, source: str) -> RSFTSettings:
-        """Settings from a YAML file, or a preset by its name.
-
-        Raises:
-            SettingError: There is no such file or preset, or it cannot be read.
-        """
-        if source == "testbed":
-            return cls(layer=1)  # the second of three blocks; the paper's default, the sixth, is not there
-        return cls(**read_settings(source, {known.name for known in fields(cls)}))
-
-
-def _require(settings: RSFTSettings, name: str, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise SettingError(f"{name} is {getattr(settings, name)!r}: it must be {wanted}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

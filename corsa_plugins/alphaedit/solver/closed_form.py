@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal, Protocol, get_args
+from typing import Annotated, Literal, Protocol, get_args
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from corsa_plugins.alphaedit.solver.columns import ColumnsError, check_columns
@@ -26,6 +27,7 @@ from corsa_plugins.alphaedit.solver.dual import DualForm
 from corsa_plugins.alphaedit.solver.primal import PrimalForm
 from corsa_plugins.alphaedit.solver.ridge import check_null, check_ridge, relative_ridge
 from corsa_plugins.errors import SettingError
+from corsa_plugins.settings import Count, NonNegative, NonNegativeInt, Settings
 
 __all__ = ["Form", "SearchSettings", "Solution", "relative_ridge", "solve"]
 
@@ -33,7 +35,7 @@ Form = Literal["auto", "dual", "primal"]
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class SearchSettings(Settings):
     """When the search for eigenvectors stops.
 
     Attributes:
@@ -46,17 +48,9 @@ class SearchSettings:
         limit: The most eigenvectors to add; ``None``: all there are.
     """
 
-    threshold: float = 1.4e-4
-    block: int = 1
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if not _is_number(self.threshold) or self.threshold < 0:
-            raise SettingError(f"threshold is {self.threshold!r}: it must be a number, 0 or more")
-        if not _is_int(self.block) or self.block < 1:
-            raise SettingError(f"block is {self.block!r}: it must be an integer of at least 1")
-        if self.limit is not None and (not _is_int(self.limit) or self.limit < 0):
-            raise SettingError(f"limit is {self.limit!r}: it must be an integer, 0 or more, or None for no limit")
+    threshold: NonNegative = 1.4e-4
+    block: Count = 1
+    limit: Annotated[NonNegativeInt | None, Field(description="an integer of at least 0, or None for no limit")] = None
 
 
 @dataclass(frozen=True)
@@ -201,11 +195,3 @@ def _check(new: Tensor, prior: Tensor, residual: Tensor, ridge: float, n_null: i
     if form not in get_args(Form):
         raise SettingError(f"form is {form!r}: it must be one of {', '.join(get_args(Form))}")
     return d
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from math import isfinite
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, MemoryVectors, MomentError, decompose
 from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.settings import Positive, Settings
 
 __all__ = ["NullSpace", "NullSpaceError", "NullSpaceRule"]
 
@@ -30,7 +30,7 @@ class NullSpaceError(CorsaError, ValueError):
 
 
 @dataclass(frozen=True)
-class NullSpaceRule:
+class NullSpaceRule(Settings):
     """Which eigenvectors of the second moment, smallest eigenvalues first, make the null space.
 
     Attributes:
@@ -41,15 +41,11 @@ class NullSpaceRule:
     """
 
     by: By = "threshold"
-    value: float = 0.02
+    value: Positive = 0.02
 
-    def __post_init__(self) -> None:
-        if self.by not in get_args(By):
-            raise SettingError(f"null space: by is {self.by!r}: choose one of {', '.join(get_args(By))}")
-        number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
-        if not number or not isfinite(self.value) or self.value <= 0 or (self.by != "threshold" and self.value > 1):
-            limits = "a positive number" if self.by == "threshold" else "above 0 and at most 1"
-            raise SettingError(f"null space: value is {self.value!r}: for by={self.by!r} it must be {limits}")
+    def check(self) -> None:
+        if self.by != "threshold" and self.value > 1:
+            raise self.refused("value", f"for by={self.by!r} it must be over 0 and at most 1")
 
     def count(self, eigenvalues: Tensor) -> int:
         """How many of the eigenvectors are in the null space; ``eigenvalues`` (d,) ascending."""

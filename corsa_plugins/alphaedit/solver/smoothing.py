@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import floor, isfinite, isnan
-from typing import Literal, get_args
+from math import floor, isnan
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.settings import NonNegative, NonNegativeInt, Settings, Share
 
 __all__ = [
     "Selection",
@@ -36,7 +38,7 @@ class SmoothingError(CorsaError, ValueError):
 
 
 @dataclass(frozen=True)
-class SmoothingSettings:
+class SmoothingSettings(Settings):
     """Which targets are smoothed, in how many steps, and which step is kept.
 
     Attributes:
@@ -52,24 +54,11 @@ class SmoothingSettings:
             of 0 to T, and the first of the highest score is kept.
     """
 
-    steps: int = 10
-    share: float = 0.2
-    threshold: float | None = None
-    tolerance: float = 2e-4
+    steps: NonNegativeInt = 10
+    share: Share = 0.2
+    threshold: Annotated[NonNegative | None, Field(description="a number of at least 0, or None to go by share")] = None
+    tolerance: NonNegative = 2e-4
     selection: Selection = "early_stop"
-
-    def __post_init__(self) -> None:
-        whole = isinstance(self.steps, int) and not isinstance(self.steps, bool)
-        self._require("steps", whole and self.steps >= 0, "an integer, 0 or more")
-        self._require("share", _is_number(self.share) and 0 <= self.share <= 1, "a number between 0 and 1")
-        holds = self.threshold is None or (_is_number(self.threshold) and self.threshold >= 0)
-        self._require("threshold", holds, "a number, 0 or more, or None to go by share")
-        self._require("tolerance", _is_number(self.tolerance) and self.tolerance >= 0, "a number, 0 or more")
-        self._require("selection", self.selection in get_args(Selection), f"one of {', '.join(get_args(Selection))}")
-
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise SettingError(f"{name} is {getattr(self, name)!r}: it must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -162,7 +151,3 @@ def select_smoothing(
             break
     kept = scores.index(max(scores)) if settings.selection == "best" else len(scores) - 1
     return SmoothingChoice(kept, tuple(scores))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

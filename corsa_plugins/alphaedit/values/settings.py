@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
-from typing import Literal, get_args
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from corsa_plugins.alphaedit.lookup.subjects import FactToken
-from corsa_plugins.errors import SettingError
+from corsa_plugins.settings import BlockNumber, Count, NonNegative, Positive, Settings
 
 __all__ = ["RateUnit", "ValueSettings"]
 
@@ -15,7 +16,7 @@ RateUnit = Literal["absolute", "relative"]
 
 
 @dataclass(frozen=True)
-class ValueSettings:
+class ValueSettings(Settings):
     """The optimisation of v*, one vector per request, as ROME and MEMIT do it.
 
     Attributes:
@@ -39,40 +40,14 @@ class ValueSettings:
             they put out never changes. Off, every pass runs the whole model on the whole texts, with the same result.
     """
 
-    steps: int = 25
-    lr: float = 0.1
+    steps: Count = 25
+    lr: Positive = 0.1
     lr_unit: RateUnit = "absolute"
-    loss_layer: int | None = None
-    weight_decay: float = 0.5
-    clamp: float = 0.75
-    kl_factor: float = 0.0625
-    stop_loss: float = 0.05
-    batch_size: int = 16
+    loss_layer: Annotated[BlockNumber | None, Field(description="the number of a block, or None for the last")] = None
+    weight_decay: NonNegative = 0.5
+    clamp: Positive = 0.75
+    kl_factor: NonNegative = 0.0625
+    stop_loss: NonNegative = 0.05
+    batch_size: Count = 16
     fact_token: FactToken = "subject_last"
     reuse_prefix: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            self._require(name, _is_int(getattr(self, name)) and getattr(self, name) >= 1, "an integer of at least 1")
-        for name in ("lr", "clamp"):
-            self._require(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "a number over 0")
-        for name in ("weight_decay", "kl_factor", "stop_loss"):
-            value = getattr(self, name)
-            self._require(name, _is_number(value) and value >= 0, "a finite number, 0 or more")
-        for name, kind in (("lr_unit", RateUnit), ("fact_token", FactToken)):
-            self._require(name, getattr(self, name) in get_args(kind), f"one of {', '.join(get_args(kind))}")
-        layer, wanted = self.loss_layer, "the number of a block, or None for the last"
-        self._require("loss_layer", layer is None or (_is_int(layer) and layer >= 0), wanted)
-        self._require("reuse_prefix", isinstance(self.reuse_prefix, bool), "true or false")
-
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise SettingError(f"{name} is {getattr(self, name)!r}: it must be {wanted}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
