@@ -32,6 +32,7 @@ __all__ = [
     "load_edited",
     "save_edited",
     "state_folder",
+    "whole_model",
 ]
 
 MODEL, STATE, REPORT = "model", "state", "report.json"
@@ -145,6 +146,23 @@ def save_edited(
         if report:
             content = {"settings": editor.settings.as_dict(), **report.as_dict()}
             (folder / REPORT).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def whole_model(edited: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The edited model itself: in a folder written by ``corsa edit`` the model that is there, else what is given.
+
+    Raises:
+        SettingError: The folder holds the edits alone.
+    """
+    folder = Path(edited).expanduser()
+    if (folder / MODEL / "config.json").is_file():
+        return folder / MODEL
+    if (state_folder(folder) / "state.json").is_file() and not (folder / "config.json").is_file():
+        raise SettingError(
+            f"{folder} holds the edits alone: the whole edited model is needed, as corsa edit writes it without "
+            "--delta-only"
+        )
+    return edited
 
 
 def load_edited(

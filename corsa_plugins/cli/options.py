@@ -8,6 +8,7 @@ A command takes what it needs as the type of a parameter; the parameter's own de
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,6 +63,7 @@ __all__ = [
     "Untouched",
     "Weights",
     "check_folder",
+    "list_option",
     "load",
     "method_option",
     "parse_layers",
@@ -202,6 +204,17 @@ def method_option(more: str = "") -> Any:
     from corsa_plugins.methods.registry import method_names
 
     return typer.Option("--method", help=f"{', '.join(method_names())}; corsa protocol --list tells more.{more}")
+
+
+def list_option(callback: Callable[[bool], None] | None = None, more: str = "") -> Any:
+    """``--list``, which a command understands without its other parameters.
+
+    Args:
+        callback: Shows what there is and raises :class:`typer.Exit`, before missing parameters are found missing.
+        more: What else to say of it.
+    """
+    text = f"Show what there is to choose from, and exit.{more}"
+    return typer.Option("--list", help=text, is_eager=callback is not None, callback=callback)
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from corsa_plugins import __version__
-from corsa_plugins.cli.app import GROUP, main
+from corsa_plugins.cli.app import COMMANDS, GROUP, main
 
 
 @pytest.fixture
@@ -76,12 +76,18 @@ class TestHelp:
         for expected in ("EXAMPLES", "corsa evaluate --model", "EXIT CODES", "evaluate", "testbed"):
             assert expected in result.output
 
-    @pytest.mark.parametrize("command", ["evaluate", "testbed"])
+    @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_explains_itself(self, corsa, command):
         result = corsa(command, "--help")
         assert result.exit_code == 0
-        for section in ("EXAMPLES", "FILES", "EXIT CODES"):
+        sections = ["EXAMPLES", *(["FILES"] if "--output" in result.output else []), "EXIT CODES"]
+        for section in sections:
             assert f"\n  {section}\n" in result.output
+
+    def test_the_commands_are_listed_in_the_order_of_the_table(self, corsa):
+        output = corsa("--help").output
+        places = [output.index(f"\n  {command} ") for command in COMMANDS]
+        assert places == sorted(places)
 
     def test_version(self, corsa):
         assert corsa("--version").output.strip() == f"corsa-plugins {__version__}"

@@ -54,6 +54,20 @@ def test_a_sweep_its_plot_and_its_recipe(arguments, corsa, tmp_path):
         assert stored(tmp_path / "merged").keys() == stored(tmp_path / "base").keys()
 
 
+def test_what_corsa_edit_wrote_is_an_edited_model(arguments, corsa, tmp_path):
+    (tmp_path / "edit" / "state").mkdir(parents=True)
+    (tmp_path / "edit" / "state" / "state.json").write_text("{}")
+    at = arguments.index("--edited") + 1
+    given = [*arguments[:at], tmp_path / "edit", *arguments[at + 1 :], "--no-plot"]
+    code, captured = corsa(*given)
+    assert (code, "holds the edits alone: the whole edited model is needed" in captured.err) == (2, True)
+    (tmp_path / "edited").rename(tmp_path / "edit" / "model")
+    code, captured = corsa(*given)
+    assert code == 0, captured
+    recipe = yaml.safe_load((tmp_path / "sweep" / "best.yaml").read_text())
+    assert recipe["models"][0]["model"] == str(tmp_path / "edit" / "model")  # what mergekit can load
+
+
 def test_wrong_usage(arguments, corsa):
     code, captured = corsa(*arguments, "--no-plot", "--weights", "much")
     assert (code, captured.err.startswith("error: --weights is 'much'")) == (2, True)

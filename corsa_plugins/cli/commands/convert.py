@@ -37,9 +37,7 @@ def convert(
     rounds: Annotated[
         bool, typer.Option("--rounds", help="Write successive updates of the same fact to OUT.round-1, -2, ...")
     ] = False,
-    listing: Annotated[
-        bool, typer.Option("--list", help="Show the formats, or what becomes of the fields of --format, and exit.")
-    ] = False,
+    listing: Annotated[bool, options.list_option(more="  With --format: what becomes of its fields.")] = False,
 ) -> None:
     """Convert a published data set of edits to edit requests.
 

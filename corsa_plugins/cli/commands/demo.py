@@ -7,23 +7,25 @@ from typing import Annotated
 
 import typer
 
-from corsa_plugins.cli.options import Output, Seed, method_option
+from corsa_plugins.cli import options
 
 __all__ = ["demo"]
 
 
 def demo(
-    output: Output = Path("runs/demo"),
-    method: Annotated[list[str] | None, method_option("  May be repeated.  [default: those with a * there]")] = None,
-    size: Annotated[int, typer.Option("--size", min=1, max=300, help="Edits in a round.")] = 100,
-    seed: Seed = 0,
+    output: options.Output = Path("runs/demo"),
+    method: Annotated[
+        list[str] | None, options.method_option("  May be repeated.  [default: those with a * there]")
+    ] = None,
+    size: options.Size = 100,
+    seed: options.Seed = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.  [default: one for each core]")] = None,
 ) -> None:
     """Edit facts of the embedded testbed by every method, and compare.
 
     Needs no GPU, no network and no files: the testbed, a small model that knows a small world, comes with the package.
-    Two rounds of edits, the second on top of the first. Printed are the path of the report, what each method learned,
-    kept and forgot after each round, and three questions with the answers before and after.
+    Two rounds of --size edits, the second on top of the first. Printed are the path of the report, what each method
+    learned, kept and forgot after each round, and three questions with the answers before and after.
 
     A stopped demo goes on where it was when the same command is given again; a finished one only shows its results.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,9 +23,7 @@ def diagnose(
     values: Annotated[
         bool, typer.Option("--values", help="Look for value vectors too: which targets are out of reach (slower).")
     ] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for diagnosis.jsonl and diagnosis.png.")
-    ] = None,
+    output: options.OptionalOutput = None,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
@@ -45,6 +42,11 @@ def diagnose(
       corsa diagnose --model edited/model --state edited/state --requests more.jsonl --statistics stats --layers 4,5,6
 
     \b
+    FILES
+      OUTPUT/diagnosis.jsonl  the conflicts of each request
+      OUTPUT/diagnosis.png    their distribution
+
+    \b
     EXIT CODES
       0 done; 2 wrong usage or unusable files; 130 interrupted
     """
@@ -56,8 +58,7 @@ def diagnose(
     facts = read_requests(requests)
     earlier = EditState.load(state_folder(state)) if state else None
     chosen = edit_settings(settings, options.parse_layers(layers), earlier)
-    if output and output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"{output} is a file: name a folder")
+    options.check_folder(output)
     keys = KeyStatistics.load(statistics)
     loaded, tokenizer = options.load(model, device, dtype, quiet)
     editor = editor_with(loaded, tokenizer, keys, chosen, earlier)

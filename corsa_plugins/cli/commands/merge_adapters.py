@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from corsa_plugins.cli.options import BatchSize, ChatTemplate, Device, Dtype, Quiet, parse_numbers
+from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import require
 
@@ -16,29 +16,26 @@ __all__ = ["merge_adapters"]
 
 def merge_adapters(
     adapters: Annotated[list[str], typer.Argument(help="Folders of two or more LoRA adapters of one base.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the merged adapter.")],
-    weights: Annotated[
-        str | None, typer.Option(help="One per adapter: --weights 0.5 0.5.  [default: equal, with sum 1]")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="The base.  [default: the adapters']")] = None,
+    output: options.Output,
+    weights: options.OptionalWeights = None,
+    model: options.OptionalModel = None,
     combination: Annotated[
         str, typer.Option(help="PEFT's combination: cat (exact), svd, linear, ties, dare_linear, magnitude_prune, ...")
     ] = "cat",
     density: Annotated[float | None, typer.Option(help="For combinations that prune.")] = None,
-    requests: Annotated[
-        list[Path] | None, typer.Option("--requests", "-r", help="Requests of each adapter, in the same order.")
-    ] = None,
-    batch_size: BatchSize = 64,
-    chat_template: ChatTemplate = False,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    quiet: Quiet = False,
+    requests: options.OptionalRequestsFiles = None,
+    batch_size: options.BatchSize = 64,
+    chat_template: options.ChatTemplate = False,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    quiet: options.Quiet = False,
 ) -> None:
     """Combine LoRA adapters of one base into one, and measure what each forgot.
 
     The combination is PEFT's own, and checked against the weights: cat gives exactly the weighted sum of the adapters'
-    weight changes, at the sum of their ranks. With one requests file per adapter, each adapter alone and the merged one
-    answer that file; forgetting is the difference.
+    weight changes, at the sum of their ranks. --weights has a number for each, by default equal ones with sum 1;
+    --model is by default the base that the adapters name. With one --requests per adapter, in their order, each adapter
+    alone and the merged one answer that file; forgetting is the difference.
 
     \b
     EXAMPLES
@@ -47,8 +44,8 @@ def merge_adapters(
 
     \b
     FILES
-      DIR/adapter_model.safetensors, adapter_config.json   an adapter that PEFT loads
-      DIR/forgetting/ADAPTER/own, merged                   every prompt and answer, with --requests
+      OUTPUT/adapter_model.safetensors, adapter_config.json   an adapter that PEFT loads
+      OUTPUT/forgetting/ADAPTER/own, merged                   every prompt and answer, with --requests
 
     \b
     EXIT CODES
@@ -62,7 +59,7 @@ def merge_adapters(
 
     if quiet:
         disable_progress_bar()
-    scales = parse_numbers(weights, "--weights") if weights else []
+    scales = options.parse_numbers(weights, "--weights") if weights else []
     if weights:
         # an option takes one value: the others of `--weights 0.5 0.5` come as further arguments
         numbers = [text for text in adapters if _is_number(text) and not Path(text).exists()]

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from corsa_plugins.cli.options import (
-    BatchSize,
-    ChatTemplate,
-    Device,
-    Dtype,
-    MaxNewTokens,
-    Quiet,
-    Requests,
-    parse_numbers,
-)
+from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError, require
 
@@ -25,12 +15,12 @@ __all__ = ["merge_sweep"]
 
 def merge_sweep(
     base: Annotated[str, typer.Option(help="The model before the edits: a folder, or a name on the Hub.")],
-    requests: Requests,
-    untouched: Annotated[Path, typer.Option(help="Facts that no edit is about, JSON Lines.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; an earlier sweep goes on.")],
-    edited: Annotated[str | None, typer.Option(help="The edited model.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Or an adapter: the edited model is the base with it.")] = None,
-    weights: Annotated[str, typer.Option(help="Weights to try, in one argument.")] = "0.2 0.4 0.6 0.8 1",
+    requests: options.Requests,
+    untouched: options.Untouched,
+    output: options.Output,
+    edited: options.Edited = None,
+    adapter: options.Adapter = None,
+    weights: options.Weights = "0.2 0.4 0.6 0.8 1",
     densities: Annotated[str, typer.Option(help="Densities to try, in one argument.")] = "0.05 0.1 0.2 0.5 1",
     floor: Annotated[float, typer.Option(help="Share of the untouched facts that the best merge must retain.")] = 0.99,
     metric: Annotated[
@@ -39,18 +29,19 @@ def merge_sweep(
     per_row: Annotated[bool, typer.Option("--per-row", help="Prune every row, not the whole matrix.")] = False,
     prune_vectors: Annotated[bool, typer.Option(help="Prune norms and biases too.")] = True,
     plot: Annotated[bool, typer.Option(help="Draw the trade-off (needs the extra eval).")] = True,
-    batch_size: BatchSize = 64,
-    max_new_tokens: MaxNewTokens = None,
-    chat_template: ChatTemplate = False,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    quiet: Quiet = False,
+    batch_size: options.BatchSize = 64,
+    max_new_tokens: options.MaxNewTokens = None,
+    chat_template: options.ChatTemplate = False,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+    quiet: options.Quiet = False,
 ) -> None:
     """Try weights and densities of a merge in memory: what of the edits stays, and what of everything else.
 
     Each pair is measured on the requests and on the untouched facts. Points are written as they come; the same
     command again measures only what is missing. The best point has the most generality (or --metric) among those that
-    retain --floor of the untouched facts that the base answers right.
+    retain --floor of the untouched facts that the base answers right. What was edited is --edited, or the base with
+    --adapter.
 
     \b
     EXAMPLES
@@ -61,9 +52,9 @@ def merge_sweep(
 
     \b
     FILES
-      DIR/sweep.jsonl    a line per merge, after one on what was swept over
-      DIR/tradeoff.png   the plot
-      DIR/best.yaml      the mergekit recipe of the best merge
+      OUTPUT/sweep.jsonl    a line per merge, after one on what was swept over
+      OUTPUT/tradeoff.png   the plot
+      OUTPUT/best.yaml      the mergekit recipe of the best merge
 
     \b
     EXIT CODES
@@ -74,6 +65,7 @@ def merge_sweep(
     import yaml
     from transformers.utils.logging import disable_progress_bar
 
+    from corsa_plugins.alphaedit.edited import whole_model
     from corsa_plugins.bench.merge_sweep import SweepGrid, best_point, sweep, sweep_table
     from corsa_plugins.data.reading import read_probes, read_requests
     from corsa_plugins.files import atomic_write_text
@@ -87,12 +79,14 @@ def merge_sweep(
         raise SettingError("what was edited? Give --edited or --adapter, one of them")
     if not 0 <= floor <= 1:
         raise SettingError(f"--floor is {floor}: it must lie between 0 and 1, for instance 0.99")
-    grid = SweepGrid(
-        parse_numbers(weights, "--weights"), parse_numbers(densities, "--densities"), per_row, prune_vectors
+    scales, shares = (
+        options.parse_numbers(text, name) for text, name in ((weights, "--weights"), (densities, "--densities"))
     )
+    grid = SweepGrid(scales, shares, per_row, prune_vectors)
     edits, facts = read_requests(requests), read_probes(untouched)
+    merged: Any = whole_model(edited) if edited else f"{base}+{adapter}"
     before, tokenizer = load_model(base, device=device, dtype=dtype)
-    after: Any = load_model(edited or base, adapter, device=device, dtype=dtype)[0]
+    after: Any = load_model(merged if edited else base, adapter, device=device, dtype=dtype)[0]
     if adapter:
         after = after.merge_and_unload()
     points = sweep(
@@ -119,7 +113,6 @@ def merge_sweep(
             f"weight {closest.weight:g} and density {closest.density:g}"
         )
         raise typer.Exit(1)
-    merged = edited or f"{base}+{adapter}"
     recipe = delta_recipe(base, merged, best.weight, best.density, per_row=per_row, prune_vectors=prune_vectors)
     atomic_write_text(output / "best.yaml", yaml.safe_dump(recipe, sort_keys=False))
     typer.echo(

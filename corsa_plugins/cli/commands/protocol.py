@@ -45,10 +45,7 @@ def protocol(
         typer.Option(help="Shares of the later updates' requests, such as 0.25,0.5,1: what does each forget?"),
     ] = None,
     statistics: options.OptionalStatistics = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(help="METHOD=FILE.yaml: the settings of a method; or METHOD=PRESET; may be repeated."),
-    ] = None,
+    settings: options.SettingsOfMethods = None,
     option: options.OwnOptions = None,
     forgetting_rate: Annotated[
         float | None, typer.Option(help="As --option f-learning.forgetting_rate=, its lambda.  [default: 0.3]")
@@ -63,9 +60,7 @@ def protocol(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
-    listing: Annotated[
-        bool, typer.Option("--list", help="Show the methods, and exit.", is_eager=True, callback=_list_methods)
-    ] = False,
+    listing: Annotated[bool, options.list_option(_list_methods)] = False,
 ) -> None:
     """Take methods through several updates, and see what each learns, keeps and forgets.
 
@@ -81,7 +76,8 @@ def protocol(
 
     With --shares the first update is followed by a part of each later one, besides the whole plan, and what is lost of
     the first one and of the untouched facts is measured by share. With --chat-template, prompts are asked and trained
-    through the chat template; a method whose settings say otherwise is trained as they say.
+    through the chat template; a method whose settings say otherwise is trained as they say. --settings is here
+    METHOD=FILE.yaml or METHOD=PRESET, and may be repeated.
 
     \b
     EXAMPLES

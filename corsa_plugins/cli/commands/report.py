@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from corsa_plugins.cli import options
 from corsa_plugins.errors import SettingError
 
 __all__ = ["report"]
@@ -17,16 +18,14 @@ def report(
         list[str],
         typer.Argument(metavar="[LABEL=]PATH...", help="Files and folders that commands have written; see below."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write, such as page.html.")],
+    output: options.Output,
     title: Annotated[str | None, typer.Option(help="Of the page.  [default: what it is about]")] = None,
-    later: Annotated[
-        bool,
-        typer.Option("--later", help="Of two evaluations, the first is right after the update: report forgetting."),
-    ] = False,
+    later: options.Later = False,
 ) -> None:
     """Put what commands have written on one page.
 
-    Each path is recognised by what it is. The page is one HTML file that opens anywhere, offline.
+    Each path is recognised by what it is. The page is one HTML file that opens anywhere, offline. Of two evaluations,
+    the first is from before the edits; with --later it is from right after the update.
 
     \b
     UNDERSTOOD                                    SHOWN AS
@@ -46,6 +45,10 @@ def report(
       corsa report results/baseline results -o page.html
       corsa report before=base LoRA=lora CoRSA=corsa runs/corsa/checkpoint-50 -o page.html --title "Ten facts"
       corsa report sweep/sweep.jsonl edited/report.json foresight -o page.html
+
+    \b
+    FILES
+      OUTPUT  the page, such as page.html
 
     \b
     EXIT CODES
