@@ -43,8 +43,9 @@ __all__ = [
     "check_fields",
     "did_you_mean",
     "missing_fields",
+    "plain",
     "read_mapping",
-    "unknown_fields",
+    "unknown_names",
 ]
 
 Positive = Annotated[float, Field(gt=0)]
@@ -111,7 +112,7 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data that :meth:`from_dict` reads back to equal settings, also through JSON or YAML."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -120,7 +121,8 @@ class Settings:
         Raises:
             SettingError: Unknown or missing settings, or values that cannot be; the message names them all.
         """
-        problems = [*unknown_fields(cls, data), *missing_fields(cls, data)]
+        known = [field.name for field in fields(cls)]
+        problems = [*unknown_names(data, known), *missing_fields(cls, data)]
         if problems:
             raise InvalidSettingsError(problems)
         return cls(**data)
@@ -146,8 +148,9 @@ class Settings:
         elif os.fspath(source) in presets:
             data = read_mapping(presets[os.fspath(source)], where)
         else:
-            others = f", nor a preset; the presets are {', '.join(cls.presets())}" if presets else ": name a YAML file"
-            raise SettingError(f"{where}: no such file (looked in {Path.cwd()}){others}")
+            known = ", ".join(cls.presets())
+            cure = f", nor a preset; the presets are {known}" if known else ": name a YAML file"
+            raise SettingError(f"{where}: no such file (looked in {Path.cwd()}){cure}")
         try:
             return cls.from_dict(data)
         except InvalidSettingsError as error:
@@ -257,19 +260,20 @@ def _problem(name: str, value: Any, wanted: str) -> Problem:
     return Problem(name, f"is {shown if len(shown) <= 200 else f'{shown[:200]}...'}: {wanted}")
 
 
-def unknown_fields(kind: type, data: Mapping[str, Any], others: Mapping[str, str] | None = None) -> list[Problem]:
-    """The names in ``data`` that are no fields of the dataclass, with what may have been meant.
+def unknown_names(
+    names: Iterable[str], known: Collection[str], meant: Mapping[str, str] | None = None
+) -> list[Problem]:
+    """Those of the names that are not known, with what may have been meant.
 
     Args:
-        kind: The dataclass.
-        data: By name.
-        others: What other programs call our fields: their name -> ours.
+        names: Of settings that are given.
+        known: Of settings that there are.
+        meant: What other programs call ours: their name -> ours.
     """
-    known = [field.name for field in fields(kind) if field.init]
-    meant = others or {}
+    ours = meant or {}
     return [
-        Problem(str(name), f"is no setting: {did_you_mean(str(meant.get(name, name)), known, 'the settings are')}")
-        for name in data
+        Problem(str(name), f"is no setting: {did_you_mean(str(ours.get(name, name)), known, 'the settings are')}")
+        for name in names
         if name not in known
     ]
 
@@ -308,33 +312,22 @@ def read_mapping(file: Path | Traversable, where: str) -> dict[str, Any]:
     return data or {}
 
 
-def read_settings(path: str | os.PathLike[str], known: Collection[str]) -> dict[str, Any]:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise SettingError(f"settings {os.fspath(path)}: no such file (looked in {Path.cwd()}): name a YAML file")
-    data = read_mapping(file, f"settings {file}")
-    for name in data:
-        if name not in known:
-            hint = did_you_mean(str(name), known, "the settings are")
-            raise SettingError(f"settings {file}: unknown setting {name}; {hint}")
-    return data
-
-
 def _tupled(value: Any) -> Any:
     """Lists as tuples: YAML and JSON have no other sequence, and settings are frozen."""
     return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dataclasses and mappings as dicts, tuples and (sorted) sets as lists: what JSON and YAML hold."""
     if isinstance(value, Settings):
         return value.as_dict()
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return sorted(plain(item) for item in value)
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 # ------------------------------------------------------------------------------------------ types in words

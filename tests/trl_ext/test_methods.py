@@ -325,10 +325,12 @@ def test_settings_come_from_a_file(tmp_path: Path) -> None:
     found: Any = method.settings.lora
     assert (found.r, found.lora_alpha, found.target_modules) == (8, 16, "all-linear")
     assert f_learning("testbed").settings.training["num_train_epochs"] == 28
+    assert AdapterSettings.from_dict(json.loads(json.dumps(method.settings.as_dict()))) == method.settings
+    assert method.settings.as_dict()["lora"] == {"r": 8, "lora_alpha": 16}
     for text, message in (
-        ("num_train_epoch: 3", "unknown setting num_train_epoch; did you mean num_train_epochs"),
-        ("lora: {rank: 8}", "lora holds rank, not in LoraConfig"),
-        ("lora: 8", "lora holds lora, not in LoraConfig"),
+        ("num_train_epoch: 3", "num_train_epoch is no setting: did you mean num_train_epochs"),
+        ("lora: {rank: 8}", r"lora\.rank is no setting: the settings are .*lora_alpha"),
+        ("lora: 8", "lora is 8: it must be a mapping of fields of LoraConfig"),
         ("seed: 1", "seed among the training settings"),
         ("- 1", "should be a mapping"),
         ("a: [", "is not YAML"),

@@ -21,7 +21,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import HISTORY, write_history
+from corsa_plugins.settings import NonNegative, check_fields
 from trl_ext.history import HistoryCallback
 from trl_ext.methods.adapter import lora_factors
 from trl_ext.methods.lora import LORA_SFT
@@ -72,15 +72,13 @@ class FLearningMethod:
     """
 
     settings: AdapterSettings = field(default_factory=AdapterSettings)
-    forgetting_rate: float = FORGETTING_RATE
+    forgetting_rate: NonNegative = FORGETTING_RATE
     forgetting: Mapping[str, Any] = field(default_factory=dict)
 
     name = "F-Learning"
 
     def __post_init__(self) -> None:
-        rate = self.forgetting_rate
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not isfinite(rate) or rate < 0:
-            raise SettingError(f"forgetting_rate is {rate!r}: it must be a finite number, 0 or more")
+        check_fields(FLearningMethod, vars(self))
 
     def describe(self) -> dict[str, Any]:
         """Its settings."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 from peft import LoraConfig
+from pydantic import Field, InstanceOf
 
 from corsa_plugins.errors import SettingError
-from corsa_plugins.settings import read_settings
+from corsa_plugins.settings import InvalidSettingsError, Problem, Settings, plain, unknown_names
 from corsa_plugins.testbed import LoraDefaults
 from trl_ext.config import CoRSAConfig
 from trl_ext.trainer import paper_lora_config
@@ -31,7 +33,7 @@ TESTBED_SETTINGS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class AdapterSettings:
+class AdapterSettings(Settings):
     """How an adapter is trained, for every method alike.
 
     Attributes:
@@ -46,22 +48,53 @@ class AdapterSettings:
     """
 
     training: Mapping[str, Any] = field(default_factory=dict)
-    lora: LoraConfig | None = None
+    lora: Annotated[
+        InstanceOf[LoraConfig] | None, Field(description="a mapping of fields of LoraConfig, or None for the paper's")
+    ] = None
     conversational: bool | None = None
     answer_suffix: str = ""
-    history_looks: int = 20
+    history_looks: Annotated[int, Field(ge=0, description="an integer of at least 0, which is no history")] = 20
 
-    def __post_init__(self) -> None:
-        if isinstance(self.history_looks, bool) or not isinstance(self.history_looks, int) or self.history_looks < 0:
-            raise SettingError(f"history_looks is {self.history_looks!r}: it must be a whole number, 0 for no history")
+    def check(self) -> None:
         for name in ("output_dir", "seed"):
             if name in self.training:
                 raise SettingError(f"{name} among the training settings: it is the run's own; leave it out")
 
     @classmethod
     def presets(cls) -> tuple[str, ...]:
-        """Names of the settings that come with the package, for :func:`adapter_settings`."""
         return ("testbed",)
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> AdapterSettings:
+        """From a YAML file as in :meth:`from_dict`, or those of the testbed by the name ``"testbed"``."""
+        return cls(TESTBED_SETTINGS) if source == "testbed" else super().load(source)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> AdapterSettings:
+        """From fields of ``CoRSAConfig`` and, beside them, all other settings; ``lora``: what differs from the paper's.
+
+        Raises:
+            SettingError: Other names, in ``lora`` too, or values that cannot be.
+        """
+        own = [field.name for field in fields(cls) if field.name != "training"]
+        known = [*own, *(field.name for field in fields(CoRSAConfig) if field.init)]
+        problems, lora = unknown_names(data, known), data.get("lora")
+        if isinstance(lora, Mapping):
+            names = [field.name for field in fields(LoraConfig)]
+            problems += [Problem(f"lora.{name}", text) for name, text in unknown_names(lora, names)]
+        if problems:
+            raise InvalidSettingsError(problems)
+        chosen = {name: data[name] for name in own if name in data}
+        if isinstance(lora, Mapping):
+            chosen["lora"] = replace(paper_lora_config(), **lora)
+        return cls({name: value for name, value in data.items() if name not in own}, **chosen)
+
+    def as_dict(self) -> dict[str, Any]:
+        own = super().as_dict()
+        if self.lora is not None:
+            paper = plain(paper_lora_config())
+            own["lora"] = {name: value for name, value in own["lora"].items() if value != paper[name]}
+        return {**own.pop("training"), **own}
 
     def in_form(self, chat_template: bool) -> AdapterSettings:
         """Settings that say in which form prompts are trained: as they are asked, where these do not say so."""
@@ -77,26 +110,11 @@ class AdapterSettings:
 
 
 def adapter_settings(settings: AdapterSettings | str | None) -> AdapterSettings:
-    """Settings as they are, or of a YAML file, or those of the testbed by the name ``"testbed"``.
-
-    The file holds fields of ``CoRSAConfig``, and beside them ``lora`` (fields of ``LoraConfig`` that differ from the
-    paper's adapter), ``conversational``, ``answer_suffix`` and ``history_looks``.
+    """Settings as they are, or by a preset's name or a YAML file (:meth:`AdapterSettings.load`).
 
     Raises:
         SettingError: The file cannot be read, or holds other names.
     """
     if isinstance(settings, AdapterSettings | None):
         return settings or AdapterSettings()
-    if settings == "testbed":
-        return AdapterSettings(TESTBED_SETTINGS)
-    own = ("lora", "conversational", "answer_suffix", "history_looks")
-    data = read_settings(settings, {*own, *(one.name for one in fields(CoRSAConfig) if one.init)})
-    lora = data.pop("lora", None)
-    shared = {name: data.pop(name) for name in own if name in data}
-    if lora is not None:
-        paper = paper_lora_config()
-        unknown = set(lora) - {one.name for one in fields(paper)} if isinstance(lora, Mapping) else {"lora"}
-        if unknown:
-            raise SettingError(f"settings {settings}: lora holds {', '.join(sorted(unknown))}, not in LoraConfig")
-        lora = replace(paper, **lora)
-    return AdapterSettings(data, lora, **shared)
+    return AdapterSettings.load(settings)
