@@ -118,10 +118,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new folder to fill, which becomes ``path``, completely or not at all.
 
-    Within the block, files are written to a temporary folder beside ``path``. Afterwards it takes the place of
-    ``path``, and what was there before is deleted; if anything is raised, ``path`` is as it was and nothing is left
-    behind. Where the process is killed between the two renamings that replace an existing folder, the old
-    content is beside it under ``.NAME.*.old``.
+    Within the block, files are written to a folder of the same name in a hidden one beside ``path``, which has room
+    for other things too. Afterwards it takes the place of ``path``, and what was there before is deleted; if anything
+    is raised, ``path`` is as it was and nothing is left behind. Where the process is killed between the two renamings
+    that replace an existing folder, the old content is beside it under ``.NAME.*.old``.
 
     Raises:
         NotADirectoryError: ``path`` is a file.
@@ -132,24 +132,23 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{path} is a file: name a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    hidden = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     try:
+        temporary = hidden / target.name
+        temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _flush(file)
-        os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes the folder private
         if target.exists():
-            _replace_directory(temporary, target)
+            _replace_directory(temporary, target, hidden.with_suffix(".old"))
         else:
             os.rename(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _replace_directory(new: Path, target: Path) -> None:
-    old = new.with_suffix(".old")
+def _replace_directory(new: Path, target: Path, old: Path) -> None:
     try:
         os.rename(target, old)
         os.rename(new, target)

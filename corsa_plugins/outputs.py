@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.files import atomic_directory
 
 __all__ = ["OutputError", "check_output", "disk_errors", "new_directory"]
 
@@ -51,30 +50,14 @@ def disk_errors(out: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to make a directory at, which becomes ``out`` when the block ends.
+    """An empty folder to fill, which becomes ``out``, completely or not at all.
 
-    The path lies in a hidden folder beside ``out``, on the same disk, and ends in the name of ``out``, which mergekit
-    writes into the model's card. Whatever is raised in the block, that folder is
-    removed and ``out`` is what it was; files are flushed to the disk before they get their final name.
+    It has the name of ``out``, which mergekit writes into a model's card, and lies in a hidden folder on the same disk,
+    which has room for other things too; see :func:`corsa_plugins.files.atomic_directory`.
 
     Raises:
-        OutputError: ``out`` is a file or not empty, or a file could not be written.
+        OutputError: ``out`` is a file or not empty, or the disk is full or broken.
     """
     final = check_output(out)
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".part"))
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made: {error}") from error
-    partial = work / final.name
-    try:
+    with disk_errors(out), atomic_directory(final) as partial:
         yield partial
-        with disk_errors(out):
-            for file in sorted(path for path in partial.rglob("*") if path.is_file()):
-                with open(file, "rb") as stream:
-                    os.fsync(stream.fileno())
-            if final.is_dir() and not final.is_symlink():
-                final.rmdir()
-            os.replace(partial, final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from safetensors import SafetensorError
 
-from corsa_plugins.outputs import new_directory
+from corsa_plugins.errors import CorsaError
+from corsa_plugins.outputs import OutputError, new_directory
 
 
-def test_whatever_is_raised_nothing_is_left(tmp_path):
-    def interrupted():
-        with new_directory(tmp_path / "out") as partial:
-            partial.mkdir()
-            (partial / "half").write_text("of it")
-            raise KeyboardInterrupt
+def fill(out: Path, error: BaseException | None = None) -> None:
+    with new_directory(out) as partial:
+        (partial / "half").write_text("of it")
+        assert not out.exists() or not list(out.iterdir())
+        if error is not None:
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_it_is_there_when_it_is_whole(tmp_path: Path, empty: bool) -> None:
+    if empty:
+        (tmp_path / "out").mkdir()
+    fill(tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "half"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("of a framework"), CorsaError("ours")])
+def test_whatever_is_raised_nothing_is_left(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught:
+        fill(tmp_path / "out", error)
+    assert caught.value is error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_a_full_disk_is_the_outputs_fault_whoever_writes(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(OutputError, match=r"out cannot be written: .*; nothing is left of it"):
+        fill(tmp_path / "out", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="file is a file: name a folder"):
+        fill(tmp_path / "file")
+    with pytest.raises(OutputError, match="is not empty: name a new folder"):
+        fill(tmp_path)
+    with pytest.raises(OutputError, match="cannot be written"):
+        fill(tmp_path / "file" / "below")
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]

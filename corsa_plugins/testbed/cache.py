@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from corsa_plugins.files import atomic_directory
 from corsa_plugins.testbed.build import Testbed, build_testbed, read_testbed
 from corsa_plugins.testbed.manifest import BrokenTestbedError, check_manifest
 from corsa_plugins.testbed.recipe import TestbedRecipe
@@ -41,7 +41,8 @@ def load_testbed(recipe: TestbedRecipe | None = None, cache_dir: str | os.PathLi
         except BrokenTestbedError as error:
             raise BrokenTestbedError(
                 f"the testbed shipped with corsa-plugins is damaged: {error}. Reinstall the package, or rebuild the "
-                f"files: python -m corsa_plugins.testbed build --out {SHIPPED}"
+                "files: corsa testbed --rebuild --output FOLDER, and put what is in FOLDER/model into "
+                f"{SHIPPED}"
             ) from error
         return read_testbed(SHIPPED)
     folder = cache_root(cache_dir) / f"testbed-{key}"
@@ -61,26 +62,22 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _build_into(recipe: TestbedRecipe, folder: Path) -> Testbed:
-    """Build in a temporary folder beside `folder` and rename it, so that nobody ever reads half a testbed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Build so that nobody ever reads half a testbed; if another process is quicker, its testbed stays."""
     logger.info("building testbed %s in %s", recipe.key(), folder.parent)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        built = Path(scratch) / "testbed"
-        build_testbed(recipe, built)
-        _swap_in(built, folder, Path(scratch) / "old", recipe.key())
+    with contextlib.suppress(_BuiltMeanwhileError), atomic_directory(folder) as unfinished:
+        build_testbed(recipe, unfinished)
+        if _is_sound(folder, recipe.key()):
+            raise _BuiltMeanwhileError
     return read_testbed(folder)
 
 
-def _swap_in(built: Path, folder: Path, aside: Path, key: str) -> None:
-    """Put `built` in the place of `folder`.
+class _BuiltMeanwhileError(Exception):
+    """Another process has finished the same testbed: its sound one is as good as ours."""
 
-    A folder cannot be replaced in one step, so what is there is renamed away first. If another process finished the
-    same testbed in between, its sound one is as good as ours and stays.
-    """
-    if folder.exists():
-        os.rename(folder, aside)
+
+def _is_sound(folder: Path, key: str) -> bool:
     try:
-        os.rename(built, folder)
-    except OSError:
         check_manifest(folder, key)
-    shutil.rmtree(aside, ignore_errors=True)
+    except BrokenTestbedError:
+        return False
+    return True

@@ -26,7 +26,7 @@ def builds(monkeypatch: pytest.MonkeyPatch, reduced: Testbed) -> list[Path]:
 
     def build(recipe, path):
         assert recipe == reduced.recipe
-        shutil.copytree(reduced.path, path)
+        shutil.copytree(reduced.path, path, dirs_exist_ok=True)
         made.append(path)
 
     monkeypatch.setattr(cache, "build_testbed", build)
@@ -87,7 +87,6 @@ def test_a_damaged_cache_is_rebuilt_with_a_warning(
 
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(recipe, path):
-        path.mkdir()
         (path / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -103,12 +102,15 @@ def test_a_build_that_lost_the_race_keeps_the_winners_testbed(
     folder = tmp_path / f"testbed-{reduced_recipe().key()}"
 
     def slow_build(recipe, path):
-        shutil.copytree(reduced.path, path)
+        shutil.copytree(reduced.path, path, dirs_exist_ok=True)
         shutil.copytree(reduced.path, folder)
+        (folder / "of the winner").touch()
 
     monkeypatch.setattr(cache, "build_testbed", slow_build)
     assert load_testbed(reduced_recipe(), cache_dir=tmp_path).path == folder
     check_manifest(folder, reduced_recipe().key())
+    assert (folder / "of the winner").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def test_the_cache_folder_is_the_argument_else_the_variable_else_the_users(

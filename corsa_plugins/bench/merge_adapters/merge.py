@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError, require
 from corsa_plugins.merging.ranges import check_weight
 from corsa_plugins.model.loading import LoadingError, load_model
-from corsa_plugins.outputs import check_output, disk_errors, new_directory
+from corsa_plugins.outputs import check_output, new_directory
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -129,10 +128,12 @@ def merge_adapters(
     weights = [adapter.weight for adapter in adapters]
     distance = combine_adapters(combined, names, weights, combination=combination, density=density)
 
-    with new_directory(out) as partial, disk_errors(out):
-        work = partial.parent / "saved"
-        combined.save_pretrained(str(work), selected_adapters=[MERGED])
-        shutil.move(work / MERGED, partial)
+    with new_directory(out) as partial:
+        combined.save_pretrained(str(partial.parent), selected_adapters=[MERGED])
+        saved = partial.parent / MERGED  # PEFT gives each adapter a folder of its name
+        if saved != partial:
+            partial.rmdir()
+            saved.rename(partial)
     forgetting = []
     for name, path, adapter in zip(names, paths, adapters, strict=True):
         if not adapter.requests:
