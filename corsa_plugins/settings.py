@@ -236,6 +236,8 @@ class _Check:
             if isinstance(cause, ValueError) and str(cause):
                 return [_problem(self.name, value, str(cause))]
         wanted = f"it must be {_wanted(self.hint)}"
+        if any(detail["type"] == "finite_number" for detail in error.errors()):
+            wanted = wanted.replace("a number", "a finite number")
         if isinstance(value, str) and self._would_fit(value):
             wanted += " (to YAML, a number in quotes or without a point, such as 5e-4, is text: write 5.0e-4)"
         return [_problem(self.name, value, wanted)]

@@ -2,6 +2,7 @@
 
 The rooms, in the order a step walks through them:
 
+* :mod:`~corsa_plugins.corsa.settings`: the weights of the parts, each of which can be off;
 * :mod:`~corsa_plugins.corsa.objective`: the SFT and DPO losses as functions of per-token log-probabilities, and how
   much each token's log-probability weighs in each loss;
 * :mod:`~corsa_plugins.corsa.gradients`: both task gradients from one forward pass;
@@ -21,7 +22,8 @@ from corsa_plugins.corsa.objective import (
 )
 from corsa_plugins.corsa.pcgrad import Gram, MergeWeights, pcgrad_weights
 from corsa_plugins.corsa.sam import perturbed
-from corsa_plugins.corsa.step import CorsaSettings, CorsaStep, corsa_step
+from corsa_plugins.corsa.settings import CorsaSettings
+from corsa_plugins.corsa.step import CorsaStep, corsa_step
 
 __all__ = [
     "CorsaSettings",

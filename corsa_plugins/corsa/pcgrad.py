@@ -15,11 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["PCGRAD_FORMS", "Gram", "MergeWeights", "PCGradForm", "pcgrad_weights"]
+__all__ = ["Gram", "MergeWeights", "PCGradForm", "pcgrad_weights"]
 
 PCGradForm = Literal["sequential", "simultaneous"]
-PCGRAD_FORMS: tuple[str, ...] = ("sequential", "simultaneous")
-
 
 # Squared sine of an angle below which the rounding of float32 gradients, 6e-8 of each entry, is a hundredth of what is
 # left after projecting.

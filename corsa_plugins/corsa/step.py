@@ -10,46 +10,11 @@ from torch import Tensor
 
 from corsa_plugins.corsa.gradients import TaskGradients
 from corsa_plugins.corsa.objective import NonFiniteGradientError
-from corsa_plugins.corsa.pcgrad import PCGRAD_FORMS, Gram, MergeWeights, PCGradForm, pcgrad_weights
+from corsa_plugins.corsa.pcgrad import Gram
 from corsa_plugins.corsa.sam import perturbed
-from corsa_plugins.errors import SettingError
+from corsa_plugins.corsa.settings import CorsaSettings
 
-__all__ = ["CorsaSettings", "CorsaStep", "corsa_step"]
-
-
-@dataclass(frozen=True)
-class CorsaSettings:
-    """What to do in a step. Each part can be switched off alone.
-
-    Attributes:
-        dpo_weight: lambda >= 0 of Eq. 4. 0 leaves the SFT loss alone.
-        sam_rho: radius of the perturbation, in the Euclidean norm over all LoRA parameters. 0 switches SAM off.
-        sam_eps: the algorithm's epsilon, in every denominator.
-        pcgrad: project conflicting gradients; else the plain weighted sum.
-        pcgrad_form: see :func:`~corsa_plugins.corsa.pcgrad.pcgrad_weights`.
-    """
-
-    dpo_weight: float = 1.0
-    sam_rho: float = 0.05
-    sam_eps: float = 1e-12
-    pcgrad: bool = True
-    pcgrad_form: PCGradForm = "sequential"
-
-    def __post_init__(self) -> None:
-        for name in ("dpo_weight", "sam_rho"):
-            value = getattr(self, name)
-            if not isfinite(value) or value < 0:
-                raise SettingError(f"{name} must be a finite number >= 0, got {value!r}.")
-        if not isfinite(self.sam_eps) or self.sam_eps <= 0:
-            raise SettingError(f"sam_eps must be a finite number > 0, got {self.sam_eps!r}.")
-        if self.pcgrad_form not in PCGRAD_FORMS:
-            raise SettingError(f"pcgrad_form must be one of {', '.join(PCGRAD_FORMS)}, got {self.pcgrad_form!r}.")
-
-    def merge(self, gram: Gram) -> MergeWeights:
-        """Weights of the direction these settings ask for."""
-        if self.pcgrad:
-            return pcgrad_weights(gram, self.dpo_weight, self.pcgrad_form, self.sam_eps)
-        return MergeWeights(1.0, self.dpo_weight)
+__all__ = ["CorsaStep", "corsa_step"]
 
 
 @dataclass(frozen=True)

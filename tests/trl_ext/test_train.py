@@ -128,7 +128,7 @@ def test_chat_models(home: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Non
         ({"model_name_or_path": None}, "give `--model_name_or_path`"),
         ({"requests": "nowhere.jsonl"}, "nowhere.jsonl"),
         ({"conversational": True}, "has no chat template"),
-        ({"sam_rho": -1.0}, "sam_rho must be a finite number"),
+        ({"sam_rho": -1.0}, "sam_rho is -1.0: it must be a number of at least 0"),
         ({"sam_radius": 1.0}, "sam_radius"),
         ({"use_peft": False}, "use_peft=False"),
         ({"model_name_or_path": "/no/such/model"}, "model_name_or_path=/no/such/model cannot be loaded"),

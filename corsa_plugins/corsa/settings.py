@@ -1,0 +1,35 @@
+"""The settings of a CoRSA step, with the paper's values as defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from corsa_plugins.corsa.pcgrad import Gram, MergeWeights, PCGradForm, pcgrad_weights
+from corsa_plugins.settings import NonNegative, Positive, Settings
+
+__all__ = ["CorsaSettings"]
+
+
+@dataclass(frozen=True)
+class CorsaSettings(Settings):
+    """What to do in a step. Each part can be switched off alone.
+
+    Attributes:
+        dpo_weight: lambda >= 0 of Eq. 4. 0 leaves the SFT loss alone.
+        sam_rho: radius of the perturbation, in the Euclidean norm over all LoRA parameters. 0 switches SAM off.
+        sam_eps: the algorithm's epsilon, in every denominator.
+        pcgrad: project conflicting gradients; else the plain weighted sum.
+        pcgrad_form: see :func:`~corsa_plugins.corsa.pcgrad.pcgrad_weights`.
+    """
+
+    dpo_weight: NonNegative = 1.0
+    sam_rho: NonNegative = 0.05
+    sam_eps: Positive = 1e-12
+    pcgrad: bool = True
+    pcgrad_form: PCGradForm = "sequential"
+
+    def merge(self, gram: Gram) -> MergeWeights:
+        """Weights of the direction these settings ask for."""
+        if self.pcgrad:
+            return pcgrad_weights(gram, self.dpo_weight, self.pcgrad_form, self.sam_eps)
+        return MergeWeights(1.0, self.dpo_weight)
