@@ -67,7 +67,7 @@ def side_by_side(
             news = manager.Queue()
             try:
                 running: dict[Future[_T], str] = {
-                    pool.submit(_run, name, one, news): name for name, one in work.items()
+                    pool.submit(_run, name, piece, news): name for name, piece in work.items()
                 }
                 while running:
                     finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -108,8 +108,8 @@ def _run(name: str, work: Callable[[News], _T], news: Any) -> _T:
 def _pass_on(news: Any, report: Callable[[str, float, str], None] | None) -> None:
     while True:
         try:
-            one = news.get_nowait()
+            message = news.get_nowait()
         except queue.Empty:
             return
         if report is not None:
-            report(*one)
+            report(*message)

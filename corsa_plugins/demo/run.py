@@ -202,8 +202,7 @@ def run_method(name: str, output: Path, rounds: Rounds, statistics: Path, news: 
         bed.tokenizer,
         output,
         seed=rounds.seed,
-        progress=False,
-        news=news,
+        progress=news,
     )
 
 

@@ -47,7 +47,7 @@ def spread(items: Sequence[_T], most: int) -> tuple[_T, ...]:
     """At most ``most`` of the items, at even distances and in their order; the first is always among them."""
     if len(items) <= most:
         return tuple(items)
-    return tuple(items[len(items) * place // most] for place in range(most))
+    return tuple(items[len(items) * index // most] for index in range(most))
 
 
 class AnswerLooks:
@@ -91,24 +91,24 @@ class AnswerLooks:
             ``seconds`` it took.
         """
         started = time.monotonic()
-        asked = [("edit", request.prompt, request) for request in self.requests]
-        asked += [("validation", one.validation_prompts[0], one) for one in self.requests if one.validation_prompts]
-        answers = [(prompt, one.target_new) for _, prompt, one in asked]
-        answers += [(prompt, one.target_old) for _, prompt, one in asked if one.target_old is not None]
+        prompts = [("edit", request.prompt, request) for request in self.requests]
+        prompts += [("validation", r.validation_prompts[0], r) for r in self.requests if r.validation_prompts]
+        answers = [(prompt, request.target_new) for _, prompt, request in prompts]
+        answers += [(prompt, r.target_old) for _, prompt, r in prompts if r.target_old is not None]
         with random_state_kept(_devices(model)):
             scores = score_targets(
                 model, self.tokenizer, answers, batch_size=self.batch_size, chat_template=self.chat_template
             )
-        new, old = scores[: len(asked)], iter(scores[len(asked) :])
-        found: dict[str, list[float]] = {}
-        for (part, _, request), score in zip(asked, new, strict=True):
+        new, old = scores[: len(prompts)], iter(scores[len(prompts) :])
+        figures: dict[str, list[float]] = {}
+        for (part, _, request), score in zip(prompts, new, strict=True):
             values = {"logps/new": score.log_prob}
             if request.target_old is not None:
                 values["logps/old"] = next(old).log_prob
                 values["margin"] = values["logps/new"] - values["logps/old"]
             for name, value in values.items():
-                found.setdefault(f"history/{part}/{name}", []).append(value)
-        means = {name: sum(values) / len(values) for name, values in found.items()}
+                figures.setdefault(f"history/{part}/{name}", []).append(value)
+        means = {name: sum(values) / len(values) for name, values in figures.items()}
         finite = {name: mean for name, mean in means.items() if isfinite(mean)}
         return {"step": step, **finite, "seconds": time.monotonic() - started}
 
@@ -131,12 +131,12 @@ def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         HistoryError: It holds something else; the message names the file.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise HistoryError(f"{path} is damaged ({error}): delete it; nothing else depends on it") from error
-    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise HistoryError(f"{path} is no list of log records: delete it; nothing else depends on it")
-    return found
+    return records
 
 
 def _devices(model: PreTrainedModel) -> list[torch.device]:

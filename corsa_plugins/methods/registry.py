@@ -58,13 +58,13 @@ def method_spec(name: str) -> MethodSpec:
 
 def method_specs() -> list[MethodSpec]:
     """Every method that can be imported, those that others are compared with before them."""
-    specs = [found for found in _everything().values() if isinstance(found, MethodSpec)]
+    specs = [spec for spec in _specs_or_errors().values() if isinstance(spec, MethodSpec)]
     return sorted(specs, key=lambda spec: (spec.rank, spec.name))
 
 
 def unusable_methods() -> dict[str, str]:
     """The methods whose modules cannot be imported, and why."""
-    return {name: str(found) for name, found in _everything().items() if isinstance(found, Exception)}
+    return {name: str(error) for name, error in _specs_or_errors().items() if isinstance(error, Exception)}
 
 
 def make_method(name: str, **options: Any) -> Method:
@@ -88,14 +88,14 @@ def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)} | own
 
 
-def _everything() -> dict[str, MethodSpec | Exception]:
-    found: dict[str, MethodSpec | Exception] = {}
+def _specs_or_errors() -> dict[str, MethodSpec | Exception]:
+    specs: dict[str, MethodSpec | Exception] = {}
     for name in method_names():
         try:
-            found[name] = method_spec(name)
+            specs[name] = method_spec(name)
         except Exception as error:  # one broken extension must not hide the others
-            found[name] = error
-    return found
+            specs[name] = error
+    return specs
 
 
 def _of_function(name: str, function: Any) -> MethodSpec:

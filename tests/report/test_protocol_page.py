@@ -141,7 +141,7 @@ def test_a_long_run_has_tables_over_all_updates_alone(results: list[ProtocolResu
         ((), *((n,) for n in range(1, count)), tuple(range(1, count + 1))),
     )
     known = results[0].at(1, one.name)
-    evaluations = {(m, plan.sets[n - 1].name): known for m, numbers in enumerate(plan.asked) for n in numbers}
+    evaluations = {(m, plan.sets[n - 1].name): known for m, numbers in enumerate(plan.evaluated) for n in numbers}
     long = ProtocolResult(plan, "any", evaluations, (0.0,) * count)
     assert [table.heading for table in comparisons([long])] == [
         "All updates, each right after it",

@@ -80,8 +80,7 @@ class AdapterSession:
 
     def filled(self, requests: Sequence[EditRequest]) -> tuple[EditRequest, ...]:
         """The requests to train on, every one with ``target_old``."""
-        found = fill_target_old(self.model, self.tokenizer, requests, chat_template=self.conversational)
-        return found.requests
+        return fill_target_old(self.model, self.tokenizer, requests, chat_template=self.conversational).requests
 
     def history(self, requests: Sequence[EditRequest]) -> HistoryCallback | None:
         """For one training; ``None`` where none is to be kept."""

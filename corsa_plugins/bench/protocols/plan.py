@@ -71,8 +71,8 @@ class UpdatePlan:
     Attributes:
         name: Of the protocol.
         sets: Update t is ``sets[t - 1]``.
-        asked: For each moment from 0 on, the numbers of the updates (from 1) whose requests are evaluated then. Always
-            among them: at moment t update t, and at the last moment every update.
+        evaluated: For each moment from 0 on, the numbers of the updates (from 1) whose requests are evaluated then.
+            Always among them: at moment t update t, and at the last moment every update.
         untouched: Facts that no update is about, with their right answers; evaluated at every moment.
 
     Raises:
@@ -81,31 +81,40 @@ class UpdatePlan:
 
     name: str
     sets: tuple[UpdateSet, ...]
-    asked: tuple[tuple[int, ...], ...]
+    evaluated: tuple[tuple[int, ...], ...]
     untouched: tuple[Probe | EditRequest, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "untouched", tuple(self.untouched))
         if not self.sets:
             raise SettingError("no updates: give at least one set of requests")
-        folders = [folder_name(one.name) for one in self.sets]
-        for one, folder in zip(self.sets, folders, strict=True):
+        folders = [folder_name(update.name) for update in self.sets]
+        for update, folder in zip(self.sets, folders, strict=True):
             if not folder or folder == UNTOUCHED or folders.count(folder) > 1:
                 raise SettingError(
-                    f"the name {one.name!r} of an update: it must differ from the others and from {UNTOUCHED!r} in its "
-                    "letters and digits, as it names a folder"
+                    f"the name {update.name!r} of an update: it must differ from the others and from {UNTOUCHED!r} in "
+                    "its letters and digits, as it names a folder"
                 )
         count = len(self.sets)
         everything = set(range(1, count + 1))
-        if len(self.asked) != count + 1:
-            raise SettingError(f"asked has {len(self.asked)} moments: {count} updates have {count + 1}")
-        for moment, numbers in enumerate(self.asked):
+        if len(self.evaluated) != count + 1:
+            raise SettingError(f"evaluated has {len(self.evaluated)} moments: {count} updates have {count + 1}")
+        for moment, numbers in enumerate(self.evaluated):
             needed = everything if moment == count else {moment} - {0}
             if not set(numbers) <= everything or not needed <= set(numbers) or len(set(numbers)) != len(numbers):
                 raise SettingError(
-                    f"asked[{moment}] is {numbers!r}: name updates from 1 to {count}, each once, among them "
+                    f"evaluated[{moment}] is {numbers!r}: name updates from 1 to {count}, each once, among them "
                     f"{', '.join(map(str, sorted(needed))) or 'any'}"
                 )
+
+    def evaluations(self) -> list[tuple[int, str]]:
+        """What is evaluated: moment and name of the set, in order; at every moment the untouched facts last."""
+        untouched = [UNTOUCHED] if self.untouched else []
+        return [
+            (moment, name)
+            for moment, numbers in enumerate(self.evaluated)
+            for name in (*(self.sets[number - 1].name for number in numbers), *untouched)
+        ]
 
     def standing(self, update: int, moment: int | None = None) -> tuple[bool, ...]:
         """Which requests of an update still hold at a moment, by default the last.
@@ -118,7 +127,8 @@ class UpdatePlan:
             moment: From ``update`` on.
         """
         last = len(self.sets) if moment is None else moment
-        latest = {_prompt(request): _target(request) for one in self.sets[update:last] for request in one.requests}
+        later = [request for later_update in self.sets[update:last] for request in later_update.requests]
+        latest = {_prompt(request): _target(request) for request in later}
         return tuple(
             latest.get(_prompt(request), _target(request)) == _target(request)
             for request in self.sets[update - 1].requests
@@ -174,7 +184,7 @@ def temporal_stream(
         untouched: Facts that no round is about.
         every_round: Evaluate all earlier rounds after every round, for curves over time, not at the end alone.
     """
-    sets = tuple(UpdateSet(f"round {number}", tuple(one)) for number, one in enumerate(rounds, start=1))
+    sets = tuple(UpdateSet(f"round {number}", tuple(requests)) for number, requests in enumerate(rounds, start=1))
     return UpdatePlan("temporal stream", sets, _moments(len(sets), every_round), tuple(untouched))
 
 

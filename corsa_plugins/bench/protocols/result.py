@@ -128,21 +128,20 @@ class ProtocolResult:
         """The summary for the terminal: a row for each update, and one for all of them together; in percent."""
         from rich.table import Table
 
-        found = self.summary()
-        rows: list[tuple[str, Any]] = [(f"{update.name} ({update.requests})", update) for update in found.updates]
-        if found.untouched_before:
-            rows.insert(0, ("before", _Before(found.untouched_before)))
-        if len(found.updates) > 1:
-            rows.append(("all", found))
+        summary = self.summary()
+        rows: list[tuple[str, Any]] = [(f"{update.name} ({update.requests})", update) for update in summary.updates]
+        if summary.untouched_before:
+            rows.insert(0, ("before", _Before(summary.untouched_before)))
+        if len(summary.updates) > 1:
+            rows.append(("all", summary))
         cells = {title: [get(row) for _, row in rows] for title, get in _COLUMNS.items()}
         cells = {title: column for title, column in cells.items() if any(column)}
         table = Table(title=f"{self.method}: {self.plan.name} (percent, with 95 % intervals over requests)")
         table.add_column("update")
         for title in cells:
             table.add_column(title, justify="right")
-        for place, (name, _) in enumerate(rows):
-            found_here = [column[place] for column in cells.values()]
-            table.add_row(name, *("" if cell is None else interval_cell(cell, percent=True) for cell in found_here))
+        for index, (name, _) in enumerate(rows):
+            table.add_row(name, *_row(cells, index))
         return table
 
     # --- parts -------------------------------------------------------------------------------------------------------
@@ -183,7 +182,7 @@ class _Before:
 def _pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
     """The requests of several sets as those of one; of each set at the moment it is given for."""
     settings = evaluations[0].settings if evaluations else None
-    return Evaluation("", tuple(record for one in evaluations for record in one.records), (), settings)
+    return Evaluation("", tuple(record for evaluation in evaluations for record in evaluation.records), (), settings)
 
 
 def _later(then: Evaluation, now: Evaluation) -> Metrics:
@@ -225,16 +224,22 @@ def comparison_table(results: Sequence[ProtocolResult]) -> Table:
     """
     from rich.table import Table
 
-    found = [(result.method, result.summary()) for result in results]
-    last = [summary.updates[-1].untouched.get("untouched") for _, summary in found]
-    columns = {title: [get(summary) for _, summary in found] for title, get in _COLUMNS.items() if title != "untouched"}
+    summaries = [result.summary() for result in results]
+    last = [summary.updates[-1].untouched.get("untouched") for summary in summaries]
+    columns = {
+        title: [get(summary) for summary in summaries] for title, get in _COLUMNS.items() if title != "untouched"
+    }
     columns["untouched at the end"] = last
     columns = {title: cells for title, cells in columns.items() if any(cells)}
     plans = ", ".join(dict.fromkeys(result.plan.name for result in results))
     table = Table("method", title=f"{plans} (percent, with 95 % intervals over requests)")
     for title in columns:
         table.add_column(title, justify="right")
-    for place, (method, _) in enumerate(found):
-        cells = [column[place] for column in columns.values()]
-        table.add_row(method, *("" if cell is None else interval_cell(cell, percent=True) for cell in cells))
+    for index, result in enumerate(results):
+        table.add_row(result.method, *_row(columns, index))
     return table
+
+
+def _row(columns: Mapping[str, Sequence[Interval | None]], index: int) -> list[str]:
+    cells = [column[index] for column in columns.values()]
+    return ["" if cell is None else interval_cell(cell, percent=True) for cell in cells]

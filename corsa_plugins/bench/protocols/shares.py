@@ -80,7 +80,8 @@ def with_share(plan: UpdatePlan, share: float) -> UpdatePlan:
     if share == 1:
         return plan
     first, *later = plan.sets
-    kept = [replace(one, requests=one.requests[: max(1, round(share * len(one.requests)))]) for one in later]
+    counts = [max(1, round(share * len(update.requests))) for update in later]
+    kept = [replace(update, requests=update.requests[:count]) for update, count in zip(later, counts, strict=True)]
     return replace(plan, name=f"{plan.name}, {share:g} of later updates", sets=(first, *kept))
 
 
@@ -131,8 +132,8 @@ def run_shares(
     plans = {float(share): with_share(plan, share) for share in sorted({*shares, 1.0})}
     output = Path(output)
     whole = run_protocol(method, plan, model, tokenizer, output, **settings)
-    asked = whole.at(1, plan.sets[0].name).settings or {}
-    settings = {**settings, "measures": None, "max_new_tokens": asked["max_new_tokens"]}
+    answered = whole.at(1, plan.sets[0].name).settings or {}
+    settings = {**settings, "measures": None, "max_new_tokens": answered["max_new_tokens"]}
     results = {}
     for share, part in plans.items():
         if share == 1:
@@ -175,8 +176,8 @@ def write_forgetting(points: Sequence[ForgettingPoint], path: str | os.PathLike[
 
 def _first_update_lost(result: ProtocolResult, plan: UpdatePlan) -> Interval | None:
     name, kept = plan.sets[0].name, plan.standing(1)
-    then, now = (result.at(moment, name) for moment in (1, len(plan.sets)))
-    then, now = (replace(one, records=tuple(compress(one.records, kept))) for one in (then, now))
+    evaluations = [result.at(moment, name) for moment in (1, len(plan.sets))]
+    then, now = (replace(e, records=tuple(compress(e.records, kept))) for e in evaluations)
     return pair_metrics(then, now, later=True).get("forgetting")
 
 
@@ -191,9 +192,9 @@ def _untouched_lost(result: ProtocolResult) -> Interval | None:
 def _share_first_update(plan: UpdatePlan, whole: Path, folder: Path) -> None:
     """The first update, and what was asked of it and of the untouched facts until right after it."""
     first = folder_name(plan.sets[0].name)
-    places = [Path("updates") / f"001-{first}"]
-    places += [Path("evaluations") / f"after-{moment:03d}" / name for moment in (0, 1) for name in (first, UNTOUCHED)]
-    for place in places:
-        if (whole / place).is_dir() and not (folder / place).exists():
-            with atomic_directory(folder / place) as copy:
-                shutil.copytree(whole / place, copy, dirs_exist_ok=True)
+    folders = [Path("updates") / f"001-{first}"]
+    folders += [Path("evaluations") / f"after-{moment:03d}" / name for moment in (0, 1) for name in (first, UNTOUCHED)]
+    for name in folders:
+        if (whole / name).is_dir() and not (folder / name).exists():
+            with atomic_directory(folder / name) as copy:
+                shutil.copytree(whole / name, copy, dirs_exist_ok=True)

@@ -37,12 +37,12 @@ def test_batches_are_the_requests_in_order_and_of_equal_size_up_to_one(data: st.
 
 def test_every_protocol_asks_before_right_after_and_after_all() -> None:
     a, b = requests(4)[:2], requests(4)[2:]
-    assert single_update(a).asked == ((1,), (1,))
-    assert cross_set_injection(a, b).asked == ((1, 2), (1, 2), (1, 2))
+    assert single_update(a).evaluated == ((1,), (1,))
+    assert cross_set_injection(a, b).evaluated == ((1, 2), (1, 2), (1, 2))
     three = [a[:1], a[1:], b]
-    assert temporal_stream(three).asked == ((1, 2, 3), (1,), (2,), (1, 2, 3))
-    assert temporal_stream(three, every_round=True).asked == ((1, 2, 3), (1,), (1, 2), (1, 2, 3))
-    assert sequential_batches(requests(4), 2).asked == ((1, 2), (1,), (1, 2))
+    assert temporal_stream(three).evaluated == ((1, 2, 3), (1,), (2,), (1, 2, 3))
+    assert temporal_stream(three, every_round=True).evaluated == ((1, 2, 3), (1,), (1, 2), (1, 2, 3))
+    assert sequential_batches(requests(4), 2).evaluated == ((1, 2), (1,), (1, 2))
 
 
 def test_names_of_the_sets_are_the_callers() -> None:
@@ -72,16 +72,16 @@ def test_a_request_stands_until_its_prompt_gets_another_target(history: list[dic
         ({"sets": ("a", "A!")}, "the name 'a' of an update"),
         ({"sets": ("untouched",)}, "the name 'untouched'"),
         ({"sets": ("--",)}, "the name '--'"),
-        ({"sets": ("a", "b"), "asked": ((1,), (1, 2))}, "2 moments: 2 updates have 3"),
-        ({"sets": ("a", "b"), "asked": ((), (2,), (1, 2))}, r"asked\[1\]"),
-        ({"sets": ("a", "b"), "asked": ((), (1,), (2,))}, r"asked\[2\] is \(2,\).* 1, 2"),
-        ({"sets": ("a",), "asked": ((2,), (1,))}, r"asked\[0\]"),
-        ({"sets": ("a",), "asked": ((1, 1), (1,))}, r"asked\[0\]"),
+        ({"sets": ("a", "b"), "evaluated": ((1,), (1, 2))}, "2 moments: 2 updates have 3"),
+        ({"sets": ("a", "b"), "evaluated": ((), (2,), (1, 2))}, r"evaluated\[1\]"),
+        ({"sets": ("a", "b"), "evaluated": ((), (1,), (2,))}, r"evaluated\[2\] is \(2,\).* 1, 2"),
+        ({"sets": ("a",), "evaluated": ((2,), (1,))}, r"evaluated\[0\]"),
+        ({"sets": ("a",), "evaluated": ((1, 1), (1,))}, r"evaluated\[0\]"),
     ],
 )
 def test_plans_that_cannot_be_run_are_refused(arguments: dict[str, Any], message: str) -> None:
     sets = tuple(UpdateSet(name, tuple(requests(1))) for name in arguments["sets"])
-    asked = arguments.get("asked") or ((), *(tuple(range(1, len(sets) + 1)),) * len(sets))
+    asked = arguments.get("evaluated") or ((), *(tuple(range(1, len(sets) + 1)),) * len(sets))
     with pytest.raises(SettingError, match=message):
         UpdatePlan("plan", sets, asked)
 

@@ -38,8 +38,8 @@ def test_each_method_through_each_protocol(
     before = copy.deepcopy(taught_llama)
     result = run_protocol(make(name), plan, taught_llama, tiny_tokenizer, **QUICK)
     assert same_weights(taught_llama, before)
-    wanted = {(moment, plan.sets[n - 1].name) for moment, numbers in enumerate(plan.asked) for n in numbers}
-    wanted |= {(moment, "untouched") for moment in range(len(plan.asked)) if plan.untouched}
+    wanted = {(moment, plan.sets[n - 1].name) for moment, numbers in enumerate(plan.evaluated) for n in numbers}
+    wanted |= {(moment, "untouched") for moment in range(len(plan.evaluated)) if plan.untouched}
     assert set(result.evaluations) == wanted
     for number, one in enumerate(plan.sets, start=1):
         then, now = result.at(0, one.name), result.at(number, one.name)
@@ -58,7 +58,7 @@ def test_a_moment_is_the_model_of_that_moment(
     method, plan = make("rsft"), three_rounds()
     result = run_protocol(method, plan, taught_llama, tiny_tokenizer, tmp_path / "run", **QUICK)
     session = method.start(taught_llama, tiny_tokenizer, seed=0)
-    for moment, numbers in enumerate(plan.asked):
+    for moment, numbers in enumerate(plan.evaluated):
         if moment:
             (folder := tmp_path / str(moment)).mkdir()
             session.update(plan.sets[moment - 1].requests, folder)
@@ -128,6 +128,8 @@ def test_a_folder_of_another_run_is_refused(
         taught_llama.lm_head.weight[0, 0] += 1
     with pytest.raises(ProtocolError, match="other model"):
         run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, tmp_path, **QUICK)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_tokens'"):
+        run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, tmp_path, max_tokens=5)  # type: ignore[call-arg]
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file is a file"):
         run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, tmp_path / "file", **QUICK)
@@ -143,7 +145,8 @@ def test_two_runs_at_once_in_a_folder_are_one_too_many(
             run_protocol(method, three_rounds(), other, tiny_tokenizer, tmp_path, **QUICK)
         refused.append(what)
 
-    first = run_protocol(method, three_rounds(), taught_llama, tiny_tokenizer, tmp_path, news=second, **QUICK)
+    watched = {**QUICK, "progress": second}
+    first = run_protocol(method, three_rounds(), taught_llama, tiny_tokenizer, tmp_path, **watched)
     assert refused
     assert run_protocol(method, three_rounds(), other, tiny_tokenizer, tmp_path, **QUICK) == first
 

@@ -41,7 +41,7 @@ def test_a_share_is_the_beginning_of_every_later_update(counts: list[int], share
     plan = temporal_stream([requests(f"round {n}", count) for n, count in enumerate(counts)])
     small, large = (with_share(plan, share) for share in sorted(shares))
     assert small.sets[0] == large.sets[0] == plan.sets[0]
-    assert small.asked == plan.asked
+    assert small.evaluated == plan.evaluated
     for a, b, whole in zip(small.sets[1:], large.sets[1:], plan.sets[1:], strict=True):
         assert a.requests == b.requests[: len(a.requests)]
         assert b.requests == whole.requests[: len(b.requests)]
