@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from corsa_plugins.data.contradictions import check_requests
 from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
-from trl_ext.train import make_parser
+from trl_ext.arguments import make_parser
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
