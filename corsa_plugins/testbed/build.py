@@ -57,7 +57,7 @@ def build_testbed(recipe: TestbedRecipe, path: str | Path) -> Testbed:
     model.config.dtype = torch.float32
     model.config.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    (path / RECIPE_FILE).write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
+    (path / RECIPE_FILE).write_text(json.dumps(recipe.as_dict(), indent=1) + "\n", encoding="utf-8")
     (path / WORLD_FILE).write_text(json.dumps(world.to_dict(), indent=1) + "\n", encoding="utf-8")
     write_manifest(path, recipe.key())
     return read_testbed(path)

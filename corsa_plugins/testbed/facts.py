@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from pydantic import Field
+
+from corsa_plugins.settings import Count, Settings
 from corsa_plugins.testbed.names import Person
 from corsa_plugins.testbed.relations import RELATIONS, STATEMENT
 
 __all__ = ["Fact", "Facts", "WorldConfig"]
 
 
+_MOST_ANSWERS = min(len(relation.answers) for relation in RELATIONS)
+
+
 @dataclass(frozen=True)
-class WorldConfig:
+class WorldConfig(Settings):
     """What decides a world.
 
     Args:
@@ -23,17 +29,10 @@ class WorldConfig:
         seed: of names and answers.
     """
 
-    n_subjects: int = 400
-    n_relations: int = 5
-    n_answers: int = 32
+    n_subjects: Count = 400
+    n_relations: Annotated[int, Field(ge=1, le=len(RELATIONS))] = 5
+    n_answers: Annotated[int, Field(ge=2, le=_MOST_ANSWERS)] = 32
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.n_relations <= len(RELATIONS):
-            raise ValueError(f"n_relations is {self.n_relations}; choose 1 to {len(RELATIONS)}")
-        most = min(len(relation.answers) for relation in RELATIONS)
-        if not 2 <= self.n_answers <= most:
-            raise ValueError(f"n_answers is {self.n_answers}; choose 2 to {most}")
 
 
 @dataclass(frozen=True)

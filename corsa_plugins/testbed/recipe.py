@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from corsa_plugins.settings import Count, NonNegative, NonNegativeInt, Positive, Settings, Share
 from corsa_plugins.testbed.facts import WorldConfig
 
 # Raised whenever the code builds something else from the same recipe (templates, documents, file layout, ...).
@@ -14,19 +14,19 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """Size of the Llama-architecture decoder. The FFN is wide so that its keys leave a null space."""
 
-    layers: int = 3
-    hidden: int = 128
-    ffn: int = 1024
-    heads: int = 4
-    vocab: int = 2048
-    max_length: int = 256
+    layers: Count = 3
+    hidden: Count = 128
+    ffn: Count = 1024
+    heads: Count = 4
+    vocab: Count = 2048
+    max_length: Count = 256
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """How the decoder learns the world.
 
     Args:
@@ -46,22 +46,22 @@ class TrainingConfig:
         bfloat16: autocast the matrix products; twice as fast on CPUs that have the instructions. Weights stay float32.
     """
 
-    steps: int = 1000
-    rows: int = 32
-    row_length: int = 128
-    learning_rate: float = 3e-3
-    warmup: int = 50
-    weight_decay: float = 0.01
-    biographies: float = 0.35
-    joined: float = 0.3
-    rumours: float = 0.15
-    sheltered: float = 0.8
-    text_weight: float = 0.1
+    steps: Count = 1000
+    rows: Count = 32
+    row_length: Count = 128
+    learning_rate: Positive = 3e-3
+    warmup: NonNegativeInt = 50
+    weight_decay: NonNegative = 0.01
+    biographies: Share = 0.35
+    joined: Share = 0.3
+    rumours: Share = 0.15
+    sheltered: Share = 0.8
+    text_weight: NonNegative = 0.1
     bfloat16: bool = True
 
 
 @dataclass(frozen=True)
-class TestbedRecipe:
+class TestbedRecipe(Settings):
     """A testbed, before it is built: its world, its model, its training, and the `seed` of the last two."""
 
     __test__ = False  # the name starts with "Test", and pytest would collect it
@@ -73,22 +73,8 @@ class TestbedRecipe:
 
     def key(self) -> str:
         """Hash of every setting and of the format version: the name of this testbed's cache folder."""
-        text = json.dumps({"format": FORMAT_VERSION, **self.to_dict()}, sort_keys=True)
+        text = json.dumps({"format": FORMAT_VERSION, **self.as_dict()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> TestbedRecipe:
-        """The inverse of `to_dict`."""
-        return cls(
-            world=WorldConfig(**data["world"]),
-            model=ModelConfig(**data["model"]),
-            training=TrainingConfig(**data["training"]),
-            seed=data["seed"],
-        )
 
 
 def reduced_recipe() -> TestbedRecipe:

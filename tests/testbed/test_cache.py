@@ -132,7 +132,7 @@ def test_the_key_depends_on_every_part_of_the_recipe() -> None:
         replace(recipe, training=replace(recipe.training, steps=1)),
     ]
     assert len({recipe.key(), *(other.key() for other in others)}) == 5
-    assert type(recipe).from_dict(recipe.to_dict()) == recipe
+    assert type(recipe).from_dict(recipe.as_dict()) == recipe
 
 
 def test_damaged_shipped_files_are_reported_not_rebuilt(
