@@ -29,8 +29,8 @@ from trl import DPOConfig, DPOTrainer
 
 from corsa_plugins.testbed import load_testbed
 from trl_ext import CoRSAConfig, CoRSATrainer
+from trl_ext.config import paper_lora_config
 from trl_ext.methods.session import quiet
-from trl_ext.trainer import paper_lora_config
 
 STEPS = 3  # timed, after one to warm up
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
 
+from peft import LoraConfig
 from trl import DPOConfig
 
 from corsa_plugins.corsa import CorsaSettings
-from corsa_plugins.errors import SettingError
+from trl_ext.checks import REFERENCES, check_checkpointing, check_config
 
-__all__ = ["CoRSAConfig"]
+__all__ = ["CoRSAConfig", "paper_lora_config"]
 
-REFERENCES = ("base", "adapter")
+
+def paper_lora_config() -> LoraConfig:
+    """The paper's adapter for factual updates: rank 32, alpha 64, on every linear layer but the head (A.2)."""
+    return LoraConfig(r=32, lora_alpha=64, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 @dataclass
@@ -106,51 +109,10 @@ class CoRSAConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         self.corsa_settings()  # says which setting is out of range
-        if not isfinite(self.beta) or self.beta <= 0:
-            raise SettingError(f"beta must be a finite number > 0, got {self.beta!r}.")
-        if not isfinite(self.learning_rate) or self.learning_rate < 0:
-            raise SettingError(f"learning_rate must be a finite number >= 0, got {self.learning_rate!r}.")
-        if self.reference not in REFERENCES:
-            raise SettingError(f"reference must be one of {', '.join(REFERENCES)}, got {self.reference!r}.")
-        loss_types = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
-        if len(loss_types) != 1 or loss_types[0] == "sft" or self.loss_weights is not None:
-            raise SettingError(
-                f"loss_type={self.loss_type!r} with loss_weights={self.loss_weights!r}: CoRSA adds the SFT loss "
-                "itself. Name one preference loss in `loss_type`, such as 'sigmoid', leave `loss_weights` unset, and "
-                "set `dpo_weight`."
-            )
-        if self.router_aux_loss_coef not in (None, 0.0):
-            raise SettingError("router_aux_loss_coef must be 0.0: the load-balancing loss is not part of CoRSA.")
+        check_config(self)
         self.router_aux_loss_coef = 0.0
-        if self.fp16:
-            raise SettingError(
-                "fp16=True is not supported: the two gradients of a step are compared and projected before the "
-                "optimizer sees them, outside the gradient scaler's reach, and unscaled fp16 gradients underflow. "
-                "Use bf16=True, or bf16=False for float32."
-            )
-        if self.deepspeed or self.fsdp:
-            raise SettingError(
-                "DeepSpeed and FSDP are not supported: the perturbation needs the norm over, and an exact copy of, "
-                "all LoRA parameters on every rank. Adapters are small: use plain data parallelism "
-                "(`accelerate launch --multi_gpu`), with a 4-bit base if memory is short."
-            )
-        if self.torch_compile:
-            raise SettingError(
-                "torch_compile=True is not supported: a compiled backward pass gives one gradient, and CoRSA takes two "
-                "from it. Leave it out."
-            )
-        if any(part in str(getattr(self.optim, "value", self.optim)) for part in ("lomo", "layerwise")):
-            raise SettingError(
-                f"optim={self.optim!r} is not supported: it steps inside the backward pass, before the two gradients "
-                "have been merged. Use another optimizer, such as 'adamw_torch'."
-            )
         super().__post_init__()
-        # After it, because it reads JSON given on a command line.
-        if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise SettingError(
-                "gradient_checkpointing_kwargs={'use_reentrant': True} is not supported: reentrant checkpointing "
-                "works with .backward() alone. Set 'use_reentrant' to False."
-            )
+        check_checkpointing(self)  # after it, because it reads JSON given on a command line
 
     def corsa_settings(self) -> CorsaSettings:
         """The settings of one step, without the trainer around it."""

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
-from trl.trainer.utils import FusedCausalLMOutput
 
 from corsa_plugins.model.borrowing import eval_mode
+from trl_ext._trl import FusedCausalLMOutput
 
 __all__ = ["add_completion_head", "remove_completion_head"]
 

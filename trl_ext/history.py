@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from torch.distributed.tensor import DTensor
 from transformers import (
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -16,11 +13,11 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import AnswerLooks, is_look, write_history
+from trl_ext.checks import check_whole
 
 __all__ = ["HistoryCallback"]
 
@@ -89,7 +86,7 @@ class HistoryCallback(TrainerCallback):
         tokenizer = self.tokenizer if self.tokenizer is not None else kwargs.get("processing_class")
         if tokenizer is None:
             raise SettingError("the trainer has no processing_class: give the callback its tokenizer")
-        _check_whole(args, kwargs["model"])
+        check_whole(args, kwargs["model"])
         self._taker = AnswerLooks(tokenizer, self.requests, **self.settings)
         self._interval = self.every or max(1, round(state.max_steps / self.looks))
         self.records = [record for record in state.log_history if is_look(record)]
@@ -119,12 +116,3 @@ class HistoryCallback(TrainerCallback):
             record["epoch"] = state.epoch
         self.records.append(record)
         state.log_history.append(record)
-
-
-def _check_whole(args: TrainingArguments, model: nn.Module) -> None:
-    sharded = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if sharded or is_deepspeed_zero3_enabled() or any(isinstance(p, DTensor) for p in model.parameters()):
-        raise SettingError(
-            "the model's weights are spread over processes (FSDP, ZeRO-3 or tensor parallelism), and one process alone "
-            "cannot follow the answers: leave the history out"
-        )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
 from corsa_plugins.model.borrowing import remember_gradient_flags, remember_modes
+from trl_ext._trl import TRAINED, BaseTunerLayer, requires_input_gradients
 from trl_ext.head import remove_completion_head
 
 __all__ = ["Unadapted", "lora_factors", "lora_layers"]
@@ -42,7 +42,7 @@ class Unadapted:
                 setattr(model, name, value)
             elif name in vars(model):
                 delattr(model, name)
-        if getattr(model, "_require_grads_hook", None) is not None:
+        if requires_input_gradients(model):
             model.disable_input_require_grads()
         if not self.checkpointing and _checkpointing(model):
             model.gradient_checkpointing_disable()
@@ -59,11 +59,11 @@ def _checkpointing(model: nn.Module) -> bool:
 
 
 def lora_layers(model: nn.Module) -> dict[str, Any]:
-    """The LoRA layers of a model by name, with the adapter ``"default"``."""
+    """The LoRA layers of a model by name, with the adapter that is trained."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, BaseTunerLayer) and "default" in getattr(module, "lora_A", {})
+        if isinstance(module, BaseTunerLayer) and TRAINED in getattr(module, "lora_A", {})
     }
 
 
@@ -71,8 +71,8 @@ def lora_factors(model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor
     """Copies of each LoRA layer's (s B, A) in float32, in main memory: its change of the weight is their product."""
     return {
         name: (
-            layer.lora_B["default"].weight.detach().to("cpu", torch.float32) * layer.scaling["default"],
-            layer.lora_A["default"].weight.detach().to("cpu", torch.float32, copy=True),
+            layer.lora_B[TRAINED].weight.detach().to("cpu", torch.float32) * layer.scaling[TRAINED],
+            layer.lora_A[TRAINED].weight.detach().to("cpu", torch.float32, copy=True),
         )
         for name, layer in lora_layers(model).items()
     }

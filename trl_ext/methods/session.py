@@ -12,13 +12,13 @@ import datasets
 import transformers
 from datasets import Dataset
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from corsa_plugins.data.preferences import fill_target_old, to_preference_rows
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import HISTORY, write_history
+from trl_ext._trl import carries_adapter
 from trl_ext.config import CoRSAConfig
 from trl_ext.history import HistoryCallback
 from trl_ext.methods.adapter import Unadapted
@@ -45,7 +45,7 @@ class AdapterSession:
         own: Mapping[str, Any],
         seed: int,
     ) -> None:
-        if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        if isinstance(model, PeftModel) or carries_adapter(model):
             raise SettingError("the model has an adapter already: give the base model, or merge the adapter first")
         self.base = model
         self.tokenizer = tokenizer

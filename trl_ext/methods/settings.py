@@ -13,8 +13,7 @@ from pydantic import Field, InstanceOf
 from corsa_plugins.errors import SettingError
 from corsa_plugins.settings import InvalidSettingsError, Problem, Settings, plain, unknown_names
 from corsa_plugins.testbed import LoraDefaults
-from trl_ext.config import CoRSAConfig
-from trl_ext.trainer import paper_lora_config
+from trl_ext.config import CoRSAConfig, paper_lora_config
 
 __all__ = ["TESTBED_SETTINGS", "AdapterSettings", "adapter_settings"]
 

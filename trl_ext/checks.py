@@ -1,0 +1,233 @@
+"""What the trainer cannot work with, each refused before training with the reason and the cure."""
+
+from __future__ import annotations
+
+import os
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from peft import LoraConfig, PeftModel
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from corsa_plugins.errors import SettingError
+from trl_ext._trl import REFERENCE, TRAINED, carries_adapter
+
+if TYPE_CHECKING:
+    from trl_ext.config import CoRSAConfig
+
+__all__ = [
+    "REFERENCES",
+    "check_adapter",
+    "check_base",
+    "check_checkpointing",
+    "check_config",
+    "check_launch",
+    "check_lora_config",
+    "check_offloading",
+    "check_trainable",
+    "check_whole",
+]
+
+REFERENCES = ("base", "adapter")
+"""What the reference of the DPO loss may be."""
+
+# --- Settings ---
+
+
+def check_config(config: CoRSAConfig) -> None:
+    """What a ``CoRSAConfig`` may say, apart from CoRSA's own settings (:mod:`corsa_plugins.corsa.settings`).
+
+    Raises:
+        SettingError: the message names the setting.
+    """
+    if not isfinite(config.beta) or config.beta <= 0:
+        raise SettingError(f"beta must be a finite number > 0, got {config.beta!r}.")
+    if not isfinite(config.learning_rate) or config.learning_rate < 0:
+        raise SettingError(f"learning_rate must be a finite number >= 0, got {config.learning_rate!r}.")
+    if config.reference not in REFERENCES:
+        raise SettingError(f"reference must be one of {', '.join(REFERENCES)}, got {config.reference!r}.")
+    loss_types = [config.loss_type] if isinstance(config.loss_type, str) else config.loss_type
+    if len(loss_types) != 1 or loss_types[0] == "sft" or config.loss_weights is not None:
+        raise SettingError(
+            f"loss_type={config.loss_type!r} with loss_weights={config.loss_weights!r}: CoRSA adds the SFT loss "
+            "itself. Name one preference loss in `loss_type`, such as 'sigmoid', leave `loss_weights` unset, and "
+            "set `dpo_weight`."
+        )
+    if config.router_aux_loss_coef not in (None, 0.0):
+        raise SettingError("router_aux_loss_coef must be 0.0: the load-balancing loss is not part of CoRSA.")
+    if config.fp16:
+        raise SettingError(
+            "fp16=True is not supported: the two gradients of a step are compared and projected before the "
+            "optimizer sees them, outside the gradient scaler's reach, and unscaled fp16 gradients underflow. "
+            "Use bf16=True, or bf16=False for float32."
+        )
+    if config.deepspeed or config.fsdp:
+        raise SettingError(
+            "DeepSpeed and FSDP are not supported: the perturbation needs the norm over, and an exact copy of, "
+            "all LoRA parameters on every rank. Adapters are small: use plain data parallelism "
+            "(`accelerate launch --multi_gpu`), with a 4-bit base if memory is short."
+        )
+    if config.torch_compile:
+        raise SettingError(
+            "torch_compile=True is not supported: a compiled backward pass gives one gradient, and CoRSA takes two "
+            "from it. Leave it out."
+        )
+    if any(part in str(getattr(config.optim, "value", config.optim)) for part in ("lomo", "layerwise")):
+        raise SettingError(
+            f"optim={config.optim!r} is not supported: it steps inside the backward pass, before the two gradients "
+            "have been merged. Use another optimizer, such as 'adamw_torch'."
+        )
+
+
+def check_checkpointing(config: CoRSAConfig) -> None:
+    """To be called when the configuration has read the JSON that a command line gives.
+
+    Raises:
+        SettingError: reentrant checkpointing is asked for.
+    """
+    if (config.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise SettingError(
+            "gradient_checkpointing_kwargs={'use_reentrant': True} is not supported: reentrant checkpointing "
+            "works with .backward() alone. Set 'use_reentrant' to False."
+        )
+
+
+def check_launch(args: TrainingArguments) -> None:
+    """How the training is launched, as far as ``accelerate`` says it beside the configuration.
+
+    Raises:
+        SettingError: with DeepSpeed or FSDP.
+    """
+    if args.deepspeed_plugin is not None or _launched_with_fsdp():
+        raise SettingError(
+            "DeepSpeed and FSDP are not supported. Launch with plain data parallelism: `accelerate launch --multi_gpu`."
+        )
+
+
+def check_offloading(args: Any, obstacle: str) -> None:
+    """Two backward passes are needed, because of ``obstacle``.
+
+    Raises:
+        SettingError: activations are to be offloaded, which serves one.
+    """
+    if args.activation_offloading and args.dpo_weight > 0:
+        raise SettingError(
+            f"activation_offloading=True cannot be used here: it serves a single backward pass, and two are needed "
+            f"because {obstacle}. Set it to False."
+        )
+
+
+def check_whole(args: TrainingArguments, model: nn.Module) -> None:
+    """Whether one process alone can run the model, as following answers needs.
+
+    Raises:
+        SettingError: its weights are spread over processes.
+    """
+    sharded = bool(args.fsdp) or _launched_with_fsdp()
+    if sharded or is_deepspeed_zero3_enabled() or any(isinstance(p, DTensor) for p in model.parameters()):
+        raise SettingError(
+            "the model's weights are spread over processes (FSDP, ZeRO-3 or tensor parallelism), and one process alone "
+            "cannot follow the answers: leave the history out"
+        )
+
+
+def _launched_with_fsdp() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+# --- Adapters ---
+
+# They fold a part of the adapter's initial value into the base weights, and adapter off is then not the base model.
+_INITIALIZATIONS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def check_lora_config(config: Any, new: bool = False) -> None:
+    """An adapter's configuration.
+
+    Args:
+        config: What may be a ``LoraConfig``.
+        new: The adapter is yet to be made.
+
+    Raises:
+        TypeError: it is of another kind of adapter.
+        SettingError: base weights would train too, or change at the start.
+    """
+    if not isinstance(config, LoraConfig):
+        raise TypeError(
+            f"`peft_config` must be a `peft.LoraConfig`: CoRSA trains LoRA parameters. Got `{type(config).__name__}`."
+        )
+    if config.modules_to_save:
+        raise SettingError(
+            f"`modules_to_save={list(config.modules_to_save)}` makes base weights trainable, and CoRSA trains LoRA "
+            "parameters alone. Remove it from your `LoraConfig`."
+        )
+    if config.bias != "none":
+        raise SettingError(
+            f"`bias={config.bias!r}` makes base biases trainable, and CoRSA trains LoRA parameters alone. Set it to "
+            "'none' in your `LoraConfig`."
+        )
+    start = config.init_lora_weights
+    if new and isinstance(start, str) and start.startswith(_INITIALIZATIONS_THAT_CHANGE_THE_BASE):
+        raise SettingError(
+            f"`init_lora_weights={start!r}` changes the base weights, and CoRSA's reference is the base model as it "
+            "was. Use True, 'gaussian', 'orthogonal' or 'eva' in your `LoraConfig`."
+        )
+
+
+def check_base(model: str | PreTrainedModel) -> None:
+    """A model that gets a new adapter.
+
+    Raises:
+        SettingError: it has one already.
+    """
+    if not isinstance(model, str) and carries_adapter(model):
+        raise SettingError(
+            "The model carries an adapter that was put on it without a `PeftModel`, and a new one would replace it. "
+            "To train on it, load it with `PeftModel.from_pretrained(base, path, is_trainable=True)`."
+        )
+
+
+def check_adapter(model: PeftModel) -> None:
+    """A model whose adapter is trained on.
+
+    Raises:
+        SettingError: the adapter has another name, is frozen or is not the active one; TRL's name for the reference is
+            taken; base weights are trainable.
+    """
+    if REFERENCE in model.peft_config:
+        raise SettingError(
+            f"The model has an adapter named {REFERENCE!r}, the name TRL gives to its reference. Remove it with "
+            f"`model.delete_adapter({REFERENCE!r})`, or load it under another name."
+        )
+    if TRAINED not in model.peft_config or model.active_adapters != [TRAINED]:
+        raise SettingError(
+            f"The model's adapters are {sorted(model.peft_config)}, active {model.active_adapters}: the one to train "
+            f"must be named {TRAINED!r} and be the active one. Load it with "
+            "`PeftModel.from_pretrained(model, path, is_trainable=True)`."
+        )
+    check_lora_config(model.peft_config[TRAINED])
+    check_trainable(model)
+
+
+def check_trainable(model: nn.Module) -> None:
+    """That LoRA parameters train, and no others.
+
+    Raises:
+        SettingError: base weights are trainable, or nothing is.
+    """
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not trainable:
+        raise SettingError(
+            "Nothing to train: every parameter of the model is frozen. Adapters load frozen unless asked otherwise: "
+            "use `PeftModel.from_pretrained(model, path, is_trainable=True)`."
+        )
+    others = [name for name in trainable if "lora_" not in name]
+    if others:
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise SettingError(
+            f"Base weights are trainable ({shown}), and CoRSA trains LoRA parameters alone. Freeze them "
+            "(`parameter.requires_grad_(False)`), or pass the base model with a `peft_config`."
+        )
