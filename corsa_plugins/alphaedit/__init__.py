@@ -12,12 +12,19 @@ The rooms, in the order an edit walks through them:
 * :mod:`~corsa_plugins.alphaedit.solver.conflict`: conflicts of keys (Eq. 3, 6) and the weights of earlier edits;
 * :mod:`~corsa_plugins.alphaedit.solver.closed_form`: Eq. 8 and the search for eigenvectors, in dual or primal form;
 * :mod:`~corsa_plugins.alphaedit.solver.smoothing`: smoothed targets and the choice between them;
-* :mod:`~corsa_plugins.alphaedit.editor`: Algorithm 1 over the edited layers, whole or not at all;
-* :mod:`~corsa_plugins.alphaedit.state`, :mod:`~corsa_plugins.alphaedit.report`,
-  :mod:`~corsa_plugins.alphaedit.diagnosis`: what is in force, what became of each request, what to expect.
+* :mod:`~corsa_plugins.alphaedit.algorithm`: Algorithm 1 at one layer, line by line;
+* :mod:`~corsa_plugins.alphaedit.reader`, :mod:`~corsa_plugins.alphaedit.answers`,
+  :mod:`~corsa_plugins.alphaedit.preserved`: what it is given, read off a model and its statistics;
+* :mod:`~corsa_plugins.alphaedit.batch`: a batch of requests through the edited layers;
+* :mod:`~corsa_plugins.alphaedit.state`, :mod:`~corsa_plugins.alphaedit.transaction`: which edits are in force, and
+  that they are so whole or not at all;
+* :mod:`~corsa_plugins.alphaedit.report`, :mod:`~corsa_plugins.alphaedit.conflicts`,
+  :mod:`~corsa_plugins.alphaedit.diagnosis`: what became of each request, what to expect;
+* :mod:`~corsa_plugins.alphaedit.editor`: all of it for a user.
 """
 
-from corsa_plugins.alphaedit.diagnosis import Conflicts, Diagnosis
+from corsa_plugins.alphaedit.conflicts import Conflicts
+from corsa_plugins.alphaedit.diagnosis import Diagnosis
 from corsa_plugins.alphaedit.edited import load_edited
 from corsa_plugins.alphaedit.editor import AlphaEditor, EditError, PreservedKeys
 from corsa_plugins.alphaedit.report import EditReport, LayerReport, RequestReport

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,108 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corsa_plugins.alphaedit.solver.columns import unit_columns
-from corsa_plugins.alphaedit.solver.conflict import pairwise_conflict, sample_conflict, subspace_conflict
-from corsa_plugins.alphaedit.solver.nullspace import NullSpace
+from corsa_plugins.alphaedit.conflicts import Conflicts
 from corsa_plugins.errors import SettingError, require
 from corsa_plugins.files import atomic_write_bytes
 
-__all__ = ["Conflicts", "Diagnosis", "LayerConflicts", "RequestConflicts", "layer_conflicts"]
-
-
-@dataclass(frozen=True)
-class LayerConflicts:
-    """Conflicts of N requests at one layer.
-
-    Attributes:
-        layer: The block.
-        preserved: (N,) s(k, K0) of Eq. 3 over the sample of preserved keys; ``None`` without one.
-        subspace: (N,) the share of the key outside the null space (Eq. 6).
-        prior: (N, M) |cos| with the key of each edit in force; M may be 0.
-        prior_names: The M edits in force.
-        batch: (N, N) |cos| with each other, 0 on the diagonal.
-    """
-
-    layer: int
-    preserved: Tensor | None
-    subspace: Tensor
-    prior: Tensor
-    prior_names: tuple[str, ...]
-    batch: Tensor
-
-
-def layer_conflicts(
-    layer: int, keys: Tensor, space: NullSpace, sample: Tensor | None, prior: Tensor, prior_names: Sequence[str]
-) -> LayerConflicts:
-    """All conflicts of keys (d, N) with a sample of preserved keys (d, S), prior keys (d, M), and each other."""
-    cosines = unit_columns(keys, "keys").T @ unit_columns(prior.to(keys.device), "prior keys", rows=keys.shape[0])
-    return LayerConflicts(
-        layer=layer,
-        preserved=None if sample is None else sample_conflict(keys, sample).cpu(),
-        subspace=subspace_conflict(space.coordinates(keys), space.n_null).cpu(),
-        prior=cosines.abs().clamp(max=1).cpu(),
-        prior_names=tuple(prior_names),
-        batch=pairwise_conflict(keys).cpu(),
-    )
-
-
-@dataclass(frozen=True)
-class RequestConflicts:
-    """The highest conflicts of one request over the edited layers; ``None`` where there is nothing to conflict with."""
-
-    preserved_conflict: float | None
-    subspace_conflict: float
-    prior_conflict: float | None
-    prior_conflict_with: str | None
-    batch_conflict: float | None
-    batch_conflict_with: str | None
-
-
-@dataclass(frozen=True)
-class Conflicts:
-    """Conflicts of a list of requests at every edited layer.
-
-    Attributes:
-        names: Of the requests.
-        layers: In ascending order.
-    """
-
-    names: tuple[str, ...]
-    layers: tuple[LayerConflicts, ...]
-
-    def of(self, index: int) -> RequestConflicts:
-        """The figures of one request."""
-        preserved = [float(layer.preserved[index]) for layer in self.layers if layer.preserved is not None]
-        prior = _highest([(layer.prior[index], layer.prior_names) for layer in self.layers])
-        others = [name for i, name in enumerate(self.names) if i != index]
-        keep = torch.arange(len(self.names)) != index
-        batch = _highest([(layer.batch[index][keep], others) for layer in self.layers])
-        return RequestConflicts(
-            preserved_conflict=max(preserved) if preserved else None,
-            subspace_conflict=max(float(layer.subspace[index]) for layer in self.layers),
-            prior_conflict=prior[0],
-            prior_conflict_with=prior[1],
-            batch_conflict=batch[0],
-            batch_conflict_with=batch[1],
-        )
-
-    def means(self) -> dict[str, float | None]:
-        """Means over the requests, as the paper gives them for a data set (Table 1)."""
-        found = [self.of(index) for index in range(len(self.names))]
-        return {
-            name: _mean([getattr(conflict, name) for conflict in found])
-            for name in ("preserved_conflict", "subspace_conflict", "prior_conflict", "batch_conflict")
-        }
-
-
-def _highest(rows: Sequence[tuple[Tensor, Sequence[str]]]) -> tuple[float | None, str | None]:
-    found = [(float(row.max()), names[int(row.argmax())]) for row, names in rows if len(row)]
-    return max(found) if found else (None, None)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+__all__ = ["Diagnosis"]
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["EditReport", "LayerReport", "RequestReport", "verdict"]
+__all__ = ["EditReport", "LayerReport", "RequestReport", "verdict", "warn_not_edited"]
+
+logger = logging.getLogger(__name__)
 
 HIGH_CONFLICT = 0.9
 """From here on a conflict is named as the likely cause of an edit that was not taken."""
+
+_MAX_WARNINGS = 10
 
 
 @dataclass(frozen=True)
@@ -196,3 +201,12 @@ class EditReport:
             f"batch {self.batch}: {edited} of {len(self.requests)} requests edited; eigenvectors added to the null "
             f"space: {added}"
         )
+
+
+def warn_not_edited(report: EditReport, reach: float) -> None:
+    """Log the requests that were not taken; of targets out of reach the search for values has warned already."""
+    missed = [request for request in report.not_edited if request.value_probability >= reach]
+    for request in missed[:_MAX_WARNINGS]:
+        logger.warning("%s: %s", request.name, request.verdict)
+    if len(missed) > _MAX_WARNINGS:
+        logger.warning("... nor were %d more requests taken; see the report", len(missed) - _MAX_WARNINGS)

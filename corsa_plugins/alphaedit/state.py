@@ -7,9 +7,8 @@ weights are W0, bit for bit.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,40 +18,18 @@ from torch import Tensor
 
 from corsa_plugins.alphaedit.report import EditReport
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
+from corsa_plugins.alphaedit.state_files import STATE_JSON, StateError, damage_named, read_state, write_state
+from corsa_plugins.alphaedit.weights import LayerUpdate, write_weight
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.errors import CorsaError
-from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.architecture import Architecture, LinearMap
 from corsa_plugins.model.identity import Fingerprint, checksum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["EditBatch", "EditState", "LayerUpdate", "StateError", "write_weight"]
+__all__ = ["EditBatch", "EditState", "StateError"]
 
-_FORMAT = 1
-_JSON = "state.json"
-_TENSORS = "state.safetensors"
-_CHUNK = 2**24  # elements of a weight that are held in float64 at a time: 128 MiB
-
-
-class StateError(CorsaError, ValueError):
-    """An edit state that does not fit the model, cannot be read, or has no such batch."""
-
-
-@dataclass(frozen=True)
-class LayerUpdate:
-    """What one batch of N edits did to one layer.
-
-    Attributes:
-        keys: (d_in, N), the keys with the batch in force: K_p of later edits.
-        left: (d_out, N), the residuals, as smoothed.
-        right: (d_in, N); the update is ``left @ right.T``.
-    """
-
-    keys: Tensor
-    left: Tensor
-    right: Tensor
+_PARTS = ("keys", "left", "right")
 
 
 @dataclass(frozen=True)
@@ -72,6 +49,38 @@ class EditBatch:
     layers: Mapping[int, LayerUpdate]
     settings: AlphaEditSettings
     report: EditReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the tensors, as plain data."""
+        return {
+            "name": self.name,
+            "layers": sorted(self.layers),
+            "requests": [request.model_dump(mode="json") for request in self.requests],
+            "settings": self.settings.as_dict(),
+            "report": self.report.as_dict(),
+        }
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """The updates, by names that begin with ``prefix``."""
+        return {
+            f"{prefix}.{layer}.{part}": getattr(update, part).contiguous()
+            for layer, update in self.layers.items()
+            for part in _PARTS
+        }
+
+    @classmethod
+    def from_parts(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str) -> EditBatch:
+        """The batch of :meth:`as_dict`'s data and :meth:`tensors`."""
+        return cls(
+            name=data["name"],
+            requests=tuple(EditRequest.model_validate(request) for request in data["requests"]),
+            layers={
+                layer: LayerUpdate(**{part: tensors[f"{prefix}.{layer}.{part}"] for part in _PARTS})
+                for layer in data["layers"]
+            },
+            settings=AlphaEditSettings.from_dict(data["settings"]),
+            report=EditReport.from_dict(data["report"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -133,21 +142,29 @@ class EditState:
         """
         if not self.originals:
             return 0
-        found = {layer: checksum(maps[layer].weight) for layer in self.originals}
+        present = {layer: checksum(maps[layer].weight) for layer in self.originals}
         for count in range(len(self.batches), -1, -1):
-            if self.marks[count] is not None and dict(self.marks[count] or {}) == found:
+            if self.marks[count] is not None and dict(self.marks[count] or {}) == present:
                 return count
         return None
+
+    def free_name(self) -> str:
+        """A number that is no batch's name: that of the next batch, if it is free."""
+        taken = {batch.name for batch in self.batches}
+        number = len(self.batches) + 1
+        while str(number) in taken:
+            number += 1
+        return str(number)
 
     def first(self, count: int) -> EditState:
         """The state with the first ``count`` batches only."""
         return replace(self, batches=self.batches[:count], marks=self.marks[: count + 1])
 
-    def with_batch(self, batch: EditBatch, mark: Mapping[int, str]) -> EditState:
-        """The state with one batch more, and the checksums of the weights with it in force."""
+    def with_batch(self, batch: EditBatch) -> EditState:
+        """The state with one batch more; of what the weights are with it there are no checksums yet."""
         if any(batch.name == other.name for other in self.batches):
             raise StateError(f"there is a batch {batch.name!r} already: choose another name")
-        return replace(self, batches=(*self.batches, batch), marks=(*self.marks, dict(mark)))
+        return replace(self, batches=(*self.batches, batch), marks=(*self.marks, None))
 
     def with_mark(self, mark: Mapping[int, str]) -> EditState:
         """The state with other checksums of the weights with every batch in force."""
@@ -155,26 +172,30 @@ class EditState:
 
     def with_layers(self, maps: Mapping[int, LinearMap]) -> EditState:
         """The state with the present weights of layers it did not know yet as their originals."""
-        new = {layer: place for layer, place in maps.items() if layer not in self.originals}
+        new = {layer: linear for layer, linear in maps.items() if layer not in self.originals}
         if not new:
             return self
-        originals = {layer: place.weight.detach().to("cpu", copy=True).contiguous() for layer, place in new.items()}
+        weights = {layer: linear.weight.detach() for layer, linear in new.items()}
+        originals = {layer: weight.to("cpu", copy=True).contiguous() for layer, weight in weights.items()}
         known = {layer: checksum(weight) for layer, weight in originals.items()}
         return replace(
             self,
-            modules={**self.modules, **{layer: place.name for layer, place in new.items()}},
+            modules={**self.modules, **{layer: linear.name for layer, linear in new.items()}},
             originals={**self.originals, **originals},
             marks=tuple(None if mark is None else {**mark, **known} for mark in self.marks),
         )
 
-    def without(self, name: str, mark: Mapping[int, str]) -> EditState:
-        """The state without a batch, its keys and updates gone, and the checksums of the weights without it."""
-        place = self.batches.index(self.batch(name))
-        batches = self.batches[:place] + self.batches[place + 1 :]
-        # The batches after it were never in force without it, until now all of them are.
-        marks: list[Mapping[int, str] | None] = [*self.marks[: place + 1], *[None] * (len(batches) - place)]
-        marks[len(batches)] = dict(mark)
-        return replace(self, batches=batches, marks=tuple(marks))
+    def without(self, name: str) -> EditState:
+        """The state without a batch, its keys and updates gone; of the weights without it there are no checksums yet.
+
+        Raises:
+            StateError: There is no such batch.
+        """
+        index = self.batches.index(self.batch(name))
+        batches = self.batches[:index] + self.batches[index + 1 :]
+        # The batches after it were never in force without it.
+        marks = (*self.marks[: index + 1], *[None] * (len(batches) - index))
+        return replace(self, batches=batches, marks=marks)
 
     def write(self, maps: Mapping[int, LinearMap]) -> dict[int, str]:
         """Put W0 + all updates into the weights; returns their checksums by layer."""
@@ -188,11 +209,11 @@ class EditState:
         Raises:
             StateError: It is of another model.
         """
-        found = Fingerprint.of(model, architecture)
-        if not self.fingerprint.matches(found):
+        fingerprint = Fingerprint.of(model, architecture)
+        if not self.fingerprint.matches(fingerprint):
             raise StateError(
-                f"the edit state was made on another model: {self.fingerprint.difference(found)}; load the model that "
-                "was edited, or start a new state"
+                f"the edit state was made on another model: {self.fingerprint.difference(fingerprint)}; load the model "
+                "that was edited, or start a new state"
             )
 
     def check(
@@ -205,13 +226,13 @@ class EditState:
         """
         self.check_model(model, architecture)
         for layer, original in self.originals.items():
-            place = maps[layer]
-            if place.name != self.modules[layer] or place.weight.shape != original.shape:
-                raise StateError(f"the edit state edits {self.modules[layer]}, and the model has {place.name} there")
-            if place.weight.dtype != original.dtype:
+            linear = maps[layer]
+            if linear.name != self.modules[layer] or linear.weight.shape != original.shape:
+                raise StateError(f"the edit state edits {self.modules[layer]}, and the model has {linear.name} there")
+            if linear.weight.dtype != original.dtype:
                 raise StateError(
-                    f"the edit state was made in {original.dtype}, and {place.name} is {place.weight.dtype}: load the "
-                    f"model with that dtype"
+                    f"the edit state was made in {original.dtype}, and {linear.name} is {linear.weight.dtype}: load "
+                    "the model with that dtype"
                 )
 
     # --- files -------------------------------------------------------------------------------------------------------
@@ -226,38 +247,18 @@ class EditState:
             StateError: The folder holds anything else, which would be lost.
             OSError: It cannot be written; what was there is still there.
         """
-        from safetensors.torch import save_file
-
-        path = Path(path)
-        if path.is_dir() and {file.name for file in path.iterdir()} - {_JSON, _TENSORS}:
-            raise StateError(f"{path} is a folder with other files in it: name a new one for the edit state")
         tensors = {f"original.{layer}": weight for layer, weight in self.originals.items()}
         for number, batch in enumerate(self.batches):
-            for layer, update in batch.layers.items():
-                for part in ("keys", "left", "right"):
-                    tensors[f"batch.{number}.{layer}.{part}"] = getattr(update, part).contiguous()
-        described = {
-            "format": _FORMAT,
+            tensors |= batch.tensors(f"batch.{number}")
+        description = {
             "fingerprint": self.fingerprint.as_dict(),
             "modules": {str(layer): name for layer, name in self.modules.items()},
             "contexts": list(self.contexts),
             "marks": [None if mark is None else {str(layer): m for layer, m in mark.items()} for mark in self.marks],
-            "batches": [
-                {
-                    "name": batch.name,
-                    "layers": sorted(batch.layers),
-                    "requests": [request.model_dump(mode="json") for request in batch.requests],
-                    "settings": batch.settings.as_dict(),
-                    "report": batch.report.as_dict(),
-                }
-                for batch in self.batches
-            ],
-            "tensors": sorted(tensors),
+            "batches": [batch.as_dict() for batch in self.batches],
         }
-        with atomic_directory(path) as folder:
-            save_file(tensors, folder / _TENSORS)
-            (folder / _JSON).write_text(json.dumps(described, indent=1, ensure_ascii=False), encoding="utf-8")
-        return path
+        write_state(Path(path), description, tensors)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EditState:
@@ -266,39 +267,24 @@ class EditState:
         Raises:
             StateError: It is not one, or damaged; the message names it.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        path = Path(path)
-        if not (path / _JSON).is_file():
-            raise StateError(f"{path} is no edit state: there is no {_JSON} in it")
-        try:
-            described = json.loads((path / _JSON).read_text(encoding="utf-8"))
-            if described["format"] != _FORMAT:
-                raise StateError(f"{path} has format {described['format']}, and this version reads {_FORMAT}: upgrade")
-            tensors = load_file(path / _TENSORS)
-            if sorted(tensors) != described["tensors"]:
-                raise StateError(f"{path} is damaged: {_TENSORS} does not hold what {_JSON} lists; restore both files")
+        with damage_named(Path(path)):
+            description, tensors = read_state(Path(path))
             state = cls(
-                fingerprint=Fingerprint.from_dict(described["fingerprint"]),
-                modules={int(layer): name for layer, name in described["modules"].items()},
-                originals={int(layer): tensors[f"original.{layer}"] for layer in described["modules"]},
-                contexts=tuple(described["contexts"]),
-                batches=tuple(_batch(number, data, tensors) for number, data in enumerate(described["batches"])),
+                fingerprint=Fingerprint.from_dict(description["fingerprint"]),
+                modules={int(layer): name for layer, name in description["modules"].items()},
+                originals={int(layer): tensors[f"original.{layer}"] for layer in description["modules"]},
+                contexts=tuple(description["contexts"]),
+                batches=tuple(
+                    EditBatch.from_parts(batch, tensors, f"batch.{number}")
+                    for number, batch in enumerate(description["batches"])
+                ),
                 marks=tuple(
                     None if mark is None else {int(layer): m for layer, m in mark.items()}
-                    for mark in described["marks"]
+                    for mark in description["marks"]
                 ),
             )
-            state._check_whole(path)
-            return state
-        except StateError:
-            raise
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StateError(
-                f"{path} is damaged, or of another version, and cannot be read ({error}); restore both files, or use "
-                "the version that wrote them"
-            ) from error
+            state._check_whole(Path(path))
+        return state
 
     def _check_whole(self, path: Path) -> None:
         marked = self.marks[0] or {}
@@ -306,38 +292,10 @@ class EditState:
             if marked.get(layer) != checksum(original):
                 raise StateError(f"{path} is damaged: the original weight of layer {layer} has changed; restore it")
         if len(self.marks) != len(self.batches) + 1:
-            raise StateError(f"{path} is damaged: {_JSON} has checksums of other batches; restore it")
+            raise StateError(f"{path} is damaged: {STATE_JSON} has checksums of other batches; restore it")
         for batch in self.batches:
             for layer, update in batch.layers.items():
                 d_out, d_in = self.originals[layer].shape
                 n = len(batch.requests)
                 if (update.keys.shape, update.left.shape, update.right.shape) != ((d_in, n), (d_out, n), (d_in, n)):
                     raise StateError(f"{path} is damaged: batch {batch.name} has other shapes at layer {layer}")
-
-
-def _batch(number: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EditBatch:
-    return EditBatch(
-        name=data["name"],
-        requests=tuple(EditRequest.model_validate(request) for request in data["requests"]),
-        layers={
-            layer: LayerUpdate(**{p: tensors[f"batch.{number}.{layer}.{p}"] for p in ("keys", "left", "right")})
-            for layer in data["layers"]
-        },
-        settings=AlphaEditSettings.from_dict(data["settings"]),
-        report=EditReport.from_dict(data["report"]),
-    )
-
-
-@torch.no_grad()
-def write_weight(place: LinearMap, original: Tensor, updates: Sequence[LayerUpdate]) -> None:
-    """Put ``original`` + the sum of the updates into a linear map, summed in float64 by blocks of rows."""
-    weight = place.weight
-    if not updates:
-        weight.copy_(original)
-        return
-    left = torch.cat([update.left for update in updates], dim=1).to(weight.device)
-    right = torch.cat([update.right for update in updates], dim=1).to(weight.device, torch.float64)
-    rows = max(1, _CHUNK // place.d_in)
-    for start in range(0, place.d_out, rows):
-        part = slice(start, start + rows)
-        weight[part] = (original[part].to(weight.device).double() + left[part].double() @ right.T).to(weight.dtype)

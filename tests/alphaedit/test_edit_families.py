@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from corsa_plugins.alphaedit import AlphaEditor, EditState
+from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
 from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.alphaedit.values.search import find_values
@@ -113,7 +114,7 @@ def test_behind_a_norm_every_layer_has_a_target_of_its_own(name: str, tiny_token
     model = family(name, len(tiny_tokenizer))
     editor = _editor(model, tiny_tokenizer)
     editor.settings = replace(QUICK, smoothing=None)
-    contexts = editor._contexts()
+    contexts = generate_contexts(model, tiny_tokenizer, n=QUICK.n_contexts, length=QUICK.context_length)
     before = copy.deepcopy(model)
     editor.edit(REQUESTS[:2], answers=False)
     updates = editor.state.batches[0].layers

@@ -11,12 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError, state
+from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError
 from corsa_plugins.alphaedit.settings import AlphaEditSettings, preset_names
-from corsa_plugins.alphaedit.state import LayerUpdate, write_weight
 from corsa_plugins.errors import SettingError
-from corsa_plugins.model.architecture import LinearMap
-from corsa_plugins.model.identity import checksum
 from tests.fixtures.alphaedit import LATER, REQUESTS, SETTINGS, Bench
 
 
@@ -185,24 +182,6 @@ def test_a_state_of_a_later_version_is_not_called_damaged_alone(llama_bench: Ben
     (folder / "state.json").write_text(json.dumps(described))
     with pytest.raises(StateError, match=r"of another version.*novelty is no setting"):
         EditState.load(folder)
-
-
-def test_weights_are_written_by_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    updates = [LayerUpdate(*(torch.randn(size, n, generator=generator) for size in (6, 9, 6))) for n in (2, 1)]
-    linear = torch.nn.Linear(6, 9)
-    place = LinearMap("down", linear, 6, 9)
-    original = linear.weight.detach().clone()
-    expected = original.double() + sum(update.left.double() @ update.right.double().T for update in updates)
-    found = []
-    for chunk in (1, 12, 10**6):
-        monkeypatch.setattr(state, "_CHUNK", chunk)
-        write_weight(place, original, updates)
-        torch.testing.assert_close(linear.weight.detach(), expected.float(), rtol=1e-6, atol=1e-6)
-        found.append(checksum(linear.weight))
-    assert len(set(found)) == 1
-    write_weight(place, original, [])
-    assert torch.equal(linear.weight, original)
 
 
 @pytest.mark.parametrize("name", preset_names())

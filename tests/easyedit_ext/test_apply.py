@@ -335,7 +335,7 @@ def test_an_interrupted_edit_changes_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(EditState, "with_batch", interrupted)  # the new weights are in place by then
+        patch.setattr(EditState, "with_mark", interrupted)  # the new weights are in place by then
         with pytest.raises(KeyboardInterrupt):
             edit(small, REQUESTS[1:])
     assert not changed(small, before)

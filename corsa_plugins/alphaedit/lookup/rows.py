@@ -13,7 +13,7 @@ from corsa_plugins.model.tokenization import TokenizationError, encode_prompt, j
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Row", "prompt_rows", "rewriting_rows"]
+__all__ = ["Row", "longest_text", "prompt_rows", "rewriting_rows"]
 
 KL_PROMPT = "{} is a"
 
@@ -104,7 +104,9 @@ def _each(
 ) -> list[list[Row]]:
     if not requests:
         raise RequestError("there are no edit requests: give at least one")
-    longest, vocabulary = _limits(model)
+    longest = longest_text(model)
+    embedding: Any = model.get_input_embeddings()
+    vocabulary = int(embedding.weight.shape[0])
     found: list[list[Row]] = []
     problems: list[str] = []
     for index, request in enumerate(requests):
@@ -133,7 +135,7 @@ def _each(
     return found
 
 
-def _limits(model: PreTrainedModel) -> tuple[int | None, int]:
+def longest_text(model: PreTrainedModel) -> int | None:
+    """How many tokens the model reads at most, if it says so."""
     config: Any = model.config.get_text_config()
-    embedding: Any = model.get_input_embeddings()
-    return getattr(config, "max_position_embeddings", None), int(embedding.weight.shape[0])
+    return getattr(config, "max_position_embeddings", None)

@@ -61,43 +61,6 @@ def test_the_hard_ones_are_those_of_the_highest_figures(edited: AlphaEditor, kin
         assert mean == pytest.approx(sum(values[r.case_id] for r in found.requests) / 8, rel=1e-4)
 
 
-@pytest.mark.parametrize("settings", [replace(QUICK, smoothing=None), QUICK])
-def test_residuals_are_those_that_an_edit_meets_at_the_layer(llama_bench: Bench, settings: Any) -> None:
-    editor = llama_bench.editor(settings)
-    editor.edit(REQUESTS[:1], answers=False)
-    asked, state, before = CANDIDATES[3:8], editor.state, llama_bench.weights()
-    first, second = editor.residuals(asked, 1), editor.residuals(asked, 2)
-    assert editor.state is state
-    assert all(torch.equal(value, before[name]) for name, value in llama_bench.weights().items())
-    # before anything is edited they are the inconsistencies
-    assert first == pytest.approx(
-        [row["inconsistency"] for row in editor.diagnose(asked, values=True).rows()], rel=1e-4
-    )
-    assert second != pytest.approx(first, rel=1e-4)
-    # the last layer's update takes all that is missing, less what was smoothed
-    editor.edit(asked, name="asked", answers=False)
-    batch = editor.state.batch("asked")
-    taken = batch.layers[1].left.norm(dim=0) / (1 - torch.tensor([r.smoothing[1] for r in batch.report.requests]))
-    assert taken.tolist() == pytest.approx(second, rel=1e-4)
-    for place in (0, 3):
-        with pytest.raises(SettingError, match="must be 1 to 2"):
-            editor.residuals(asked, place)
-
-
-def test_a_failure_while_residuals_are_measured_changes_nothing(llama_bench: Bench, monkeypatch: Any) -> None:
-    editor = llama_bench.editor(QUICK)
-    before, edit_layer = llama_bench.weights(), AlphaEditor._edit_layer
-
-    def interrupted(*arguments: Any) -> Any:
-        edit_layer(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(AlphaEditor, "_edit_layer", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        editor.residuals(CANDIDATES[:2], 2)
-    assert all(torch.equal(value, before[name]) for name, value in llama_bench.weights().items())
-
-
 def test_no_request_is_in_two_sets_or_an_edit_in_force(edited: AlphaEditor) -> None:
     candidates = [*CANDIDATES, *REQUESTS[:2], REQUESTS[0].model_copy(update={"target_new": "Bern"})]
     first = conflict_set(edited, candidates, ConflictPlan("preserved", 6, seed=0))

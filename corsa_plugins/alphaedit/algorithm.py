@@ -1,0 +1,194 @@
+"""Algorithm 1 of AlphaEdit+ at one layer: from keys, targets, a null space and earlier edits to an update.
+
+Liu et al., "AlphaEdit+: Model Editing in the Presence of Conflicting and Inconsistent Knowledge", section 3. Everything
+here is a function of its arguments; what reads a model and what writes to one is elsewhere. By lines of the algorithm::
+
+     1      prior_weighting     Lambda_p of Eq. 7
+     2      NullSpace           the eigenvectors of K0 K0^T in ascending order of their eigenvalues, once for a model
+     3, 17  beta, residual      beta(t), and R^t = V_1^t - W K1, of Eq. 7
+     4-10   relax               P_mod, and what Eq. 8 and 9 have in common
+    12, 15  update              Eq. 8, t = 0
+    18      update              Eq. 9, t > 0
+    11-21   algorithm_1         all of it, with the choice of t
+
+An update is two factors, Delta = left right^T: the left one is R^t, and the right one is the same for every t. With the
+three parts of AlphaEdit+ off it is AlphaEdit's (Eq. 2).
+
+Beyond the algorithm as printed: of several layers each takes a share of what is missing (MEMIT, Meng et al. 2023);
+which requests are inconsistent is told from all of it, not from the share; earlier edits have a weight (beta of A.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from corsa_plugins.alphaedit.settings import AlphaEditSettings
+from corsa_plugins.alphaedit.solver.closed_form import Solution, relative_ridge, solve
+from corsa_plugins.alphaedit.solver.conflict import prior_weights
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace
+from corsa_plugins.alphaedit.solver.smoothing import SmoothingChoice, select_smoothing, smoothing
+
+__all__ = [
+    "LayerEdit",
+    "LayerProblem",
+    "Relaxed",
+    "Update",
+    "algorithm_1",
+    "beta",
+    "prior_weighting",
+    "relax",
+    "residual",
+    "update",
+]
+
+
+@dataclass(frozen=True)
+class LayerProblem:
+    """N requests to edit at one layer, at the weights W it has now.
+
+    Attributes:
+        keys: K1, (d_in, N).
+        inconsistency: V1 - W K1, (d_out, N) float64: all that is missing to the targets.
+        prior_keys: Kp, (d_in, M), on the device of ``keys``; M may be 0.
+        space: Of the preserved keys K0: P, and the eigenvectors that can be added to it.
+        position: Of the layer among the edited ones, counted from 1.
+        n_layers: How many layers are edited.
+    """
+
+    keys: Tensor
+    inconsistency: Tensor
+    prior_keys: Tensor
+    space: NullSpace
+    position: int = 1
+    n_layers: int = 1
+
+
+class Update(NamedTuple):
+    """Delta = left right^T, (d_out, d_in).
+
+    Attributes:
+        left: R^t, (d_out, N).
+        right: (d_in, N).
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """What line 10 leaves behind: the same for every smoothed target.
+
+    Attributes:
+        right: (d_in, N), with Delta = R right^T for any residual R.
+        ridge: lambda, absolute.
+        solution: In coordinates: the eigenvectors in use, and the objective along the search.
+    """
+
+    right: Tensor
+    ridge: float
+    solution: Solution
+
+
+@dataclass(frozen=True)
+class LayerEdit:
+    """The result of Algorithm 1.
+
+    Attributes:
+        update: Delta_+.
+        smoothing: beta(t) of Eq. 7, (N,), that it was made with.
+        prior_weighting: The diagonal of Lambda_p, (M,).
+        relaxed: The null space it was made in.
+        choice: Of t, with the validation scores; ``None`` where no request was smoothed.
+    """
+
+    update: Update
+    smoothing: Tensor
+    prior_weighting: Tensor
+    relaxed: Relaxed
+    choice: SmoothingChoice | None
+
+
+def algorithm_1(problem: LayerProblem, settings: AlphaEditSettings, validate: Callable[[Update], float]) -> LayerEdit:
+    """Algorithm 1, all of it.
+
+    Args:
+        problem: The inputs.
+        settings: lambda, beta, epsilon, tau_r, T and delta, and which of the three parts are on.
+        validate: val_score of an update, higher is better; asked for nothing where no request is smoothed.
+
+    Raises:
+        ColumnsError, SettingError: Keys or residuals that cannot be computed with, or no ridge to be had from them.
+        SmoothingError: A validation score is NaN.
+        Whatever ``validate`` raises.
+    """
+    weighting = prior_weighting(problem, settings)  # line 1; of 2 the null space comes ordered
+    relaxed = relax(problem, weighting, settings)  # 3-10
+    choice = None
+    if settings.smoothing is not None and bool(beta(problem, 0, settings).any()):  # 11
+        # 15-20
+        choice = select_smoothing(lambda t: validate(update(problem, relaxed, t, settings)), settings.smoothing)
+    t = choice.t if choice is not None else 0
+    return LayerEdit(
+        update=update(problem, relaxed, t, settings),  # 12, 21
+        smoothing=beta(problem, t, settings),
+        prior_weighting=weighting,
+        relaxed=relaxed,
+        choice=choice,
+    )
+
+
+def prior_weighting(problem: LayerProblem, settings: AlphaEditSettings) -> Tensor:
+    """The diagonal of Lambda_p, (M,): 1 - |s(k_j, K1)| for each earlier edit (Eq. 7; line 1); ones in AlphaEdit."""
+    if settings.conflict_weights:
+        return prior_weights(problem.prior_keys, problem.keys)
+    return problem.prior_keys.new_ones(problem.prior_keys.shape[1])
+
+
+def beta(problem: LayerProblem, t: int, settings: AlphaEditSettings) -> Tensor:
+    """beta(t) of Eq. 7, (N,) float64: how far each target is moved back to what the model puts out now."""
+    norms = problem.inconsistency.norm(dim=0)
+    return torch.zeros_like(norms) if settings.smoothing is None else smoothing(norms, t, settings.smoothing)
+
+
+def residual(problem: LayerProblem, t: int, settings: AlphaEditSettings) -> Tensor:
+    """R^t = V_1^t - W K1 (Eq. 7; lines 3 and 17), (d_out, N): the layer's share, to targets smoothed to step t."""
+    share = problem.inconsistency / (problem.n_layers - problem.position + 1)
+    return share * (1 - beta(problem, t, settings))
+
+
+def relax(problem: LayerProblem, weighting: Tensor, settings: AlphaEditSettings) -> Relaxed:
+    """Add eigenvectors to the null space for as long as Eq. 7 at t = 0 falls, and solve Eq. 8 in it (lines 3-10).
+
+    Args:
+        problem: The inputs.
+        weighting: The diagonal of Lambda_p.
+        settings: lambda, epsilon and the weight of earlier edits; without a search, and where eigenvectors have no
+            order, P_mod is P.
+    """
+    space = problem.space
+    new = space.coordinates(problem.keys)
+    prior_weight = settings.prior_weight * (problem.position if settings.prior_weight_by_layer else 1)
+    prior = space.coordinates(problem.prior_keys) * (prior_weight * weighting.double()).sqrt()
+    ridge = settings.ridge
+    if settings.ridge_unit == "relative":
+        ridge = relative_ridge(settings.ridge, new, space.n_null)
+    solution = solve(
+        new,
+        prior,
+        residual(problem, 0, settings),
+        ridge=ridge,
+        n_null=space.n_null,
+        search=settings.search if space.ordered else None,
+    )
+    return Relaxed(space.combine(solution.coefficients), ridge, solution)
+
+
+def update(problem: LayerProblem, relaxed: Relaxed, t: int, settings: AlphaEditSettings) -> Update:
+    """Delta_+^(t) (Eq. 8 at t = 0, Eq. 9 beyond): linear in R^t, so that nothing is solved again."""
+    return Update(residual(problem, t, settings), relaxed.right)

@@ -1,0 +1,234 @@
+"""One batch of requests on its way into the weights: Algorithm 1 at each edited layer in turn, and the report of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from corsa_plugins.alphaedit.algorithm import LayerEdit, LayerProblem, Update, algorithm_1
+from corsa_plugins.alphaedit.answers import Answers, ask, validation_pairs, validation_score
+from corsa_plugins.alphaedit.conflicts import Conflicts, request_conflicts
+from corsa_plugins.alphaedit.preserved import PreservedSpaces
+from corsa_plugins.alphaedit.reader import ModelReader
+from corsa_plugins.alphaedit.report import EditReport, LayerReport, RequestReport, verdict
+from corsa_plugins.alphaedit.solver.nullspace import NullSpace
+from corsa_plugins.alphaedit.state import EditBatch, EditState
+from corsa_plugins.alphaedit.values.search import Values
+from corsa_plugins.alphaedit.weights import LayerUpdate, write_weight
+from corsa_plugins.data.requests import EditRequest, Probe
+from corsa_plugins.errors import CorsaError
+
+__all__ = ["BatchEdit", "EditError", "EditedLayer"]
+
+
+class EditError(CorsaError, RuntimeError):
+    """An edit that gave NaN or infinity. The weights and the state are as before."""
+
+
+@dataclass(frozen=True)
+class EditedLayer:
+    """A layer whose weight has the update.
+
+    Attributes:
+        targets: V1, (d_out, N), that the edit went by.
+        update: As it is in the weight, in main memory and in the precision it is kept in.
+        smoothing: beta(t), (N,).
+        report: What the solve did.
+    """
+
+    targets: Tensor
+    update: Update
+    smoothing: Tensor
+    report: LayerReport
+
+
+@dataclass(frozen=True)
+class BatchEdit:
+    """Requests to edit together.
+
+    Attributes:
+        reader: Of the model they are edited in; its settings say how.
+        preserved: The keys to spare.
+        state: The edits in force; it knows the layers of the settings, and has contexts.
+        requests: Checked.
+        keep: Probes with answers that should stay, to validate smoothed targets on as well.
+    """
+
+    reader: ModelReader
+    preserved: PreservedSpaces
+    state: EditState
+    requests: tuple[EditRequest, ...]
+    keep: Sequence[Probe] = ()
+
+    def run(self, name: str, *, answers: bool = True, progress: bool = False) -> EditBatch:
+        """Edit every layer; the weights hold the edit afterwards.
+
+        Args:
+            name: Of the batch.
+            answers: Whether to let the model answer in its own words before and after, for the report.
+            progress: Show a progress bar.
+
+        Raises:
+            EditError: NaN or infinity, naming the layer or the request.
+            CorsaError: What the parts raise.
+        """
+        layers, contexts = self.reader.settings.layers, self.state.contexts
+        values = self.reader.values(self.requests, contexts, progress=progress)  # refuses what the model cannot read
+        before = self._ask(answers)
+        conflicts = self.conflicts()
+        edited = [self.edit_layer(position, values) for position in range(1, len(layers) + 1)]
+        missing = edited[-1].targets - self.reader.outputs(self.requests, layers[-1])
+        keys = self.reader.keys(self.requests, contexts)
+        self._refuse_non_finite(layers[-1], "outputs after the edit", missing)
+        for layer in layers:
+            self._refuse_non_finite(layer, "keys after the edit", keys[layer])
+        after = self._ask(answers)
+        return EditBatch(
+            name=name,
+            requests=self.requests,
+            layers={
+                layer: LayerUpdate(self._kept(keys[layer]), *part.update)
+                for layer, part in zip(layers, edited, strict=True)
+            },
+            settings=self.reader.settings,
+            report=EditReport(
+                name,
+                tuple(
+                    self._report(index, values, conflicts, edited, missing, before, after)
+                    for index in range(len(self.requests))
+                ),
+                tuple(part.report for part in edited),
+            ),
+        )
+
+    def conflicts(self) -> Conflicts:
+        """Of the requests at every edited layer, at the present weights."""
+        names = [request.name(index) for index, request in enumerate(self.requests)]
+        keys = self.reader.keys(self.requests, self.state.contexts)
+        return request_conflicts(names, keys, self._null_space, self.preserved.sample, self.state)
+
+    def edit_layer(self, position: int, values: Values) -> EditedLayer:
+        """Algorithm 1 at one layer; its weight holds the update afterwards.
+
+        Args:
+            position: Of the layer among the edited ones, counted from 1.
+            values: Of the last edited layer.
+        """
+        layer = self.reader.settings.layers[position - 1]
+        targets, inconsistency = self.missing(position, values)
+        problem = self._problem(position, inconsistency)
+        edit = algorithm_1(problem, self.reader.settings, lambda update: self._validate(layer, update))
+        kept = self._write(layer, edit.update)
+        self._refuse_non_finite(layer, "update", kept.left.abs().sum(0) + kept.right.abs().sum(0))
+        return EditedLayer(targets, kept, edit.smoothing, _layer_report(layer, problem, edit))
+
+    def missing(self, position: int, values: Values) -> tuple[Tensor, Tensor]:
+        """The targets V1 that an edit of the layer goes by, and V1 - W K1 at the present weights; both (d_out, N)."""
+        layer = self.reader.settings.layers[position - 1]
+        targets = self.reader.targets(self.requests, self.state.contexts, layer, values)
+        return targets, (targets - self.reader.outputs(self.requests, layer)).double()
+
+    def _problem(self, position: int, inconsistency: Tensor) -> LayerProblem:
+        layers = self.reader.settings.layers
+        layer = layers[position - 1]
+        keys = self.reader.keys(self.requests, self.state.contexts, [layer])[layer]
+        self._refuse_non_finite(layer, "keys", keys)
+        self._refuse_non_finite(layer, "residuals", inconsistency)
+        return LayerProblem(
+            keys=keys,
+            inconsistency=inconsistency,
+            prior_keys=self.state.prior_keys(layer, keys.shape[0]).to(keys.device),
+            space=self._null_space(layer),
+            position=position,
+            n_layers=len(layers),
+        )
+
+    def _validate(self, layer: int, update: Update) -> float:
+        """val_score of an update (line 18), with the update in the weight."""
+        self._write(layer, update)
+        pairs = validation_pairs(self.requests, self.state.contexts, self.keep)
+        return validation_score(self.reader.model, self.reader.tokenizer, pairs, self.reader.settings)
+
+    def _write(self, layer: int, update: Update) -> Update:
+        """Put an update into the weight, on top of the earlier ones; returns it as it is kept."""
+        linear = self.reader.maps[layer]
+        kept = Update(self._kept(update.left), self._kept(update.right))
+        write_weight(linear, self.state.originals[layer], [*self.state.updates(layer), kept])
+        if not linear.weight.isfinite().all():
+            raise EditError(
+                f"layer {layer}: the edited weight holds NaN or infinity in {linear.weight.dtype}; lower the "
+                "values' clamp, raise the ridge, or load the model in a wider precision; nothing was changed"
+            )
+        return kept
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        """As it is kept: what is written into the weights is made of these very numbers."""
+        dtype = self.reader.settings.dtype
+        if dtype is None:
+            weight = self.reader.maps[self.reader.settings.layers[0]].weight
+            dtype = "float64" if weight.dtype == torch.float64 else "float32"
+        return tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
+
+    def _null_space(self, layer: int) -> NullSpace:
+        return self.preserved.null_space(layer, self.reader.maps[layer].d_in, self.reader.settings)
+
+    def _ask(self, texts: bool) -> Answers:
+        reader = self.reader
+        return ask(reader.model, reader.tokenizer, self.requests, texts=texts, batch_size=reader.settings.batch_size)
+
+    def _refuse_non_finite(self, layer: int, what: str, columns: Tensor) -> None:
+        """``columns`` has a column, or an element, for each request."""
+        bad = (~torch.isfinite(columns)).reshape(-1, len(self.requests)).any(0).nonzero().flatten().tolist()
+        if bad:
+            names = ", ".join(self.requests[i].name(i) for i in bad[:3])
+            raise EditError(
+                f"layer {layer}: NaN or infinity in the {what} of {names}{' and others' if len(bad) > 3 else ''}; "
+                "look for NaN in the model's weights, or load it in a wider precision; nothing was changed"
+            )
+
+    def _report(
+        self,
+        index: int,
+        values: Values,
+        conflicts: Conflicts,
+        edited: Sequence[EditedLayer],
+        missing: Tensor,
+        before: Answers,
+        after: Answers,
+    ) -> RequestReport:
+        request = self.requests[index]
+        report = RequestReport(
+            index=index,
+            name=request.name(index),
+            prompt=request.prompt,
+            target_new=request.target_new,
+            value_probability=float(values.probability[index]),
+            **vars(conflicts.of(index)),
+            inconsistency=float((values.vectors - values.initial)[:, index].norm()),
+            smoothing=tuple(float(layer.smoothing[index]) for layer in edited),
+            residual=float(missing[:, index].norm()),
+            answer_before=before.texts[index],
+            answer_after=after.texts[index],
+            known_before=before.scores[index].top1,
+            edited=after.scores[index].top1,
+            verdict="",
+        )
+        return replace(report, verdict=verdict(report, self.reader.settings.reach))
+
+
+def _layer_report(layer: int, problem: LayerProblem, edit: LayerEdit) -> LayerReport:
+    solution, choice = edit.relaxed.solution, edit.choice
+    return LayerReport(
+        layer=layer,
+        width=problem.space.d,
+        null_space=problem.space.n_null,
+        added=solution.added,
+        ridge=edit.relaxed.ridge,
+        objective=(solution.objective[0], solution.objective[-1]),
+        prior_weight=float(edit.prior_weighting.mean()) if len(edit.prior_weighting) else None,
+        smoothing_step=choice.t if choice else None,
+        validation_scores=tuple(choice.scores) if choice else (),
+    )

@@ -1,0 +1,113 @@
+"""What cannot be edited is refused before anything is done, and named: requests, and weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from corsa_plugins.alphaedit.lookup.rows import longest_text
+from corsa_plugins.alphaedit.settings import AlphaEditSettings
+from corsa_plugins.data.contradictions import check_requests
+from corsa_plugins.data.requests import EditRequest, Probe, RequestError
+from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import Architecture, LinearMap
+from corsa_plugins.model.tokenization import join
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["check_edit", "editable_maps"]
+
+logger = logging.getLogger(__name__)
+
+
+def check_edit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    keep: Sequence[Probe],
+    settings: AlphaEditSettings,
+) -> None:
+    """Refuse requests that cannot be edited, and probes that nothing can be validated on; say what contradicts itself.
+
+    Raises:
+        RequestError: There are no requests; or some have no subject; or a probe has no answer; or the model cannot read
+            what is validated on. All of a kind are named.
+    """
+    if not requests:
+        raise RequestError("there are no edit requests: give at least one")
+    problems = [
+        f"{request.name(i)}: has no subject, and its key is read at the last token of one: add the field"
+        for i, request in enumerate(requests)
+        if not request.subject
+    ]
+    if problems:
+        raise RequestError(problems, f"{len(problems)} edit requests cannot be edited")
+    for i, probe in enumerate(keep):
+        if probe.answer is None:
+            raise RequestError(f"keep[{i}] ({probe.prompt!r}) has no answer: give the one that should stay")
+    if settings.smoothing is not None:
+        _check_lengths(model, tokenizer, requests, keep)
+    for conflict in check_requests(requests).contradictions:
+        logger.warning(
+            "requests %s contradict each other: the prompt %r is given %s; the edit lands between them",
+            ", ".join(map(str, conflict.indices)),
+            conflict.prompt,
+            " and ".join(map(repr, conflict.targets)),
+        )
+
+
+def _check_lengths(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], keep: Sequence[Probe]
+) -> None:
+    """Of what is validated on; the search for values looks at the edit prompts."""
+    limit = longest_text(model)
+    if limit is None:
+        return
+    pairs = [(r.name(i), prompt, r.target_new) for i, r in enumerate(requests) for prompt in r.validation_prompts]
+    pairs += [(f"keep[{i}]", probe.prompt, str(probe.answer)) for i, probe in enumerate(keep)]
+    problems = []
+    for name, prompt, answer in pairs:
+        length = sum(map(len, join(tokenizer, prompt, answer)))
+        if length > limit:
+            problems.append(f"{name}: {length} tokens to validate on, and the model reads {limit}: shorten {prompt!r}")
+    if problems:
+        raise RequestError(problems, f"{len(problems)} prompts to validate on are too long")
+
+
+def editable_maps(architecture: Architecture, layers: Iterable[int]) -> dict[int, LinearMap]:
+    """The FFN down maps of ``layers``, whose weights an edit can be written into.
+
+    Raises:
+        SettingError: There is no such layer, or its weight is quantised, offloaded, or shared with another module.
+        ArchitectureError: A block has no FFN that can be told.
+    """
+    maps = {layer: _editable_map(architecture, layer) for layer in layers}
+    names: dict[int, list[str]] = {}
+    model: nn.Module = architecture.model
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for linear in maps.values():
+        weight: Any = linear.module.weight
+        if len(names.get(id(weight), [])) > 1:
+            raise SettingError(
+                f"{' and '.join(names[id(weight)])} are one weight: an edit of one would be an edit of all; give "
+                "each a copy of its own first"
+            )
+    return maps
+
+
+def _editable_map(architecture: Architecture, layer: int) -> LinearMap:
+    linear = architecture.ffn(layer).down
+    weight = linear.weight
+    if not weight.is_floating_point() or tuple(weight.shape) != (linear.d_out, linear.d_in):
+        raise SettingError(
+            f"{linear.name} is stored as {weight.dtype} of shape {tuple(weight.shape)}: a quantised weight cannot be "
+            "edited; load the model in bfloat16 or float32"
+        )
+    if weight.is_meta:
+        raise SettingError(f"{linear.name} is offloaded: load the model so that it fits, or on the CPU")
+    return linear

@@ -1,0 +1,126 @@
+"""What an edit is computed from, read off a model at its present weights: contexts, keys, targets, what is missing.
+
+Nothing is changed. K1, V1 and W K1 are those of papers/alphaedit-plus.md, section 2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
+from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
+from corsa_plugins.alphaedit.settings import AlphaEditSettings
+from corsa_plugins.alphaedit.values.search import Values, find_values
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.model.architecture import Architecture, LinearMap
+from corsa_plugins.model.running import adds_output_as_it_is
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["ModelReader"]
+
+
+@dataclass(frozen=True)
+class ModelReader:
+    """Reads off a model what an edit with ``settings`` needs.
+
+    Attributes:
+        model: A causal language model of transformers.
+        tokenizer: Its tokenizer.
+        architecture: Where the model's parts are.
+        maps: The down maps that can be edited, by layer; those of the settings at least.
+        settings: Which layers, and where keys and values are read.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    architecture: Architecture
+    maps: Mapping[int, LinearMap]
+    settings: AlphaEditSettings
+    _sites: dict[int, nn.Module | None] = field(default_factory=dict, repr=False)
+
+    def contexts(self) -> tuple[str, ...]:
+        """Templates that keys and values are averaged over."""
+        return generate_contexts(
+            self.model,
+            self.tokenizer,
+            n=self.settings.n_contexts,
+            length=self.settings.context_length,
+            architecture=self.architecture,
+        )
+
+    def keys(
+        self, requests: Sequence[EditRequest], contexts: Sequence[str], layers: Sequence[int] | None = None
+    ) -> dict[int, Tensor]:
+        """K1, (d_in, N), of each layer; by default of all that are edited."""
+        return request_keys(
+            self.model,
+            self.tokenizer,
+            requests,
+            self.settings.layers if layers is None else layers,
+            contexts,
+            fact_token=self.settings.values.fact_token,
+            batch_size=self.settings.batch_size,
+            architecture=self.architecture,
+        )
+
+    def values(
+        self,
+        requests: Sequence[EditRequest],
+        contexts: Sequence[str],
+        *,
+        layer: int | None = None,
+        progress: bool = False,
+    ) -> Values:
+        """V1, (d_out, N): v* of each request; by default of the last edited layer."""
+        layer = self.settings.layers[-1] if layer is None else layer
+        return find_values(
+            self.model,
+            self.tokenizer,
+            requests,
+            layer,
+            contexts,
+            self.settings.values,
+            progress=progress,
+            architecture=self.architecture,
+            site=self._site(layer),
+        )
+
+    def targets(self, requests: Sequence[EditRequest], contexts: Sequence[str], layer: int, last: Values) -> Tensor:
+        """V1 that an edit of ``layer`` goes by, (d_out, N): ``last``, those of the last edited layer, or its own.
+
+        Where what the FFN puts out is no term of what the last block does, the layer gets targets of its own.
+        """
+        if self._site(layer) is not None and len(self.settings.layers) > 1:
+            return self.values(requests, contexts, layer=layer).vectors
+        return last.vectors
+
+    def outputs(self, requests: Sequence[EditRequest], layer: int) -> Tensor:
+        """W K1, (d_out, N), where the targets of an edit of ``layer`` are: at the last edited layer, or at its own."""
+        layer = self.settings.layers[-1] if self._site(layer) is None else layer
+        return request_outputs(
+            self.model,
+            self.tokenizer,
+            requests,
+            layer,
+            fact_token=self.settings.values.fact_token,
+            batch_size=self.settings.batch_size,
+            architecture=self.architecture,
+            site=self._site(layer),
+        )
+
+    def _site(self, layer: int) -> nn.Module | None:
+        """Where values of a layer live: ``None`` for what the block puts out, or the down map itself.
+
+        Values are those of the block where it adds what the FFN puts out, as all the papers' models do. Where a norm or
+        a scale comes between, an update of the weights would be undone in part: values are then the down map's own.
+        """
+        if layer not in self._sites:
+            plain = adds_output_as_it_is(self.architecture, layer)
+            self._sites[layer] = None if plain else self.maps[layer].module
+        return self._sites[layer]
