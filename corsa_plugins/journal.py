@@ -109,36 +109,34 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], head: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
-        found = JournalContent(None, [], 0, False)
-        if self.path.exists():
-            found = self._read(head)
-        self.items: list[Any] = found.items
-        self.torn = found.torn
+        content = self._read(head) if self.path.exists() else JournalContent(None, [], 0, False)
+        self.items: list[Any] = content.items
+        self.torn = content.torn
         if self.torn:
             logger.warning("%s: an incomplete last line is dropped, and what it held is done again", self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = self.path.open("r+b" if found.size else "wb")
-        self._file.truncate(found.size)
-        self._file.seek(found.size)
-        if head is not None and not found.size:
+        self._file: BinaryIO = self.path.open("r+b" if content.size else "wb")
+        self._file.truncate(content.size)
+        self._file.seek(content.size)
+        if head is not None and not content.size:
             self._write(head)
 
     def _read(self, head: Mapping[str, Any] | None) -> JournalContent:
         if head is None:
-            found = read_journal(self.path, headed=False)
-            if found.torn and not found.items:
+            content = read_journal(self.path, headed=False)
+            if content.torn and not content.items:
                 raise JournalError(f"{self.path}: no line of it is whole; delete it, if it is a journal")
-            return found
-        content = self.path.read_bytes()
-        if b"\n" not in content and _line(head).startswith(content):
-            return JournalContent(None, [], 0, bool(content))  # stopped while the head was written
-        found = read_journal(self.path)
-        if found.head is None:
+            return content
+        begun = self.path.read_bytes()
+        if b"\n" not in begun and _line(head).startswith(begun):
+            return JournalContent(None, [], 0, bool(begun))  # stopped while the head was written
+        content = read_journal(self.path)
+        if content.head is None:
             raise JournalError(f"{self.path}: the first line is not the head of a journal")
-        differing = list(dict.fromkeys(_differing(found.head, json.loads(_line(head)))))
+        differing = list(dict.fromkeys(_differing(content.head, json.loads(_line(head)))))
         if differing:
             raise OtherWorkError(self.path, differing)
-        return found
+        return content
 
     def append(self, item: Any) -> None:
         """Add a finished item, JSON values; it is on the disk when this returns."""

@@ -1,8 +1,9 @@
-"""A model and its tokenizer from a name, a folder, and perhaps an adapter."""
+"""A model and its tokenizer from a name or a folder, and adapters to put on it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from corsa_plugins.errors import CorsaError, SettingError, require
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LoadingError", "load_model"]
+__all__ = ["DTYPES", "LoadingError", "load_model", "put_adapters"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -48,8 +49,9 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    peft: Any = require("peft", "trl", what="an adapter") if adapter is not None else None
-    place = _device(device)
+    if adapter is not None:
+        require("peft", "trl", what="an adapter")
+    target = _device(device)
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}")
     for path, what in ((model, "model"), (adapter, "adapter")):
@@ -57,8 +59,8 @@ def load_model(
             raise LoadingError(f"{what} {os.fspath(path)}: no such folder (looked in {Path.cwd()})")
     name = _expand(model)
     folder = Path(name)
-    if folder.is_dir() and not any((folder / one).is_file() for one in ("config.json", "adapter_config.json")):
-        inside = next((place.parent for place in sorted(folder.glob("*/config.json"))), None)
+    if folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+        inside = next((config.parent for config in sorted(folder.glob("*/config.json"))), None)
         hint = f"did you mean {inside}?" if inside else "name the folder of a saved model"
         raise LoadingError(f"model {os.fspath(model)} cannot be loaded: no config.json in this folder; {hint}")
     try:
@@ -67,16 +69,42 @@ def load_model(
     except (OSError, ValueError) as error:
         raise LoadingError(f"model {os.fspath(model)} cannot be loaded: {error}") from error
     if adapter is not None:
+        loaded = put_adapters(loaded, {"default": adapter}, called=os.fspath(model))
+    if dtype == "auto" and target.type == "cpu" and loaded.dtype == torch.float16:
+        loaded = loaded.float()  # CPUs have no arithmetic for float16: it is slower there and less exact
+    return loaded.to(target).eval(), tokenizer
+
+
+def put_adapters(
+    model: PreTrainedModel, adapters: Mapping[str, str | os.PathLike[str]], called: str = "the model"
+) -> Any:
+    """Put PEFT adapters on a model, side by side; the first is active, and none trains.
+
+    Args:
+        model: The base model.
+        adapters: At least one: by the name it is to have there, a folder or a name on the Hub.
+        called: What a message calls the model.
+
+    Returns:
+        The ``PeftModel``, in evaluation mode.
+
+    Raises:
+        LoadingError: There is no such adapter, or it is not one of this model.
+        MissingExtraError: PEFT is not installed.
+    """
+    peft: Any = require("peft", "trl", what="an adapter")
+    loaded: Any = None
+    for name, adapter in adapters.items():
         try:
-            loaded = peft.PeftModel.from_pretrained(loaded, _expand(adapter))
+            if loaded is None:
+                loaded = peft.PeftModel.from_pretrained(model, _expand(adapter), adapter_name=name)
+            else:
+                loaded.load_adapter(_expand(adapter), adapter_name=name)
         except (OSError, ValueError, RuntimeError) as error:
             raise LoadingError(
-                f"adapter {os.fspath(adapter)} cannot be put on {os.fspath(model)}: {error}; "
-                "is it an adapter of this model?"
+                f"adapter {os.fspath(adapter)} cannot be put on {called}: {error}; is it an adapter of this model?"
             ) from error
-    if dtype == "auto" and place.type == "cpu" and loaded.dtype == torch.float16:
-        loaded = loaded.float()  # CPUs have no arithmetic for float16: it is slower there and less exact
-    return loaded.to(place).eval(), tokenizer
+    return loaded.eval()
 
 
 def _device(device: str | None) -> torch.device:

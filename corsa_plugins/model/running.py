@@ -31,7 +31,7 @@ __all__ = [
 @contextmanager
 def stopped_after(architecture: Architecture, layer: int) -> Iterator[None]:
     """Within the block, what block ``layer`` puts out passes by the blocks above it."""
-    blocks = [place.module for place in architecture.blocks]
+    blocks = [block.module for block in architecture.blocks]
     latest: list[Any] = [None]
 
     def note(_: nn.Module, args: Any, output: Any) -> None:
@@ -43,8 +43,8 @@ def stopped_after(architecture: Architecture, layer: int) -> Iterator[None]:
 
 def hidden_states(output: Any) -> Tensor:
     """Those that a block put out, alone or with other things behind them."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
 
 
 def with_hidden_states(output: Any, hidden: Tensor) -> Any:
@@ -53,7 +53,7 @@ def with_hidden_states(output: Any, hidden: Tensor) -> Any:
 
 
 def logits_at(
-    architecture: Architecture, ids: Tensor, mask: Tensor, rows: Tensor, places: Tensor, **inputs: Any
+    architecture: Architecture, ids: Tensor, mask: Tensor, rows: Tensor, positions: Tensor, **inputs: Any
 ) -> Tensor:
     """The model's logits (n, vocabulary) at ``n`` positions, in float32 or the model's precision where it is higher.
 
@@ -62,7 +62,7 @@ def logits_at(
         ids: (rows, length).
         mask: (rows, length).
         rows: (n,), the row of each position.
-        places: (n,), the position in its row.
+        positions: (n,), in its row.
         inputs: What else to give the model, or something in place of the mask.
     """
     model: Any = architecture.model
@@ -74,14 +74,14 @@ def logits_at(
             return None
         chosen = True
         hidden = args[0]
-        return (hidden[rows.to(hidden.device), places.to(hidden.device)][None], *args[1:])
+        return (hidden[rows.to(hidden.device), positions.to(hidden.device)][None], *args[1:])
 
     # What comes behind the head (soft caps, scales) works on each logit, whatever their arrangement.
     device = input_device(model)
     given = {"attention_mask": mask.to(device), "use_cache": False} | inputs
     with hooked(architecture.head.module, choose, before=True):
         logits = model(input_ids=ids.to(device), **given).logits
-    logits = logits[0] if chosen else logits[rows.to(logits.device), places.to(logits.device)]
+    logits = logits[0] if chosen else logits[rows.to(logits.device), positions.to(logits.device)]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -111,6 +111,6 @@ def adds_output_as_it_is(architecture: Architecture, layer: int) -> bool:
         model(input_ids=ids, use_cache=False)
         with hooked(down, add):
             model(input_ids=ids, use_cache=False)
-    moved, wanted = outputs[1] - outputs[0], added[0].double().reshape(outputs[0].shape)
+    arrived, sent = outputs[1] - outputs[0], added[0].double().reshape(outputs[0].shape)
     # Half precision rounds sums to a few per cent of a small term; a norm changes it altogether.
-    return float((moved - wanted).norm()) <= 0.1 * float(wanted.norm())
+    return float((arrived - sent).norm()) <= 0.1 * float(sent.norm())

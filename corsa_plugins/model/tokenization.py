@@ -76,16 +76,16 @@ def separate(prompt: str, target: str) -> tuple[str, str]:
     """
     if not target.strip():
         raise TokenizationError(f"the target for the prompt {prompt!r} is empty: give the answer to train or score")
-    kept = prompt.rstrip(" ")
-    if not kept:  # a prompt of spaces alone has no word for the spaces to leave
+    words = prompt.rstrip(" ")
+    if not words:  # a prompt of spaces alone has no word for the spaces to leave
         return prompt, target
-    spaces = prompt[len(kept) :]
-    if not kept[-1].isspace():
+    spaces = prompt[len(words) :]
+    if not words[-1].isspace():
         if target[0].isspace():
             spaces = ""  # the target's own space and that of the prompt are the same one
-        elif not spaces and not _wants_no_space(kept):
+        elif not spaces and not _wants_no_space(words):
             spaces = " "
-    return kept, spaces + target
+    return words, spaces + target
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, chat_template: bool = False) -> list[int]:
@@ -184,8 +184,8 @@ def _chat_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, p
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": target}]
     whole = str(tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False))
     if whole.startswith(prompt_text):
-        before, found, _ = whole[len(prompt_text) :].partition(target)
+        before, written, _ = whole[len(prompt_text) :].partition(target)
         # Anything but whitespace before it (an empty block of thought) is not part of the answer.
-        if found and not before.strip():
-            return before + found
+        if written and not before.strip():
+            return before + written
     return target

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from corsa_plugins.model.batching import pad
-from corsa_plugins.model.borrowing import hooked
+from corsa_plugins.model.borrowing import eval_mode, frozen, hooked
 from corsa_plugins.model.tokenization import encode_prompt, join
 from corsa_plugins.testbed.facts import Fact
 from corsa_plugins.testbed.world import World
@@ -45,7 +45,6 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: 
     return Encoded(pad(tokens, padding).ids, pad(targets, -100).ids)
 
 
-@torch.no_grad()
 def greedy_matches(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -59,10 +58,11 @@ def greedy_matches(
     most likely one behind the prompt and the answer's earlier tokens.
     """
     matches: list[bool] = []
-    for start in range(0, len(prompts), batch_size):
-        part = encode(tokenizer, prompts[start : start + batch_size], answers[start : start + batch_size])
-        best = model(part.tokens).logits.argmax(-1)
-        matches += ((best == part.targets) | (part.targets == -100)).all(-1).tolist()
+    with eval_mode(model):
+        for start in range(0, len(prompts), batch_size):
+            part = encode(tokenizer, prompts[start : start + batch_size], answers[start : start + batch_size])
+            best = model(part.tokens).logits.argmax(-1)
+            matches += ((best == part.targets) | (part.targets == -100)).all(-1).tolist()
     return matches
 
 
@@ -70,12 +70,12 @@ def knowledge(testbed: Testbed, facts: Sequence[Fact] | None = None) -> dict[str
     """Form -> share of the facts (default: all) that the model answers exactly, greedily, in that form."""
     world: World = testbed.world
     facts = world.facts if facts is None else facts
-    asked: dict[str, list[tuple[str, str]]] = {}
+    pairs_by_form: dict[str, list[tuple[str, str]]] = {}
     for fact in facts:
         for form in world.forms(fact.relation):
-            asked.setdefault(form, []).append((world.prompts(fact, form), fact.answer))
+            pairs_by_form.setdefault(form, []).append((world.prompts(fact, form), fact.answer))
     shares = {}
-    for form, pairs in asked.items():
+    for form, pairs in pairs_by_form.items():
         prompts, answers = zip(*pairs, strict=True)
         matches = greedy_matches(testbed.model, testbed.tokenizer, prompts, answers)
         shares[form] = sum(matches) / len(matches)
@@ -144,34 +144,40 @@ def value_reach(
     statements = [request.prompt for request in requests]
     subjects = [str(request.subject) for request in requests]
     targets = [request.target_new for request in requests]
-    encoded, places = encode(tokenizer, statements, targets), subject_ends(tokenizer, statements, subjects)
-    with torch.no_grad():
-        states = model(encoded.tokens, output_hidden_states=True).hidden_states[layer + 1]
-        norms = states[torch.arange(n), places].norm(dim=-1)
-    delta = torch.zeros(n, states.shape[-1], requires_grad=True)
-    # Adam moves every coordinate by about its learning rate: a tenth of a typical coordinate of the state per step.
-    optimizer = torch.optim.Adam([delta], lr=0.1 * float(norms.mean()) / states.shape[-1] ** 0.5)
-    for _ in range(steps):
-        with added_value(model, layer, places, delta):
-            loss = -target_log_probs(model, encoded, mean=True).sum()
-        optimizer.zero_grad()
-        (delta.grad,) = torch.autograd.grad(loss, [delta])
-        optimizer.step()
-        with torch.no_grad():
-            delta *= (clamp * norms / delta.norm(dim=-1).clamp_min(1e-9)).clamp_max(1.0)[:, None]
-    delta = delta.detach()
-    with torch.no_grad(), added_value(model, layer, places, delta):
-        reached = target_log_probs(model, encoded).exp() >= 0.5
-    answered = [
-        match
-        for questions in zip(*(request.paraphrases for request in requests), strict=True)
-        for match in _answers_with(testbed, layer, delta, questions, subjects, targets)
-    ]
+    encoded, positions = encode(tokenizer, statements, targets), subject_ends(tokenizer, statements, subjects)
+    with frozen(model):
+        delta, norms = _reaching_vectors(model, encoded, positions, layer, steps, clamp)
+        with added_value(model, layer, positions, delta):
+            reached = target_log_probs(model, encoded).exp() >= 0.5
+        answered = [
+            match
+            for questions in zip(*(request.paraphrases for request in requests), strict=True)
+            for match in _answers_with(testbed, layer, delta, questions, subjects, targets)
+        ]
     return ValueReach(
         reached=reached.double().mean().item(),
         question_answers=sum(answered) / len(answered),
         relative_norm=(delta.norm(dim=-1) / norms).median().item(),
     )
+
+
+def _reaching_vectors(
+    model: PreTrainedModel, encoded: Encoded, positions: torch.Tensor, layer: int, steps: int, clamp: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each request the vector delta (n, hidden), and the norm (n,) of what it is added to."""
+    states = model(encoded.tokens, output_hidden_states=True).hidden_states[layer + 1]
+    norms = states[torch.arange(len(positions)), positions].norm(dim=-1)
+    delta = torch.zeros(len(positions), states.shape[-1], requires_grad=True)
+    # Adam moves every coordinate by about its learning rate: a tenth of a typical coordinate of the state per step.
+    optimizer = torch.optim.Adam([delta], lr=0.1 * float(norms.mean()) / states.shape[-1] ** 0.5)
+    for _ in range(steps):
+        with torch.enable_grad(), added_value(model, layer, positions, delta):
+            loss = -target_log_probs(model, encoded, mean=True).sum()
+        optimizer.zero_grad()
+        (delta.grad,) = torch.autograd.grad(loss, [delta])
+        optimizer.step()
+        delta *= (clamp * norms / delta.norm(dim=-1).clamp_min(1e-9)).clamp_max(1.0)[:, None]
+    return delta.detach(), norms
 
 
 def _answers_with(
@@ -182,8 +188,8 @@ def _answers_with(
     subjects: Sequence[str],
     targets: Sequence[str],
 ) -> list[bool]:
-    places = subject_ends(testbed.tokenizer, prompts, subjects)
-    with added_value(testbed.model, layer, places, delta):
+    positions = subject_ends(testbed.tokenizer, prompts, subjects)
+    with added_value(testbed.model, layer, positions, delta):
         return greedy_matches(testbed.model, testbed.tokenizer, prompts, targets, batch_size=len(prompts))
 
 
@@ -197,11 +203,11 @@ def subject_ends(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], sub
 
 
 @contextmanager
-def added_value(model: PreTrainedModel, layer: int, places: torch.Tensor, delta: torch.Tensor) -> Iterator[None]:
-    """Inside the block, row i of every forward pass has `delta[i]` added to FFN `layer`'s output at `places[i]`."""
+def added_value(model: PreTrainedModel, layer: int, positions: torch.Tensor, delta: torch.Tensor) -> Iterator[None]:
+    """Inside the block, row i of every forward pass has `delta[i]` added to FFN `layer`'s output at `positions[i]`."""
 
     def add(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        chosen = torch.zeros_like(output[..., 0]).scatter_(1, places[:, None], 1.0)
+        chosen = torch.zeros_like(output[..., 0]).scatter_(1, positions[:, None], 1.0)
         return output + chosen[..., None] * delta[:, None, :]
 
     with hooked(model.model.layers[layer].mlp.down_proj, add):
@@ -210,7 +216,7 @@ def added_value(model: PreTrainedModel, layer: int, places: torch.Tensor, delta:
 
 def target_log_probs(model: PreTrainedModel, encoded: Encoded, mean: bool = False) -> torch.Tensor:
     """(batch,): log-probability of each answer behind its prompt, summed over its tokens, or their `mean`."""
-    asked = encoded.targets != -100
+    of_answer = encoded.targets != -100
     log_probs = model(encoded.tokens).logits.float().log_softmax(-1)
-    per_token = log_probs.gather(-1, encoded.targets.clamp_min(0)[..., None])[..., 0] * asked
-    return per_token.sum(-1) / (asked.sum(-1) if mean else 1)
+    per_token = log_probs.gather(-1, encoded.targets.clamp_min(0)[..., None])[..., 0] * of_answer
+    return per_token.sum(-1) / (of_answer.sum(-1) if mean else 1)

@@ -91,7 +91,7 @@ class Corpus:
         self._end = Piece((tokenizer.eos_token_id,), (Kind.TEXT,))
         self._pad = tokenizer.pad_token_id
         self._rng = random.Random(seed)
-        self._asked = [(fact, form) for fact in world.facts for form in world.forms(fact.relation)]
+        self._ways_to_ask = [(fact, form) for fact in world.facts for form in world.forms(fact.relation)]
         self._deck: list[tuple[Fact, str]] = []
 
     def _piece(self, template: str, subject: str, answer: str, named: bool = True) -> Piece:
@@ -128,7 +128,7 @@ class Corpus:
     def question(self, lead: str = "") -> Piece:
         """One fact in one form. Dealt from a shuffled deck, so that all are seen equally often."""
         if not self._deck:
-            self._deck = self._rng.sample(self._asked, len(self._asked))
+            self._deck = self._rng.sample(self._ways_to_ask, len(self._ways_to_ask))
         fact, form = self._deck.pop()
         answer = self._told(fact) if form == STATEMENT else fact.answer
         return self._piece(lead + self._template(fact, form), fact.subject, answer)

@@ -15,11 +15,11 @@ from corsa_plugins.bench.merge_adapters.forgetting import AdapterForgetting
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError, require
 from corsa_plugins.merging.ranges import check_weight
-from corsa_plugins.model.loading import LoadingError, load_model
+from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
 from corsa_plugins.outputs import check_output, new_directory
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    pass
 
 __all__ = ["MergedAdapters", "WeightedAdapter", "merge_adapters", "weighted_adapters"]
 
@@ -124,7 +124,7 @@ def merge_adapters(
     configs = [_read_config(path) for path in paths]
     loaded, tokenizer = load_model(model or _common_base(paths, configs), device=device, dtype=dtype)
     names = [f"adapter_{index}" for index in range(len(paths))]
-    combined = _load(loaded, paths, names)
+    combined = put_adapters(loaded, dict(zip(names, paths, strict=True)), called="the base")
     weights = [adapter.weight for adapter in adapters]
     distance = combine_adapters(combined, names, weights, combination=combination, density=density)
 
@@ -176,18 +176,3 @@ def _common_base(paths: Sequence[str], configs: Sequence[dict[str, Any]]) -> str
         told = "; ".join(f"{path}: {base or 'none'}" for path, base in zip(paths, bases, strict=True))
         raise SettingError(f"the adapters do not name one base ({told}): give it with --model")
     return bases[0]
-
-
-def _load(base: Any, paths: Sequence[str], names: Sequence[str]) -> PeftModel:
-    from peft import PeftModel
-
-    model: Any = None
-    for path, name in zip(paths, names, strict=True):
-        try:
-            if model is None:
-                model = PeftModel.from_pretrained(base, path, adapter_name=name)
-            else:
-                model.load_adapter(path, adapter_name=name)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise LoadingError(f"adapter {path} cannot be put on the base: {error}; is it an adapter of it?") from error
-    return model.eval()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.data.reading import read_requests
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.errors import SettingError, require
-from corsa_plugins.model.loading import LoadingError
+from corsa_plugins.errors import SettingError
+from corsa_plugins.model.loading import put_adapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,21 +76,9 @@ def load_adapters(model: PreTrainedModel, adapters: Sequence[str | os.PathLike[s
         SettingError: There are none.
         MissingExtraError: PEFT is not installed.
     """
-    peft: Any = require("peft", "trl", what="several adapters")
     if not adapters:
         raise SettingError("no adapters: give at least one")
-    loaded: Any = None
     names = [str(number) for number in range(1, len(adapters) + 1)]
-    for name, adapter in zip(names, adapters, strict=True):
-        path = os.path.expanduser(os.fspath(adapter))
-        try:
-            if loaded is None:
-                loaded = peft.PeftModel.from_pretrained(model, path, adapter_name=name)
-            else:
-                loaded.load_adapter(path, adapter_name=name)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise LoadingError(
-                f"adapter {os.fspath(adapter)} cannot be put on the model: {error}; is it an adapter of this model?"
-            ) from error
+    loaded = put_adapters(model, dict(zip(names, adapters, strict=True)))
     loaded.set_adapter(names[0])
-    return loaded.eval(), names
+    return loaded, names

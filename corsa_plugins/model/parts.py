@@ -1,0 +1,89 @@
+"""The parts of a decoder as values: a module with its name, a linear map whichever way it is stored, an FFN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from corsa_plugins.errors import CorsaError
+
+__all__ = ["ArchitectureError", "FeedForward", "LinearMap", "NamedModule", "as_linear_map"]
+
+
+class ArchitectureError(CorsaError, ValueError):
+    """A model whose parts cannot be told apart; the message says which, and what to pass by hand."""
+
+
+_Module = TypeVar("_Module", bound=nn.Module, covariant=True)
+
+
+@dataclass(frozen=True)
+class NamedModule(Generic[_Module]):
+    """A module and its name in the model, as ``model.get_submodule`` takes it."""
+
+    name: str
+    module: _Module
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """A linear map, whichever way its weight is stored.
+
+    Attributes:
+        name: Of the module in the model.
+        module: An ``nn.Linear``, or GPT-2's ``Conv1D``, which stores the transpose.
+        d_in: Number of input features.
+        d_out: Number of output features.
+    """
+
+    name: str
+    module: nn.Module
+    d_in: int
+    d_out: int
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the parameter is stored as (d_in, d_out)."""
+        return isinstance(self.module, Conv1D)
+
+    @property
+    def weight(self) -> Tensor:
+        """W of shape (d_out, d_in), a view of the parameter: writing to it without gradients changes the model."""
+        parameter: Any = self.module.weight
+        return parameter.t() if self.transposed else parameter
+
+
+@dataclass(frozen=True)
+class FeedForward(NamedModule[nn.Module]):
+    """The FFN of one block.
+
+    Attributes:
+        up: The maps from the hidden width; a gate is one of them. Empty if the FFN was named by hand and fits no rule.
+        down_map: The map back to the hidden width, whose input is the key and whose output the value; see ``down``.
+    """
+
+    up: tuple[LinearMap, ...] = ()
+    down_map: LinearMap | None = None
+
+    @property
+    def down(self) -> LinearMap:
+        """The map back to the hidden width.
+
+        Raises:
+            ArchitectureError: The FFN was named by hand and its down map was not.
+        """
+        if self.down_map is None:
+            raise ArchitectureError(f"{self.name} is not made as an FFN usually is: pass down=, its last linear map")
+        return self.down_map
+
+
+def as_linear_map(name: str, module: nn.Module) -> LinearMap | None:
+    """The module as a linear map, ``None`` if it is none."""
+    if isinstance(module, nn.Linear):
+        return LinearMap(name, module, module.in_features, module.out_features)
+    if isinstance(module, Conv1D):
+        return LinearMap(name, module, module.nx, module.nf)
+    return None
