@@ -27,7 +27,8 @@ from rich.table import Table
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
 from corsa_plugins.bench.evaluation import Evaluation, evaluate
-from corsa_plugins.bench.evaluation.evaluate import longest_target
+from corsa_plugins.bench.evaluation.metrics import Shown, select_metrics
+from corsa_plugins.bench.evaluation.prompts import answer_length
 from corsa_plugins.bench.routing.accuracy import routing_accuracy, routing_share_of_gap
 from corsa_plugins.bench.routing.adapters import load_adapters
 from corsa_plugins.bench.routing.descriptions import list_prompts, list_subjects
@@ -44,12 +45,6 @@ from trl_ext.methods.settings import TESTBED_SETTINGS
 SPLITS: dict[str, Callable[[Sequence[EditRequest]], list[list[EditRequest]]]] = {
     "in order": lambda requests: split_requests(requests, 5),
     "by relation": lambda requests: split_requests(requests, request_template),
-}
-COLUMNS = {
-    "efficacy": "efficacy",
-    "generality": "generality",
-    "old_retention": "old answers retained",
-    "specificity": "neighbours",
 }
 SETTINGS = AdapterSettings({**TESTBED_SETTINGS, "gradient_accumulation_steps": 1})
 METHODS = (lora_sft(SETTINGS), corsa(SETTINGS))
@@ -85,7 +80,7 @@ def method_rows(seed: int, size: int, output: Path, done: set[tuple[Any, ...]]) 
     for method in METHODS:
         folder = output / method.name.lower().replace(" ", "-")
         requests = _requests(seed, size)
-        length = longest_target(load_testbed().tokenizer, requests) + 16
+        length = answer_length(load_testbed().tokenizer, requests)
         row: dict[str, Any] = {"what": "one adapter", "split": "", "method": method.name, "seed": seed}
         if _key(row) not in done:
             model = _train(requests, method, folder / "all", seed)
@@ -169,7 +164,8 @@ def _requests(seed: int, size: int) -> list[EditRequest]:
 
 def _means(evaluation: Evaluation) -> dict[str, float]:
     summary = evaluation.summary()
-    return {name: summary[name].mean for name in COLUMNS}
+    compared = select_metrics(shown=Shown.COMPARED)
+    return {metric.name: summary[metric.name].mean for metric in compared if metric.name in summary}
 
 
 def adapters_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -177,7 +173,9 @@ def adapters_table(rows: Sequence[dict[str, Any]]) -> Table:
     seeds = sorted({row["seed"] for row in rows})
     table = Table(title=f"Testbed, 100 edits, one adapter and five, seeds {seeds}", title_style="")
     table.add_column("percent, mean ± 95 % over seeds")
-    for heading in ("routing accuracy", *COLUMNS.values(), "share of the gap in generality lost by routing"):
+    metrics = [metric for metric in select_metrics(shown=Shown.COMPARED) if all(metric.name in row for row in rows)]
+    headings = [metric.heading for metric in metrics]
+    for heading in ("routing accuracy", *headings, "share of the gap in generality lost by routing"):
         table.add_column(heading, justify="right")
     for method in (method.name for method in METHODS):
         for split, what in (("", "one adapter"), *((s, w) for s in SPLITS for w in ("true choice", "nearest"))):
@@ -186,7 +184,7 @@ def adapters_table(rows: Sequence[dict[str, Any]]) -> Table:
                 continue
             accuracy = shown([row["accuracy"] for row in chosen], 100) if what == "nearest" else ""
             gaps = _gaps(rows, method, split) if what == "nearest" else []
-            cells = [shown([row[name] for row in chosen], 100) for name in COLUMNS]
+            cells = [shown([row[metric.name] for row in chosen], 100) for metric in metrics]
             name = ", ".join(part for part in (method, split, what) if part)
             table.add_row(name, accuracy, *cells, shown(gaps, 100) if gaps else "")
     return table

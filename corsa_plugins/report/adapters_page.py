@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from corsa_plugins.bench.evaluation import METRICS, Interval, save_evaluation
-from corsa_plugins.bench.evaluation.tables import metric_title
 from corsa_plugins.bench.routing.report import RoutingReport
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.report.page import Comparison, versions, write_report
@@ -98,7 +97,7 @@ def _overall(report: RoutingReport) -> Comparison:
         [evaluation.label for evaluation in report.evaluations],
         [
             ("Routing accuracy, %", 1, [*_blank(report), report.routed.accuracy]),
-            *((metric_title(n), METRICS[n].better, [summary.get(n) for summary in summaries]) for n in report.metrics),
+            *_columns(report, summaries),
         ],
         f"Of edit prompts and paraphrases; a router that draws is right in {100 * report.chance:.1f} %.",
     )
@@ -114,9 +113,16 @@ def _by_part(report: RoutingReport) -> Comparison:
         [f"{name}: {evaluation.label}" for name in report.names for evaluation in report.evaluations],
         [
             ("Routing accuracy, %", 1, accuracies),
-            *((metric_title(n), METRICS[n].better, [summary.get(n) for summary in summaries]) for n in report.metrics),
+            *_columns(report, summaries),
         ],
     )
+
+
+def _columns(
+    report: RoutingReport, summaries: Sequence[Mapping[str, Interval]]
+) -> list[tuple[str, int, list[Interval | None]]]:
+    metrics = [METRICS[name] for name in report.metrics]
+    return [(m.title_with_unit, m.better, [summary.get(m.name) for summary in summaries]) for m in metrics]
 
 
 def _blank(report: RoutingReport) -> list[None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html import escape
 
-from corsa_plugins.bench.evaluation.records import Answer, Evaluation, ProbeAnswer, Record
+from corsa_plugins.bench.evaluation import Answer, Evaluation, ProbeAnswer, Record
 
 __all__ = ["listing", "text"]
 

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from corsa_plugins.bench.ability import Ability, ability_change, is_stderr, stderr_of
-from corsa_plugins.bench.evaluation.metrics import Interval
-from corsa_plugins.bench.evaluation.moments import ReportError, check_same_questions, pair_metrics, pair_title
-from corsa_plugins.bench.evaluation.records import METRICS, UNTOUCHED_METRICS, Evaluation
-from corsa_plugins.bench.evaluation.tables import compare, is_share, metric_definition, metric_title
+from corsa_plugins.bench.evaluation import METRICS, Evaluation, Interval, compare, pair_metrics
+from corsa_plugins.bench.evaluation.metrics import select_metrics
+from corsa_plugins.bench.evaluation.same_questions import ReportError, check_same_questions
 from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.report import svg
@@ -230,7 +229,7 @@ def _asked(asked: Mapping[str, Any]) -> str:
 
 def _results(evaluations: Sequence[Evaluation], later: bool) -> str:
     summaries = [evaluation.summary() for evaluation in evaluations]
-    names = [name for name in (*METRICS, *UNTOUCHED_METRICS) if any(name in summary for summary in summaries)]
+    measured = [metric for metric in select_metrics(of=None) if any(metric.name in summary for summary in summaries)]
     changes, pairs, remark = {}, {}, ""
     if len(evaluations) == 2:
         try:
@@ -240,17 +239,18 @@ def _results(evaluations: Sequence[Evaluation], later: bool) -> str:
             remark = f'<p class="soft">No changes are shown: {text(error)}.</p>'
     heads = "".join(f'<th scope="col">{text(evaluation.label)}</th>' for evaluation in evaluations)
     rows = []
-    for name in names:
-        better = METRICS[name].better if name in METRICS else 1
-        cells = "".join(_interval_cell(summary.get(name), is_share(name)) for summary in summaries)
+    for metric in measured:
+        cells = "".join(_interval_cell(summary.get(metric.name), metric.percent) for summary in summaries)
         if changes:
-            change = changes[name].difference if name in changes else None
-            cells += _interval_cell(change, is_share(name), change=True)
-        rows.append(f'<tr><th scope="row">{text(metric_title(name))}{_ARROWS[better]}</th>{cells}</tr>')
+            change = changes[metric.name].difference if metric.name in changes else None
+            cells += _interval_cell(change, metric.percent, change=True)
+        rows.append(f'<tr><th scope="row">{text(metric.title_with_unit)}{_ARROWS[metric.better]}</th>{cells}</tr>')
     for name, interval in pairs.items():
-        cells = "<td></td>" + _interval_cell(interval, True) + ("<td></td>" if changes else "")
-        rows.append(f'<tr><th scope="row">{text(pair_title(name)[0])}, %{_ARROWS[-1 if later else 1]}</th>{cells}</tr>')
-    terms = [(metric_title(name), metric_definition(name)) for name in names] + [pair_title(name) for name in pairs]
+        metric = METRICS[name]
+        cells = "<td></td>" + _interval_cell(interval, metric.percent) + ("<td></td>" if changes else "")
+        rows.append(f'<tr><th scope="row">{text(metric.title_with_unit)}{_ARROWS[metric.better]}</th>{cells}</tr>')
+    terms = [(metric.title_with_unit, metric.meaning) for metric in measured]
+    terms += [(METRICS[name].title, METRICS[name].meaning) for name in pairs]
     defined = "".join(f"<dt>{text(name)}</dt><dd>{text(meaning)}</dd>" for name, meaning in terms)
     since = f'<th scope="col">change from {text(evaluations[0].label)}</th>' if changes else ""
     head = f"<th></th>{heads}{since}"

@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from corsa_plugins.bench.evaluation import Evaluation, Interval
-from corsa_plugins.bench.evaluation.moments import LATER_METRICS
-from corsa_plugins.bench.evaluation.records import METRICS
-from corsa_plugins.bench.evaluation.tables import metric_title
+from corsa_plugins.bench.evaluation import Evaluation, Interval, Metric
+from corsa_plugins.bench.evaluation.metrics import Moments, Of, Shown, select_metrics
 from corsa_plugins.bench.protocols.comparison import MethodRun
 from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
 from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary
@@ -23,10 +21,6 @@ __all__ = ["comparisons", "write_protocol_page", "write_runs_page"]
 
 MOST_TABLES = 5
 """Updates that get tables of their own; of a longer run there are only those over all updates together."""
-
-_RIGHT_AFTER = ("efficacy", "generality", "old_retention", "specificity", "portability")
-_AT_THE_END = ("efficacy", "generality")
-_LATER = ("forgetting", "old_activation")
 
 
 def write_protocol_page(
@@ -130,21 +124,23 @@ def comparisons(results: Sequence[ProtocolResult]) -> list[Comparison]:
     found = [result.summary() for result in results]
     models = ["before", *(result.method for result in results)]
     count = len(plan.sets)
+    compared = select_metrics(shown=Shown.COMPARED)
     tables = []
     if count <= MOST_TABLES:
         for index, one in enumerate(plan.sets):
             heading = f"Right after update {index + 1}: {one.name}, {len(one.requests)} requests"
             before, after = _update(index, "before"), _update(index, "right_after")
-            metrics = _metrics(_RIGHT_AFTER, metric_title, _better, [before(found[0]), *map(after, found)])
+            metrics = _metrics(compared, [before(found[0]), *map(after, found)])
             tables.append(Comparison(heading, models, [*metrics, *_untouched(found, index)]))
     if count > 1:
         everything = [summary.right_after for summary in found]
-        metrics = _metrics(_RIGHT_AFTER, metric_title, _better, everything)
+        metrics = _metrics(compared, everything)
         heading = "All updates, each right after it"
         caption = "Generality here is the update efficacy of a sequence (CoRSA paper, 4.3)."
         tables.append(Comparison(heading, models[1:], metrics, caption))
-        metrics = _metrics(_AT_THE_END, metric_title, _better, [summary.at_the_end for summary in found])
-        metrics += _metrics(_LATER, lambda n: f"{LATER_METRICS[n].title}, %", lambda _: -1, [s.later for s in found])
+        metrics = _metrics(select_metrics(shown=Shown.EVERYWHERE), [summary.at_the_end for summary in found])
+        later = select_metrics(moments=Moments.LATER, shown=Shown.COMPARED)
+        metrics += _metrics(later, [summary.later for summary in found])
         metrics += [(title, better, means[1:]) for title, better, means in _untouched(found, count - 1)]
         heading = "After all updates, the requests of all that still hold"
         caption = (
@@ -158,26 +154,19 @@ def _update(index: int, part: str) -> Callable[[ProtocolSummary], Mapping[str, I
     return lambda summary: getattr(summary.updates[index], part)
 
 
-def _better(name: str) -> int:
-    return METRICS[name].better
-
-
 def _metrics(
-    names: Sequence[str],
-    title: Callable[[str], str],
-    better: Callable[[str], int],
-    models: Sequence[Mapping[str, Interval]],
+    metrics: Sequence[Metric], models: Sequence[Mapping[str, Interval]]
 ) -> list[tuple[str, int, Sequence[Interval | None]]]:
     return [
-        (title(name), better(name), [model.get(name) for model in models])
-        for name in names
-        if any(name in model for model in models)
+        (metric.title_with_unit, metric.better, [model.get(metric.name) for model in models])
+        for metric in metrics
+        if any(metric.name in model for model in models)
     ]
 
 
 def _untouched(found: Sequence[ProtocolSummary], index: int) -> list[tuple[str, int, Sequence[Interval | None]]]:
     models = [found[0].untouched_before, *(summary.updates[index].untouched for summary in found)]
-    return _metrics((UNTOUCHED,), metric_title, lambda _: 1, models)
+    return _metrics(select_metrics(of=Of.FACT, shown=Shown.COMPARED), models)
 
 
 def _answers(results: Sequence[ProtocolResult]) -> list[list[Evaluation]]:

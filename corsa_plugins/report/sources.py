@@ -10,9 +10,9 @@ from typing import Any
 
 from corsa_plugins.bench.ability import Ability, load_ability, read_ability
 from corsa_plugins.bench.curvature import load_curvature
-from corsa_plugins.bench.evaluation.moments import ReportError, check_same_questions
-from corsa_plugins.bench.evaluation.records import Evaluation
-from corsa_plugins.bench.evaluation.tables import RECORDS, SUMMARY, load_evaluation
+from corsa_plugins.bench.evaluation import Evaluation
+from corsa_plugins.bench.evaluation.same_questions import ReportError, check_same_questions
+from corsa_plugins.bench.evaluation.storage import RECORDS, SUMMARY, load_evaluation
 from corsa_plugins.bench.merge_sweep import default_metric, read_sweep
 from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.errors import CorsaError

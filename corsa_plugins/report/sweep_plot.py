@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from corsa_plugins.bench.merge_sweep import MEASURED, SweepPoint, default_metric
+from corsa_plugins.bench.evaluation import METRICS
+from corsa_plugins.bench.merge_sweep import SweepPoint, default_metric
 from corsa_plugins.errors import require
 
 __all__ = ["sweep_plot"]
@@ -44,7 +45,7 @@ def sweep_plot(
         chosen = sorted(chosen, key=lambda point: getattr(point, name))
         places = [getattr(point, name) for point in chosen]
         for key in dict.fromkeys(("efficacy", metric)):
-            axes.plot(places, [100 * p.metrics[key] for p in chosen], "o-", label=MEASURED[key])
+            axes.plot(places, [100 * p.metrics[key] for p in chosen], "o-", label=METRICS[key].title)
         axes.plot(places, [100 * p.retained for p in chosen], "s--", label="Retained")
         axes.set(xlabel=name, ylabel="%", ylim=(-3, 103), title=title)
         axes.legend()
@@ -60,7 +61,7 @@ def sweep_plot(
         trade.axvline(100 * floor, linestyle=":", color="grey", label=f"floor {100 * floor:g} %")
     if best or floor is not None:
         trade.legend()
-    trade.set(xlabel="Retained, %", ylabel=f"{MEASURED[metric]}, %", ylim=(-3, 103), title="size: density")
+    trade.set(xlabel="Retained, %", ylabel=f"{METRICS[metric].title}, %", ylim=(-3, 103), title="size: density")
     figure.colorbar(shown, ax=trade, label="weight")
     figure.savefig(path, dpi=150)
     return Path(path)

@@ -1,26 +1,23 @@
 """Measuring what an edit did: every number follows from records of what the model actually said."""
 
+from corsa_plugins.bench.evaluation.changes import Change, compare
 from corsa_plugins.bench.evaluation.checkpoint import CheckpointError
 from corsa_plugins.bench.evaluation.evaluate import evaluate
+from corsa_plugins.bench.evaluation.evaluation import Evaluation
+from corsa_plugins.bench.evaluation.intervals import Interval, bootstrap_mean
 from corsa_plugins.bench.evaluation.metrics import (
-    Interval,
-    bootstrap_mean,
+    METRICS,
+    Metric,
     exact_match_tokens,
     magnitude,
     margin,
     ngram_entropy,
 )
 from corsa_plugins.bench.evaluation.moments import UpdateSequence, pair_metrics, update_sequence
-from corsa_plugins.bench.evaluation.records import METRICS, Answer, Evaluation, Metric, ProbeAnswer, Record
-from corsa_plugins.bench.evaluation.tables import (
-    Change,
-    ReportError,
-    change_table,
-    compare,
-    load_evaluation,
-    save_evaluation,
-    summary_table,
-)
+from corsa_plugins.bench.evaluation.records import Answer, ProbeAnswer, Record
+from corsa_plugins.bench.evaluation.same_questions import ReportError
+from corsa_plugins.bench.evaluation.storage import load_evaluation, save_evaluation
+from corsa_plugins.bench.evaluation.tables import change_table, summary_table
 from corsa_plugins.data.answers import contains_alias, contains_answer
 
 __all__ = [

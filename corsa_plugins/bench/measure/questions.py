@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.ability import Ability, Harness, HarnessFileError, plain_ability
 from corsa_plugins.bench.evaluation import Evaluation, ReportError, evaluate
-from corsa_plugins.bench.evaluation.moments import check_asked
-from corsa_plugins.bench.evaluation.tables import SUMMARY
+from corsa_plugins.bench.evaluation.same_questions import check_asked
+from corsa_plugins.bench.evaluation.storage import SUMMARY
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
 

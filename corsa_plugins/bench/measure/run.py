@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from corsa_plugins.bench.evaluation import load_evaluation
-from corsa_plugins.bench.evaluation.tables import SUMMARY
+from corsa_plugins.bench.evaluation.storage import SUMMARY
 from corsa_plugins.bench.measure.questions import BASELINE, Measured, Questions
 from corsa_plugins.bench.measure.subject import Subject
 from corsa_plugins.errors import SettingError

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corsa_plugins.bench.evaluation import Evaluation, compare, save_evaluation
+from corsa_plugins.bench.evaluation.metrics import Shown, select_metrics
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,12 +51,12 @@ def forgetting_table(forgetting: Sequence[AdapterForgetting]) -> Table:
         table.add_column(heading, justify="right")
     for adapter in forgetting:
         changes = compare(adapter.own, adapter.merged)
-        for name in ("efficacy", "generality"):
-            if name in changes:
-                change = changes[name]
+        for metric in select_metrics(shown=Shown.EVERYWHERE):
+            if metric.percent and metric.name in changes:
+                change = changes[metric.name]
                 lost = change.difference
                 forgotten = (0.0 - 100 * value for value in (lost.mean, lost.high, lost.low))
                 interval = "{:.1f}  [{:.1f}, {:.1f}]".format(*forgotten)
                 means = (f"{100 * change.before.mean:.1f}", f"{100 * change.after.mean:.1f}")
-                table.add_row(adapter.own.label, str(len(adapter.own.records)), name, *means, interval)
+                table.add_row(adapter.own.label, str(len(adapter.own.records)), metric.heading, *means, interval)
     return table

@@ -11,7 +11,6 @@ mergekit is not needed: :func:`corsa_plugins.merging.recipe.delta_recipe` writes
 
 from corsa_plugins.bench.merge_sweep.in_memory import changed_tensors, merged_into
 from corsa_plugins.bench.merge_sweep.points import (
-    MEASURED,
     SweepError,
     SweepGrid,
     SweepPoint,
@@ -23,7 +22,6 @@ from corsa_plugins.bench.merge_sweep.run import sweep
 from corsa_plugins.bench.merge_sweep.table import sweep_table
 
 __all__ = [
-    "MEASURED",
     "SweepError",
     "SweepGrid",
     "SweepPoint",

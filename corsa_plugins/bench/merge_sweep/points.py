@@ -8,17 +8,7 @@ from dataclasses import dataclass
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.merging.ranges import check_density, check_weight
 
-__all__ = ["MEASURED", "SweepError", "SweepGrid", "SweepPoint", "best_point", "default_metric"]
-
-MEASURED = {
-    "efficacy": "Efficacy",
-    "generality": "Generality",
-    "old_retention": "Old answers",
-    "specificity": "Specificity",
-    "portability": "Portability",
-    "untouched": "Untouched",
-}
-"""What a point keeps of its evaluation, where that has it, and what tables call it."""
+__all__ = ["SweepError", "SweepGrid", "SweepPoint", "best_point", "default_metric"]
 
 
 class SweepError(CorsaError, ValueError):
@@ -32,7 +22,7 @@ class SweepPoint:
     Attributes:
         weight: What the delta was scaled by.
         density: Share of the delta that was kept.
-        metrics: Means by name, as ``evaluate`` defines them.
+        metrics: Means by name, of the metrics that models are compared by, as far as they were measured.
         retained: Of the untouched facts that the base answers right, the share still answered right.
         right: For each untouched fact, whether it is answered right.
     """

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.evaluation import Evaluation, evaluate
+from corsa_plugins.bench.evaluation.metrics import Shown, select_metrics
 from corsa_plugins.bench.merge_sweep.in_memory import changed_tensors, merged_into
-from corsa_plugins.bench.merge_sweep.points import MEASURED, SweepError, SweepGrid, SweepPoint
+from corsa_plugins.bench.merge_sweep.points import SweepError, SweepGrid, SweepPoint
 from corsa_plugins.bench.merge_sweep.results import open_results
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
@@ -96,7 +97,8 @@ def _point(weight: float, density: float, result: Evaluation, base: SweepPoint |
     if not known:
         raise SweepError("the base answers no untouched fact right, so none can be retained: give others")
     summary = result.summary()
-    metrics = {name: summary[name].mean for name in MEASURED if name in summary}
+    compared = select_metrics(of=None, shown=Shown.COMPARED)
+    metrics = {metric.name: summary[metric.name].mean for metric in compared if metric.name in summary}
     return SweepPoint(weight, density, metrics, sum(known) / len(known), right)
 
 

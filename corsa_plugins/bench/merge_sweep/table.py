@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from corsa_plugins.bench.merge_sweep.points import MEASURED, SweepPoint
+from corsa_plugins.bench.evaluation.metrics import Metric, Shown, select_metrics
+from corsa_plugins.bench.merge_sweep.points import SweepPoint
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,12 +20,18 @@ def sweep_table(points: Sequence[SweepPoint], best: SweepPoint | None = None, fl
 
     title = f"{len(points)} points" + ("" if floor is None else f"; * best that retains {100 * floor:g} %")
     table = Table(title=title)
-    names = [name for name in MEASURED if all(name in point.metrics for point in points)]
-    for heading in ("", "weight", "density", *(MEASURED[name] for name in names), "Retained"):
+    compared = select_metrics(of=None, shown=Shown.COMPARED)
+    metrics = [metric for metric in compared if all(metric.name in point.metrics for point in points)]
+    headings = (metric.heading[:1].upper() + metric.heading[1:] for metric in metrics)
+    for heading in ("", "weight", "density", *headings, "Retained"):
         table.add_column(heading, justify="right")
     for point in sorted(points, key=lambda point: (point.density, point.weight)):
         kind = "base" if not (point.weight and point.density) else "*" if point == best else ""
         kind = kind or ("edited" if point.weight == point.density == 1 else "")
-        shares = [*(point.metrics[name] for name in names), point.retained]
-        table.add_row(kind, f"{point.weight:g}", f"{point.density:g}", *(f"{100 * share:.1f}" for share in shares))
+        cells = [_cell(point.metrics[metric.name], metric) for metric in metrics]
+        table.add_row(kind, f"{point.weight:g}", f"{point.density:g}", *cells, f"{100 * point.retained:.1f}")
     return table
+
+
+def _cell(mean: float, metric: Metric) -> str:
+    return f"{100 * mean:.1f}" if metric.percent else f"{mean:.2f}"

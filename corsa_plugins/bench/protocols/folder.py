@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from corsa_plugins.bench.evaluation import Evaluation, load_evaluation, save_evaluation
-from corsa_plugins.bench.evaluation.tables import SUMMARY
+from corsa_plugins.bench.evaluation.storage import SUMMARY
 from corsa_plugins.bench.protocols.plan import UpdatePlan, folder_name
 from corsa_plugins.bench.protocols.result import ProtocolResult
 from corsa_plugins.errors import CorsaError

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.evaluation import Evaluation, Interval, pair_metrics
-from corsa_plugins.bench.evaluation.tables import interval_cell
 from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
+from corsa_plugins.bench.protocols.tables import Row, add_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -129,20 +129,14 @@ class ProtocolResult:
         from rich.table import Table
 
         summary = self.summary()
-        rows: list[tuple[str, Any]] = [(f"{update.name} ({update.requests})", update) for update in summary.updates]
-        if summary.untouched_before:
-            rows.insert(0, ("before", _Before(summary.untouched_before)))
+        rows = [Row("before", untouched=summary.untouched_before)] if summary.untouched_before else []
+        for update in summary.updates:
+            name = f"{update.name} ({update.requests})"
+            rows.append(Row(name, update.right_after, update.untouched, update.at_the_end, update.later))
         if len(summary.updates) > 1:
-            rows.append(("all", summary))
-        cells = {title: [get(row) for _, row in rows] for title, get in _COLUMNS.items()}
-        cells = {title: column for title, column in cells.items() if any(column)}
-        table = Table(title=f"{self.method}: {self.plan.name} (percent, with 95 % intervals over requests)")
-        table.add_column("update")
-        for title in cells:
-            table.add_column(title, justify="right")
-        for index, (name, _) in enumerate(rows):
-            table.add_row(name, *_row(cells, index))
-        return table
+            rows.append(Row("all", summary.right_after, {}, summary.at_the_end, summary.later))
+        title = f"{self.method}: {self.plan.name} (percent, with 95 % intervals over requests)"
+        return add_rows(Table("update", title=title), rows)
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -174,11 +168,6 @@ class ProtocolResult:
         )
 
 
-@dataclass(frozen=True)
-class _Before:
-    untouched: Metrics
-
-
 def _pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
     """The requests of several sets as those of one; of each set at the moment it is given for."""
     settings = evaluations[0].settings if evaluations else None
@@ -198,24 +187,6 @@ def _plain(value: Any) -> Any:
     }
 
 
-def _of(part: str, metric: str) -> Callable[[Any], Interval | None]:
-    return lambda row: getattr(row, part, {}).get(metric)
-
-
-_COLUMNS: dict[str, Callable[[Any], Interval | None]] = {
-    "efficacy": _of("right_after", "efficacy"),
-    "generality": _of("right_after", "generality"),
-    "old answers retained": _of("right_after", "old_retention"),
-    "specificity": _of("right_after", "specificity"),
-    "untouched": _of("untouched", "untouched"),
-    "efficacy at the end": _of("at_the_end", "efficacy"),
-    "generality at the end": _of("at_the_end", "generality"),
-    "forgetting": _of("later", "forgetting"),
-    "old answers activated": _of("later", "old_activation"),
-}
-"""Columns of the table; those without a value are left out. The first five are of right after each update."""
-
-
 def comparison_table(results: Sequence[ProtocolResult]) -> Table:
     """One protocol, several methods: a row each, over the requests of all updates; in percent.
 
@@ -224,22 +195,11 @@ def comparison_table(results: Sequence[ProtocolResult]) -> Table:
     """
     from rich.table import Table
 
-    summaries = [result.summary() for result in results]
-    last = [summary.updates[-1].untouched.get("untouched") for summary in summaries]
-    columns = {
-        title: [get(summary) for summary in summaries] for title, get in _COLUMNS.items() if title != "untouched"
-    }
-    columns["untouched at the end"] = last
-    columns = {title: cells for title, cells in columns.items() if any(cells)}
     plans = ", ".join(dict.fromkeys(result.plan.name for result in results))
     table = Table("method", title=f"{plans} (percent, with 95 % intervals over requests)")
-    for title in columns:
-        table.add_column(title, justify="right")
-    for index, result in enumerate(results):
-        table.add_row(result.method, *_row(columns, index))
-    return table
+    return add_rows(table, [_row(result.method, result.summary()) for result in results])
 
 
-def _row(columns: Mapping[str, Sequence[Interval | None]], index: int) -> list[str]:
-    cells = [column[index] for column in columns.values()]
-    return ["" if cell is None else interval_cell(cell, percent=True) for cell in cells]
+def _row(name: str, summary: ProtocolSummary) -> Row:
+    last = summary.updates[-1].untouched
+    return Row(name, summary.right_after, {}, summary.at_the_end, summary.later, last)

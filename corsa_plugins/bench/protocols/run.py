@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from corsa_plugins.bench.evaluation import Evaluation, evaluate
 from corsa_plugins.bench.evaluation.checkpoint import input_key
-from corsa_plugins.bench.evaluation.evaluate import longest_target
+from corsa_plugins.bench.evaluation.prompts import answer_length, as_probe
 from corsa_plugins.bench.protocols.folder import UPDATE, ProtocolError, RunFolder
 from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
 from corsa_plugins.bench.protocols.result import ProtocolResult
@@ -39,8 +39,6 @@ Progress = Callable[[float, str], None]
 """Takes the share of the run that is done, in [0, 1], and what comes next."""
 
 logger = logging.getLogger(__name__)
-
-_EXTRA_TOKENS = 16  # as evaluate() gives an answer beyond the longest one to be found
 
 
 class Asking(TypedDict, total=False):
@@ -270,16 +268,12 @@ def _complete(asking: Asking, plan: UpdatePlan, tokenizer: PreTrainedTokenizerBa
     length = asking.get("max_new_tokens")
     if length is None:
         items: list[EditRequest | Probe] = [request for update in plan.sets for request in update.requests]
-        length = longest_target(tokenizer, [*items, *_as_probes(plan.untouched)]) + _EXTRA_TOKENS
+        length = answer_length(tokenizer, [*items, *map(as_probe, plan.untouched)])
     return {
         "batch_size": asking.get("batch_size", 64),
         "max_new_tokens": length,
         "chat_template": asking.get("chat_template", False),
     }
-
-
-def _as_probes(facts: Sequence[Probe | EditRequest]) -> list[Probe]:
-    return [Probe(prompt=f.prompt, answer=f.target_new) if isinstance(f, EditRequest) else f for f in facts]
 
 
 def _key(method: Method, plan: UpdatePlan, seed: int) -> dict[str, Any]:

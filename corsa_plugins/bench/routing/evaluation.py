@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.evaluation import Evaluation, Interval, Record, evaluate
-from corsa_plugins.bench.evaluation.evaluate import longest_target
+from corsa_plugins.bench.evaluation.prompts import answer_length
 from corsa_plugins.bench.routing.accuracy import routing_accuracy
 from corsa_plugins.bench.routing.router import Router
 from corsa_plugins.data.requests import EditRequest
@@ -107,7 +107,7 @@ def evaluate_routed(
     if not requests:
         raise SettingError("nothing to evaluate: give requests")
     if options.get("max_new_tokens") is None:
-        options["max_new_tokens"] = longest_target(tokenizer, requests) + 16
+        options["max_new_tokens"] = answer_length(tokenizer, requests)
     true = [adapter for adapter, part in enumerate(parts) for _ in part]
     routes = _routes(requests, true, router)
     by_request: list[list[Route]] = [[] for _ in requests]

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.evaluation import METRICS, Evaluation, Interval, compare
-from corsa_plugins.bench.evaluation.tables import interval_cell, metric_title
+from corsa_plugins.bench.evaluation.metrics import Shown, select_metrics
+from corsa_plugins.bench.evaluation.tables import interval_cell, metric_cell
 from corsa_plugins.bench.routing.accuracy import routing_share_of_gap
 from corsa_plugins.bench.routing.evaluation import RoutedEvaluation
 from corsa_plugins.errors import SettingError
@@ -16,10 +17,7 @@ from corsa_plugins.errors import SettingError
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["SHOWN", "RoutingReport"]
-
-SHOWN = ("efficacy", "generality", "old_retention", "specificity", "portability")
-"""The metrics of the tables, as far as they were measured; an evaluation's files have all of them."""
+__all__ = ["RoutingReport"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,9 @@ class RoutingReport:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Those of :data:`SHOWN` that were measured."""
-        return [name for name in SHOWN if name in self.true.summary()]
+        """Those that models are compared by, as far as they were measured; an evaluation's files have all of them."""
+        measured = self.true.summary()
+        return [metric.name for metric in select_metrics(shown=Shown.COMPARED) if metric.name in measured]
 
     @cached_property
     def lost(self) -> dict[str, Interval]:
@@ -116,10 +115,11 @@ class RoutingReport:
         table.add_row("Routing accuracy, %", *blank, interval_cell(self.routed.accuracy, percent=True))
         table.add_row("  by chance, %", *blank, f"{100 * self.chance:.1f}")
         for name in self.metrics:
-            cells = [interval_cell(evaluation.summary()[name], percent=True) for evaluation in self.evaluations]
+            metric = METRICS[name]
+            cells = [metric_cell(evaluation.summary()[name], metric) for evaluation in self.evaluations]
             share = self.share_of_gap(name)
             gap = [] if self.single is None else ["-" if share is None else f"{100 * share:.0f} %"]
-            table.add_row(metric_title(name), *cells, interval_cell(self.lost[name], percent=True, sign="+"), *gap)
+            table.add_row(metric.title_with_unit, *cells, metric_cell(self.lost[name], metric, sign="+"), *gap)
         return table
 
     def parts_table(self) -> Table:
@@ -133,7 +133,7 @@ class RoutingReport:
         for index, name in enumerate(self.names):
             accuracy = interval_cell(self.part_accuracy(index), percent=True)
             summaries = [evaluation.summary() for evaluation in self.part(index)]
-            cells = [interval_cell(summary[metric], percent=True) if metric in summary else "" for summary in summaries]
+            cells = [metric_cell(summary.get(metric), METRICS[metric]) for summary in summaries]
             table.add_row(name, str(self.sizes[index]), accuracy, *cells)
         return table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.evaluation import evaluate
-from corsa_plugins.bench.evaluation.evaluate import longest_target
+from corsa_plugins.bench.evaluation.prompts import answer_length
 from corsa_plugins.bench.routing.evaluation import evaluate_routed
 from corsa_plugins.bench.routing.report import RoutingReport
 from corsa_plugins.bench.routing.router import Router
@@ -81,7 +81,7 @@ def measure_adapters(
     groups = [part.requests for part in parts]
     requests = [request for group in groups for request in group]
     if options.get("max_new_tokens") is None:
-        options["max_new_tokens"] = longest_target(tokenizer, requests) + 16
+        options["max_new_tokens"] = answer_length(tokenizer, requests)
 
     adapters = [part.adapter for part in parts]
     true = evaluate_routed(

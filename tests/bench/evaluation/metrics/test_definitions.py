@@ -9,16 +9,17 @@ import re
 import pytest
 
 from corsa_plugins.bench.evaluation import (
+    METRICS,
     Answer,
     Evaluation,
     ProbeAnswer,
     Record,
+    bootstrap_mean,
     metrics,
     pair_metrics,
     update_sequence,
 )
-from corsa_plugins.bench.evaluation.moments import EDIT_METRICS, LATER_METRICS, pair_title
-from corsa_plugins.bench.evaluation.records import METRICS, UNTOUCHED_METRICS
+from corsa_plugins.bench.evaluation.metrics import Metric, Moments, Of, select_metrics
 
 SOURCE = re.compile(r"paper|et al\.|papers/|Efron")
 
@@ -99,12 +100,19 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
+def names(of: Of, moments: Moments) -> list[str]:
+    return [metric.name for metric in select_metrics(of, moments)]
+
+
+OF_A_REQUEST = names(Of.REQUEST, Moments.ONE)
+
+
+@pytest.mark.parametrize("name", OF_A_REQUEST)
 def test_a_metric_of_a_request(name):
     assert METRICS[name].value(record()) == pytest.approx(BY_HAND[name])
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_A_REQUEST)
 def test_without_anything_to_measure_there_is_no_value(name):
     bare = record(
         edit=answer("e", True, None, 0.6, None),
@@ -121,7 +129,7 @@ def test_without_anything_to_measure_there_is_no_value(name):
 def test_a_metric_of_the_untouched_facts():
     facts = (probe("u1", True, False), probe("u2", True, True), probe("u3", False, False))
     summary = Evaluation("now", (), facts).summary()
-    assert set(summary) == set(UNTOUCHED_METRICS)
+    assert set(summary) == set(names(Of.FACT, Moments.ONE))
     assert (summary["untouched"].mean, summary["untouched_top1"].mean) == pytest.approx((2 / 3, 1 / 3))
 
 
@@ -137,8 +145,8 @@ def test_the_metrics_of_two_moments():
     then = evaluation([(1, 0), (1, 0), (1, 1), (0, 0), (1, 0)], ["Rome. It", "Bern", "Oslo"], ["Kyiv", "Riga"])
     now = evaluation([(0, 1), (1, 1), (1, 1), (0, 1), (0, 0)], [" rome", "Oslo", "Oslo"], ["kyiv.", "Oslo"])
     edit, later = pair_metrics(then, now), pair_metrics(then, now, later=True)
-    assert set(edit) == {*EDIT_METRICS, "untouched_locality"}
-    assert set(later) == set(LATER_METRICS)
+    assert list(edit) == names(Of.REQUEST, Moments.EDIT) + names(Of.FACT, Moments.EDIT)
+    assert list(later) == names(Of.REQUEST, Moments.LATER)
     assert edit["locality"].mean == pytest.approx(2 / 3)
     assert edit["untouched_locality"].mean == 1 / 2
     assert later["forgetting"].mean == 3 / 4 - 2 / 4
@@ -148,16 +156,39 @@ def test_the_metrics_of_two_moments():
     assert [interval.mean for interval in sequence.update_efficacy] == [3 / 4, 2 / 4]
 
 
-def test_every_bootstrap_sample_of_two_values_is_known():
-    # means 0, 1/2, 1 with probability 1/4, 1/2, 1/4: the 2.5 % quantile is 0, the 30 % quantile 1/2
-    assert metrics.bootstrap_mean([0.0, 1.0])[:3] == (0.5, 0.0, 1.0)
-    assert metrics.bootstrap_mean([0.0, 1.0], confidence=0.4)[:3] == (0.5, 0.5, 0.5)
+def without(*fields):
+    """The record of a request that has none of these."""
+    bare = record()
+    if "target_old" in fields:
+        forgotten = {"says_old": None, "top1_old": None, "log_prob_old": None}
+        paraphrases = tuple(answer.model_copy(update=forgotten) for answer in bare.paraphrases)
+        changed = {"target_old": None, "edit": bare.edit.model_copy(update=forgotten), "paraphrases": paraphrases}
+        bare = bare.model_copy(update=changed)
+    empty = {"paraphrases": (), "neighborhood": (), "portability": (), "continuation": None}
+    return bare.model_copy(update={name: value for name, value in empty.items() if name in fields})
+
+
+def value_of(metric: Metric, answered: Record):
+    return metric.value(answered) if metric.moments is Moments.ONE else metric.value(answered, answered, False)
+
+
+@pytest.mark.parametrize("metric", [m for m in METRICS.values() if m.of is Of.REQUEST], ids=lambda metric: metric.name)
+def test_a_metric_needs_what_it_says_and_nothing_else(metric):
+    fields = {"target_old", "paraphrases", "neighborhood", "portability", "continuation"}
+    assert metric.needs <= fields
+    assert value_of(metric, without(*(fields - metric.needs))) is not None
+    for field in metric.needs:
+        assert value_of(metric, without(field)) is None
 
 
 def test_every_definition_names_its_source():
-    described = {name: metric.definition for name, metric in {**METRICS, **EDIT_METRICS, **LATER_METRICS}.items()}
-    described |= {name: definition for name, (_, _, definition) in UNTOUCHED_METRICS.items()}
-    described["untouched_locality"] = pair_title("untouched_locality")[1]
-    for name in set(metrics.__all__) - {"Interval", "mean"}:
+    described = {metric.name: metric.source for metric in METRICS.values()}
+    for name in ("exact_match_tokens", "magnitude", "margin", "ngram_entropy"):
         described[f"metrics.{name}"] = inspect.getdoc(getattr(metrics, name))
+    described["bootstrap_mean"] = inspect.getdoc(bootstrap_mean)
     assert [name for name, text in described.items() if not SOURCE.search(text)] == []
+
+
+def test_a_metric_of_two_moments_has_no_value_at_one():
+    with pytest.raises(KeyError, match="forgetting is a metric of two moments"):
+        Evaluation("now", (record(),)).values("forgetting")
