@@ -10,13 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pytest
 from typer.models import OptionInfo
 
 import corsa_plugins.cli
 from corsa_plugins.cli.app import COMMANDS
-from corsa_plugins.cli.options import parse_layers, parse_numbers, parse_tokens
-from corsa_plugins.errors import SettingError
 
 CLI = Path(corsa_plugins.cli.__file__).parent
 
@@ -89,50 +86,3 @@ def test_what_two_commands_have_is_declared_in_one_module() -> None:
     assert {flag: modules for flag, modules in where.items() if len(modules) > 1} == {}
     shared = {flag for flag, by_command in options_by_flag().items() if len(by_command) > 1}
     assert {flag: where[flag] for flag in shared if where[flag] != ["options.py"]} == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "layers"),
-    [("4", (4,)), ("4,5,6", (4, 5, 6)), ("4-8", (4, 5, 6, 7, 8)), (" 9, 1-2,2", (1, 2, 9)), ("3-3", (3,))],
-)
-def test_layers_are_numbers_and_ranges(text, layers):
-    assert parse_layers(text) == layers
-
-
-@pytest.mark.parametrize("text", ["", "a", "1,", "-1", "5-4", "1.5"])
-def test_layers_that_are_none_are_refused(text):
-    with pytest.raises(SettingError, match="layers is"):
-        parse_layers(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("500", 500),
-        ("100k", 100_000),
-        ("1M", 10**6),
-        ("2.5m", 2_500_000),
-        ("1_000", 1000),
-        ("1B", 10**9),
-        ("0.8k", 800),
-    ],
-)
-def test_tokens_may_be_thousands_and_millions(text, tokens):
-    assert parse_tokens(text) == tokens
-
-
-@pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "k", "1e6", "1 M x"])
-def test_tokens_that_are_no_number_are_refused(text):
-    with pytest.raises(SettingError, match="tokens are"):
-        parse_tokens(text)
-
-
-def test_no_layers_are_none() -> None:
-    assert parse_layers(None) is None
-
-
-def test_numbers_stand_between_spaces_or_commas() -> None:
-    assert parse_numbers("0.5 1,2", "--weights") == [0.5, 1, 2]
-    for text in ("", " ,", "a", "1;2"):
-        with pytest.raises(SettingError, match=r"^--weights is"):
-            parse_numbers(text, "--weights")

@@ -43,7 +43,7 @@ class ConflictPlan:
         seed: Of the draw and of the order.
 
     Raises:
-        SettingError: An unknown kind, or a share outside [0, 1].
+        SettingError: An unknown kind, a share outside [0, 1], or ``residual_at`` with another kind.
     """
 
     kind: Kind
@@ -57,6 +57,8 @@ class ConflictPlan:
             raise SettingError(f"kind is {self.kind!r}: it must be one of {', '.join(get_args(Kind))}")
         if not 0 <= self.hard_share <= 1:
             raise SettingError(f"hard_share is {self.hard_share}: it must lie between 0 and 1")
+        if self.residual_at is not None and self.kind != "inconsistent":
+            raise SettingError("--residual-at goes with inconsistent")
 
     @property
     def n_hard(self) -> int:

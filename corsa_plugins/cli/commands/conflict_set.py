@@ -10,6 +10,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import load, parse_layers
 from corsa_plugins.errors import SettingError
 
 __all__ = ["SetKind", "build_conflict_set"]
@@ -95,20 +96,32 @@ def build_conflict_set(
     from corsa_plugins.bench import conflict_sets
     from corsa_plugins.data.reading import read_probes, read_requests, write_probes
 
-    _check_usage(kind, state, reword, residual_at, output, validation, keep)
     plan = conflict_sets.ConflictPlan(kind.value, size, hard_share, residual_at, seed)
+    if kind is SetKind.PRIOR and state is None:
+        raise SettingError(
+            "prior needs --state: the edits that new ones are to conflict with, as corsa edit writes them"
+        )
+    if reword and kind is not SetKind.PRIOR:
+        raise SettingError("--reword goes with prior: it rewords the edits in force")
+    if keep and not validation:
+        raise SettingError("--keep goes with --validation: its facts are for the validation set")
+    if validation and validation.absolute() == output.absolute():
+        raise SettingError(f"{output}: name another file for the validation set")
+    for path in filter(None, (output, validation)):
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a directory: name a file in it")
     candidates = [request for path in requests for request in read_requests(path)]
     others = [request for path in exclude or [] for request in read_requests(path)]
     facts = read_probes(keep) if keep else []
     earlier = EditState.load(state_folder(state)) if state else None
-    chosen = edit_settings(settings, options.parse_layers(layers), earlier)
+    chosen = edit_settings(settings, parse_layers(layers), earlier)
     if reword and earlier is not None:
         edited = [request for batch in earlier.batches for request in batch.requests]
         again = conflict_sets.rewordings(edited, candidates, plan.n_hard, seed=seed)
         typer.echo(f"{len(again)} of {len(edited)} edits in force reworded, for {plan.n_hard} hard requests")
         candidates = [*again, *candidates]
     known = KeyStatistics.load(statistics)
-    loaded, tokenizer = options.load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, device, dtype, quiet)
     editor = editor_with(loaded, tokenizer, known, chosen, earlier)
     candidates = conflict_sets.first_of_each_prompt(candidates)
     built = conflict_sets.conflict_set(editor, candidates, plan, exclude=others, progress=not quiet)
@@ -121,29 +134,3 @@ def build_conflict_set(
         written.append(validation)
     show(built.table())
     typer.echo(f"written to {', '.join(map(str, written))}")
-
-
-def _check_usage(
-    kind: SetKind,
-    state: Path | None,
-    reword: bool,
-    residual_at: int | None,
-    output: Path,
-    validation: Path | None,
-    keep: Path | None,
-) -> None:
-    if kind is SetKind.PRIOR and state is None:
-        raise SettingError(
-            "prior needs --state: the edits that new ones are to conflict with, as corsa edit writes them"
-        )
-    if reword and kind is not SetKind.PRIOR:
-        raise SettingError("--reword goes with prior: it rewords the edits in force")
-    if residual_at is not None and kind is not SetKind.INCONSISTENT:
-        raise SettingError("--residual-at goes with inconsistent")
-    if keep and not validation:
-        raise SettingError("--keep goes with --validation: its facts are for the validation set")
-    if validation and validation.absolute() == output.absolute():
-        raise SettingError(f"{output}: name another file for the validation set")
-    for path in (output, validation):
-        if path is not None and path.is_dir():
-            raise IsADirectoryError(f"{path} is a directory: name a file in it")

@@ -9,6 +9,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import check_folder, load, parse_layers
 
 __all__ = ["diagnose"]
 
@@ -57,10 +58,10 @@ def diagnose(
 
     facts = read_requests(requests)
     earlier = EditState.load(state_folder(state)) if state else None
-    chosen = edit_settings(settings, options.parse_layers(layers), earlier)
-    options.check_folder(output)
+    chosen = edit_settings(settings, parse_layers(layers), earlier)
+    check_folder(output)
     keys = KeyStatistics.load(statistics)
-    loaded, tokenizer = options.load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, device, dtype, quiet)
     editor = editor_with(loaded, tokenizer, keys, chosen, earlier)
     diagnosis = editor.diagnose(facts, values=values, progress=not quiet)
     show(diagnosis.table())

@@ -9,6 +9,7 @@ import typer
 from corsa_plugins.cli import options
 from corsa_plugins.cli.methods import check_edit, own_options
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import load, parse_layers
 
 __all__ = ["edit"]
 
@@ -90,12 +91,12 @@ def edit(
     if settings:
         arguments["settings"] = settings
     if spec.reversible:
-        numbers = options.parse_layers(layers)
+        numbers = parse_layers(layers)
         arguments["settings"] = edit_settings(settings, numbers, earlier) if facts else last_settings(earlier)
     if spec.needs_statistics:
         arguments["statistics"] = KeyStatistics.load(statistics) if statistics else None
     chosen: Any = in_form(spec(**arguments), chat_template)
-    loaded, tokenizer = options.load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, device, dtype, quiet)
     if not spec.reversible:
         saved = save_update(chosen, loaded, tokenizer, facts, output, changes=spec.changes, seed=seed)
         parts = " and ".join(folder.name for folder in (saved.model, saved.adapter) if folder)

@@ -8,6 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import check_folder, load
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["evaluate_adapters"]
@@ -83,7 +84,7 @@ def evaluate_adapters(
     from corsa_plugins.bench.routing.several import AdapterPart, measure_adapters
     from corsa_plugins.report.adapters_page import UNFINISHED, save_adapters
 
-    options.check_folder(output)
+    check_folder(output)
     if describe_only and (output is None or router is options.RouterKind.NEAREST):
         raise SettingError("--describe-only needs --output, and a router that reads descriptions")
     names, parts = adapter_names(adapter), read_adapter_requests(adapter, requests)
@@ -94,7 +95,7 @@ def evaluate_adapters(
     choice = RouterChoice(router, describe, descriptions, calibrate, layer, chat_template)
     texts = choice.given(names)
     require("peft", "trl", what="several adapters")
-    loaded, tokenizer = options.load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, device, dtype, quiet)
     together, inside = load_adapters(loaded, [*adapter, *([single] if single else [])])
     texts = texts or choice.describe_parts(together, tokenizer, dict(zip(names, parts, strict=True)))
     for name, text in texts.items():

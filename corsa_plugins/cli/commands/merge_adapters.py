@@ -9,6 +9,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import parse_numbers
 from corsa_plugins.errors import require
 
 __all__ = ["merge_adapters"]
@@ -59,7 +60,7 @@ def merge_adapters(
 
     if quiet:
         disable_progress_bar()
-    scales = options.parse_numbers(weights, "--weights") if weights else []
+    scales = parse_numbers(weights, "--weights") if weights else []
     if weights:
         # an option takes one value: the others of `--weights 0.5 0.5` come as further arguments
         numbers = [text for text in adapters if _is_number(text) and not Path(text).exists()]

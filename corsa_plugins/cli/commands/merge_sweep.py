@@ -8,6 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import parse_numbers
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["merge_sweep"]
@@ -79,9 +80,7 @@ def merge_sweep(
         raise SettingError("what was edited? Give --edited or --adapter, one of them")
     if not 0 <= floor <= 1:
         raise SettingError(f"--floor is {floor}: it must lie between 0 and 1, for instance 0.99")
-    scales, shares = (
-        options.parse_numbers(text, name) for text, name in ((weights, "--weights"), (densities, "--densities"))
-    )
+    scales, shares = (parse_numbers(text, name) for text, name in ((weights, "--weights"), (densities, "--densities")))
     grid = SweepGrid(scales, shares, per_row, prune_vectors)
     edits, facts = read_requests(requests), read_probes(untouched)
     merged: Any = whole_model(edited) if edited else f"{base}+{adapter}"

@@ -10,6 +10,7 @@ import typer
 from corsa_plugins.cli import options
 from corsa_plugins.cli.methods import make_methods, method_table
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import load
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["Kind", "protocol"]
@@ -119,7 +120,7 @@ def protocol(
     if harness:
         require("lm_eval", "eval", what="--harness")
     tasks = Harness(harness, limit=harness_limit, include_path=harness_path, **asking) if harness else None
-    loaded, tokenizer = options.load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, device, dtype, quiet)
     asking |= {"seed": seed, "max_new_tokens": max_new_tokens}
     runs = []
     for run in run_methods(methods, plan, loaded, tokenizer, output, shares=parts, harness=tasks, **asking):

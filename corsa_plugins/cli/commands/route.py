@@ -8,6 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import load
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["route"]
@@ -64,7 +65,7 @@ def route(
     choice = RouterChoice(router, describe, descriptions, calibrate, layer, chat_template)
     texts = choice.given(names)
     require("peft", "trl", what="several adapters")
-    loaded, tokenizer = options.load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, device, dtype, quiet)
     together, inside = load_adapters(loaded, adapter)
     texts = texts or choice.describe_parts(together, tokenizer, dict(zip(names, parts, strict=True)))
     chooser = choice.router(together, tokenizer, parts, list(texts.values()), batch_size=batch_size)

@@ -9,6 +9,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import load, parse_layers, parse_tokens
 from corsa_plugins.errors import SettingError
 
 __all__ = ["stats"]
@@ -75,7 +76,7 @@ def stats(
             raise SettingError(f"{directory} is a folder to show: it goes with no other option")
         show(statistics_table(KeyStatistics.load(directory)))
         return
-    numbers, n_tokens = options.parse_layers(layers), options.parse_tokens(tokens)
+    numbers, n_tokens = parse_layers(layers), parse_tokens(tokens)
     if not model or not text or not numbers or output is None:
         raise SettingError(
             "corsa stats needs --model, --text, --layers and --output; or a folder of statistics to show"
@@ -86,7 +87,7 @@ def stats(
     # What can be checked comes first: a typo should not cost the loading of a model.
     texts = read_texts(text, field=field, split=split, config=config)
     check_folder(output, fresh)
-    loaded, tokenizer = options.load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, device, dtype, quiet)
     collected = collect_statistics(
         loaded,
         tokenizer,

@@ -106,6 +106,8 @@ def test_refusals(edited: AlphaEditor, llama_bench: Bench) -> None:
     kind: Any = "odd"
     with pytest.raises(SettingError, match="preserved, prior, inconsistent"):
         conflict_set(edited, CANDIDATES, ConflictPlan(kind, 2))
+    with pytest.raises(SettingError, match="--residual-at goes with inconsistent"):
+        ConflictPlan("prior", 2, residual_at=1)
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(SettingError, match="hard_share is"):
             conflict_set(edited, CANDIDATES, ConflictPlan("prior", 2, hard_share=share))
