@@ -86,10 +86,10 @@ class Need:
             return shown
         if self.instance:
             return None if _mentions(owner, self.name) else shown
-        found = getattr(owner, self.name, None)
-        if found is None:
+        value = getattr(owner, self.name, None)
+        if value is None:
             return shown
-        absent = sorted(set(self.parameters) - set(inspect.signature(found).parameters)) if self.parameters else []
+        absent = sorted(set(self.parameters) - set(inspect.signature(value).parameters)) if self.parameters else []
         return f"{shown}({', '.join(absent)})" if absent else None
 
 
@@ -149,8 +149,8 @@ def broken_contract(needs: Sequence[Need] = CONTRACT) -> str | None:
         f"{KNOWN[name]}"
         for name, lacks in missing.items()
     ]
-    wanted = " ".join(f"'{name}=={KNOWN[name]}.*'" for name in missing)
-    return f"trl_ext cannot work with what is installed: {'. '.join(lines)}. Run: pip install {wanted}"
+    known = " ".join(f"'{name}=={KNOWN[name]}.*'" for name in missing)
+    return f"trl_ext cannot work with what is installed: {'. '.join(lines)}. Run: pip install {known}"
 
 
 _broken = broken_contract()

@@ -43,8 +43,6 @@ def check_config(config: CoRSAConfig) -> None:
     Raises:
         SettingError: the message names the setting.
     """
-    if not isfinite(config.beta) or config.beta <= 0:
-        raise SettingError(f"beta must be a finite number > 0, got {config.beta!r}.")
     if not isfinite(config.learning_rate) or config.learning_rate < 0:
         raise SettingError(f"learning_rate must be a finite number >= 0, got {config.learning_rate!r}.")
     if config.reference not in REFERENCES:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import get_args
 
 from peft import LoraConfig
 from trl import DPOConfig
 
 from corsa_plugins.corsa import CorsaSettings
+from corsa_plugins.corsa.pcgrad import PCGradForm
 from trl_ext.checks import REFERENCES, check_checkpointing, check_config
 
 __all__ = ["CoRSAConfig", "paper_lora_config"]
+
+_PAPER = CorsaSettings()
 
 
 def paper_lora_config() -> LoraConfig:
@@ -78,20 +82,23 @@ class CoRSAConfig(DPOConfig):
     )
 
     dpo_weight: float = field(
-        default=1.0, metadata={"help": "Weight lambda of the DPO loss beside the SFT loss; 0 leaves SFT."}
+        default=_PAPER.dpo_weight, metadata={"help": "Weight lambda of the DPO loss beside the SFT loss; 0 leaves SFT."}
     )
     sam_rho: float = field(
-        default=0.05, metadata={"help": "Radius of the sharpness-aware perturbation; 0 switches it off."}
+        default=_PAPER.sam_rho, metadata={"help": "Radius of the sharpness-aware perturbation; 0 switches it off."}
     )
-    sam_eps: float = field(default=1e-12, metadata={"help": "Epsilon added to the norms the algorithm divides by."})
+    sam_eps: float = field(
+        default=_PAPER.sam_eps, metadata={"help": "Epsilon added to the norms the algorithm divides by."}
+    )
     pcgrad: bool = field(
-        default=True, metadata={"help": "Whether to project conflicting SFT and DPO gradients off each other."}
+        default=_PAPER.pcgrad,
+        metadata={"help": "Whether to project conflicting SFT and DPO gradients off each other."},
     )
     pcgrad_form: str = field(
-        default="sequential",
+        default=_PAPER.pcgrad_form,
         metadata={
             "help": "'sequential' as in Algorithm 1 of the paper, or 'simultaneous' as in its text.",
-            "choices": ["sequential", "simultaneous"],
+            "choices": list(get_args(PCGradForm)),
         },
     )
     reference: str = field(
@@ -116,10 +123,4 @@ class CoRSAConfig(DPOConfig):
 
     def corsa_settings(self) -> CorsaSettings:
         """The settings of one step, without the trainer around it."""
-        return CorsaSettings(
-            dpo_weight=self.dpo_weight,
-            sam_rho=self.sam_rho,
-            sam_eps=self.sam_eps,
-            pcgrad=self.pcgrad,
-            pcgrad_form=self.pcgrad_form,  # type: ignore[arg-type]
-        )
+        return CorsaSettings(**{setting.name: getattr(self, setting.name) for setting in fields(CorsaSettings)})

@@ -98,8 +98,8 @@ _ADVICE = (
 def _require_columns(columns: list[str] | None, name: str) -> None:
     missing = [column for column in ("chosen", "rejected") if column not in (columns or [])]
     if missing:
-        found = ", ".join(columns or []) or "none"
-        raise SettingError(f"The {name} data set has no column `{'`, `'.join(missing)}` (columns: {found}). {_ADVICE}")
+        names = ", ".join(columns or []) or "none"
+        raise SettingError(f"The {name} data set has no column `{'`, `'.join(missing)}` (columns: {names}). {_ADVICE}")
 
 
 def _problem(chosen: Any, rejected: Any) -> str | None:

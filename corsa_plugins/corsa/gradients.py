@@ -103,10 +103,10 @@ class OneBackward:
         for parameter in parameters:
             if id(parameter) not in owned:
                 return f"{names.get(id(parameter), 'a parameter')} is not the weight of a bias-free nn.Linear"
-        wanted = {id(parameter) for parameter in parameters}
+        of_parameters = {id(parameter) for parameter in parameters}
         for name, child in module.named_modules():
             # PEFT's name for what computes something else from the same matrices.
-            if getattr(child, "lora_variant", None) and any(id(p) in wanted for p in child.parameters()):
+            if getattr(child, "lora_variant", None) and any(id(p) in of_parameters for p in child.parameters()):
                 return f"{name} is a variant of LoRA"
         return None
 
@@ -164,9 +164,9 @@ class _Tape:
         for factor, grads in zip(self.factors, self.grads, strict=False):
             # Scaled before rounding to the working precision, so that bf16 does not coarsen the factor itself.
             scaled = (grad.to(factor.dtype) * factor.to(grad.device)[:, None, None]).to(grad.dtype)
-            found = (scaled.reshape(-1, scaled.shape[-1]).t() @ flat.to(grad.dtype)).to(weight.dtype)
-            known = grads.get(id(weight))
-            grads[id(weight)] = found if known is None else known + found
+            gradient = (scaled.reshape(-1, scaled.shape[-1]).t() @ flat.to(grad.dtype)).to(weight.dtype)
+            earlier = grads.get(id(weight))
+            grads[id(weight)] = gradient if earlier is None else earlier + gradient
 
 
 class _Tap(torch.autograd.Function):
@@ -197,14 +197,14 @@ def _taped_linear(weight: Tensor, tape: _Tape, inputs: Tensor) -> Tensor:
 
 
 def _linears_of(module: nn.Module, parameters: Sequence[nn.Parameter]) -> list[nn.Linear]:
-    wanted = {id(parameter) for parameter in parameters}
+    of_parameters = {id(parameter) for parameter in parameters}
     linears: list[nn.Linear] = []
     for child in module.modules():
         # A forward of its own, such as accelerate gives to modules it moves between devices, is left in charge.
         if (
             type(child) is nn.Linear
             and child.bias is None
-            and id(child.weight) in wanted
+            and id(child.weight) in of_parameters
             and "forward" not in vars(child)
         ):
             linears.append(child)

@@ -1,4 +1,4 @@
-"""The settings of a CoRSA step, with the paper's values as defaults."""
+"""CoRSA's own settings, with the paper's values as defaults (papers/corsa.md, Eq. 4 and 7, A.2)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class CorsaSettings(Settings):
 
     Attributes:
         dpo_weight: lambda >= 0 of Eq. 4. 0 leaves the SFT loss alone.
+        beta: inverse temperature of the DPO loss, for whoever hands the losses to the step.
         sam_rho: radius of the perturbation, in the Euclidean norm over all LoRA parameters. 0 switches SAM off.
         sam_eps: the algorithm's epsilon, in every denominator.
         pcgrad: project conflicting gradients; else the plain weighted sum.
@@ -23,6 +24,7 @@ class CorsaSettings(Settings):
     """
 
     dpo_weight: NonNegative = 1.0
+    beta: Positive = 0.1
     sam_rho: NonNegative = 0.05
     sam_eps: Positive = 1e-12
     pcgrad: bool = True

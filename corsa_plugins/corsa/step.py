@@ -19,7 +19,7 @@ __all__ = ["CorsaStep", "corsa_step"]
 
 @dataclass(frozen=True)
 class CorsaStep:
-    """What a step found.
+    """What came of a step.
 
     Attributes:
         update: one tensor per parameter, the direction to hand to the optimiser at phi.
@@ -48,35 +48,35 @@ def corsa_step(
     Raises:
         NonFiniteGradientError: NaN or infinity in a gradient, saying which loss and at which of the two points.
     """
-    here, gram = _evaluate(gradients, "at the current parameters")
+    at_phi, gram = _evaluate(gradients, "at the current parameters")
     weights = settings.merge(gram)
     if settings.sam_rho == 0:
-        return CorsaStep(here.merge(weights), (gram.cosine,), (gram.conflicting,), 0.0)
+        return CorsaStep(at_phi.merge(weights), (gram.cosine,), (gram.conflicting,), 0.0)
 
-    direction = here.merge(weights)
+    direction = at_phi.merge(weights)
     # Of the direction itself: the norm that the weights and inner products give cancels where gradients oppose.
     ascent_norm = sqrt(Gram.of(direction, None).sft_sft)
     scale = settings.sam_rho / (ascent_norm + settings.sam_eps)
-    del here  # the merged direction is all that the second half needs: two gradients less in memory
+    del at_phi  # the merged direction is all that the second half needs: two gradients less in memory
     with perturbed(parameters, direction, scale):
         del direction
-        there, gram_there = _evaluate(gradients, "at the perturbed parameters")
+        shifted, shifted_gram = _evaluate(gradients, "at the perturbed parameters")
     return CorsaStep(
-        there.merge(settings.merge(gram_there)),
-        (gram.cosine, gram_there.cosine),
-        (gram.conflicting, gram_there.conflicting),
+        shifted.merge(settings.merge(shifted_gram)),
+        (gram.cosine, shifted_gram.cosine),
+        (gram.conflicting, shifted_gram.conflicting),
         scale * ascent_norm,
     )
 
 
 def _evaluate(gradients: Callable[[], TaskGradients], where: str) -> tuple[TaskGradients, Gram]:
     try:
-        found = gradients()
+        pair = gradients()
     except NonFiniteGradientError as error:
         raise NonFiniteGradientError(f"{error} {where}") from None
-    gram = Gram.of(found.sft, found.dpo)
+    gram = Gram.of(pair.sft, pair.dpo)
     # A NaN or infinity anywhere in a gradient makes its squared norm NaN or infinite.
     bad = [name for name, square in (("SFT", gram.sft_sft), ("DPO", gram.dpo_dpo)) if not isfinite(square)]
     if bad:
         raise NonFiniteGradientError(f"The {' and the '.join(bad)} gradient is not finite (NaN or infinity) {where}")
-    return found, gram
+    return pair, gram
