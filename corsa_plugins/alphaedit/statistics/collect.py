@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
 from corsa_plugins.model.borrowing import eval_mode
 from corsa_plugins.model.identity import Fingerprint
+from corsa_plugins.settings import Count, NonNegativeInt, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,14 +38,14 @@ _ENOUGH = 10  # tokens per feature
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Plan(Settings):
     """The settings of a collection that decide its result."""
 
-    n_tokens: int
-    length: int
-    batch_size: int
+    n_tokens: Count
+    length: Count
+    batch_size: Count
     pack: bool
-    sample_size: int
+    sample_size: NonNegativeInt
     seed: int
 
 
@@ -119,7 +120,7 @@ def collect_statistics(
         check_folder(folder, fresh)
     if isinstance(texts, str | os.PathLike):
         texts = read_texts(texts)
-    settings = {name: value for name, value in asdict(plan).items() if name != "batch_size"}
+    settings = {name: value for name, value in plan.as_dict().items() if name != "batch_size"}
     identity = Identity.of(model, tokenizer, architecture, maps, settings)
     checkpoint = None if folder is None else Checkpoint(folder, identity, checkpoint_seconds)
     sums = KeySums({layer: linear.d_in for layer, linear in maps.items()}, plan.sample_size, plan.seed)
@@ -135,7 +136,7 @@ def collect_statistics(
         checkpoint.keep(sums, now=True)  # eigenvectors may take longer than the text did
     _check_count(sums.count, plan, maps)
     about = {
-        **asdict(plan), "n_tokens": sums.count, "n_texts": sums.position.n_texts, "text": sums.position.digest,
+        **plan.as_dict(), "n_tokens": sums.count, "n_texts": sums.position.n_texts, "text": sums.position.digest,
         "dtype": identity.settings["dtype"], "model": identity.fingerprint.name,
     }  # fmt: skip
     return _finish(sums, maps, identity.fingerprint, about, folder, checkpoint)
@@ -147,12 +148,6 @@ def _plan(
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = min(_LENGTH, longest or _LENGTH) if length is None else length
     plan = _Plan(n_tokens, length, batch_size, bool(pack), sample_size, seed)
-    for name, least in (("n_tokens", 1), ("length", 1), ("batch_size", 1), ("sample_size", 0), ("seed", None)):
-        value = getattr(plan, name)
-        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-            raise SettingError(
-                f"{name} is {value!r}: it must be an integer{'' if least is None else f' of at least {least}'}"
-            )
     if longest is not None and length > longest:
         raise SettingError(f"length is {length}: the model reads {longest} tokens")
     return plan

@@ -8,12 +8,13 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.data.requests import EditRequest, RequestError, normalise_whitespace
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_write_text
+from corsa_plugins.settings import Settings, Share
 
 if TYPE_CHECKING:
     from corsa_plugins.alphaedit.editor import AlphaEditor
@@ -31,7 +32,7 @@ RESIDUAL_AT = 3
 
 
 @dataclass(frozen=True)
-class ConflictPlan:
+class ConflictPlan(Settings):
     """Which set to build.
 
     Attributes:
@@ -48,15 +49,11 @@ class ConflictPlan:
 
     kind: Kind
     size: int
-    hard_share: float = 0.2
+    hard_share: Share = 0.2
     residual_at: int | None = None
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise SettingError(f"kind is {self.kind!r}: it must be one of {', '.join(get_args(Kind))}")
-        if not 0 <= self.hard_share <= 1:
-            raise SettingError(f"hard_share is {self.hard_share}: it must lie between 0 and 1")
+    def check(self) -> None:
         if self.residual_at is not None and self.kind != "inconsistent":
             raise SettingError("--residual-at goes with inconsistent")
 
