@@ -13,7 +13,9 @@ construction by position are those of every dataclass, and mutable ones (EasyEdi
 from __future__ import annotations
 
 import difflib
+import json
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -82,6 +84,10 @@ class InvalidSettingsError(SettingError):
     def __init__(self, problems: Iterable[Problem], where: str = "") -> None:
         self.problems = tuple(problems)
         super().__init__(f"{where}{': ' if where else ''}{'; '.join(map(str, self.problems))}")
+
+    def renamed(self, names: Mapping[str, str]) -> InvalidSettingsError:
+        """The same of settings that are called something else: ours -> theirs."""
+        return InvalidSettingsError(Problem(names.get(name, name), text) for name, text in self.problems)
 
 
 @dataclass(frozen=True)
@@ -257,9 +263,24 @@ def _checks(kind: type) -> dict[str, _Check]:
     return {field.name: _Check(field.name, hints[field.name]) for field in fields(kind)}
 
 
+class _Shown(reprlib.Repr):
+    """``repr`` on one line: what is long is cut, and a whole model is its class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = 200
+        self.maxlist = self.maxtuple = self.maxdict = 20
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        shown = repr(x)
+        return shown if len(shown) <= self.maxstring and "\n" not in shown else f"<{type(x).__name__}>"
+
+
+_SHOWN = _Shown()
+
+
 def _problem(name: str, value: Any, wanted: str) -> Problem:
-    shown = repr(value)
-    return Problem(name, f"is {shown if len(shown) <= 200 else f'{shown[:200]}...'}: {wanted}")
+    return Problem(name, f"is {_SHOWN.repr(value)}: {wanted}")
 
 
 def unknown_names(
@@ -296,19 +317,23 @@ def did_you_mean(name: str, known: Collection[str], those: str) -> str:
 
 
 def read_mapping(file: Path | Traversable, where: str) -> dict[str, Any]:
-    """The mapping in a YAML file, empty for an empty file; ``where`` goes in front of the messages.
+    """The mapping in a YAML or JSON file, empty for an empty file; ``where`` goes in front of the messages.
 
     Raises:
-        SettingError: It is no text, or no YAML, or no mapping.
+        SettingError: It cannot be read, is no text, or no YAML (no JSON, if its name ends so), or no mapping.
     """
     import yaml
 
+    kind = "JSON" if file.name.endswith(".json") else "YAML"
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        data = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise SettingError(f"{where} is not UTF-8 text: {error}") from None
-    except yaml.YAMLError as error:
-        raise SettingError(f"{where} is not YAML: {error}") from error
+    except OSError as error:
+        raise SettingError(f"{where} cannot be read: {error}") from error
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        raise SettingError(f"{where} is not {kind}: {error}") from error
     if not isinstance(data, dict | None):
         raise SettingError(f"{where}: it should be a mapping of names to values")
     return data or {}

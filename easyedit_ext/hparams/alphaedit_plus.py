@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from corsa_plugins.errors import SettingError
-from easyedit_ext.hparams.base import HparamsError, HyperParams, check_template
+from corsa_plugins.settings import Count, InvalidSettingsError
+from easyedit_ext.hparams.base import HparamsError, HyperParams, Template, hparams_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,42 +17,43 @@ if TYPE_CHECKING:
 
 __all__ = ["AlphaEditPlusHyperParams"]
 
-T = TypeVar("T")
-
-_NULL_SPACE = {"by": "nullspace_by", "value": "nullspace_threshold"}
-_VALUES = {
-    "steps": "v_num_grad_steps",
-    "lr": "v_lr",
-    "lr_unit": "v_lr_unit",
-    "loss_layer": "v_loss_layer",
-    "weight_decay": "v_weight_decay",
-    "clamp": "clamp_norm_factor",
-    "kl_factor": "kl_factor",
-    "stop_loss": "v_stop_loss",
-    "batch_size": "v_batch_size",
-    "fact_token": "fact_token",
-}
-_SEARCH = {"threshold": "search_threshold", "block": "search_block", "limit": "search_limit"}
-_SMOOTHING = {
-    "steps": "smoothing_steps",
-    "share": "smoothing_share",
-    "threshold": "smoothing_threshold",
-    "tolerance": "smoothing_tolerance",
-    "selection": "smoothing_selection",
-}
-_EDITOR = {
+_FIELDS: Mapping[str, str] = {
+    "layers": "layers",
+    "null_space.by": "nullspace_by",
+    "null_space.value": "nullspace_threshold",
+    "values.steps": "v_num_grad_steps",
+    "values.lr": "v_lr",
+    "values.lr_unit": "v_lr_unit",
+    "values.loss_layer": "v_loss_layer",
+    "values.weight_decay": "v_weight_decay",
+    "values.clamp": "clamp_norm_factor",
+    "values.kl_factor": "kl_factor",
+    "values.stop_loss": "v_stop_loss",
+    "values.batch_size": "v_batch_size",
+    "values.fact_token": "fact_token",
     "ridge": "L2",
     "ridge_unit": "L2_unit",
     "prior_weight": "prior_weight",
     "prior_weight_by_layer": "prior_weight_by_layer",
     "conflict_weights": "conflict_weights",
+    "search.threshold": "search_threshold",
+    "search.block": "search_block",
+    "search.limit": "search_limit",
+    "smoothing.steps": "smoothing_steps",
+    "smoothing.share": "smoothing_share",
+    "smoothing.threshold": "smoothing_threshold",
+    "smoothing.tolerance": "smoothing_tolerance",
+    "smoothing.selection": "smoothing_selection",
     "validation_score": "validation_score",
     "n_contexts": "n_contexts",
     "context_length": "context_length",
     "reach": "reach",
     "batch_size": "edit_batch_size",
 }
-# The names of the core's settings, and of the fields here: EasyEdit's where it has one.
+"""The core's settings, and the fields here: EasyEdit's names where it has one."""
+
+_SWITCHES = ("search", "smoothing")
+"""Parts of the core's settings that are there or not; switches here."""
 
 
 @dataclass(kw_only=True)
@@ -139,9 +140,9 @@ class AlphaEditPlusHyperParams(HyperParams):
     mom2_adjustment: bool = True
     mom2_update_weight: float = 15000.0
 
-    rewrite_module_tmp: str | None = None
-    layer_module_tmp: str | None = None
-    mlp_module_tmp: str | None = None
+    rewrite_module_tmp: Template = None
+    layer_module_tmp: Template = None
+    mlp_module_tmp: Template = None
     attn_module_tmp: str | None = None
     ln_f_module: str | None = None
     lm_head_module: str | None = None
@@ -149,8 +150,8 @@ class AlphaEditPlusHyperParams(HyperParams):
     stats_dir: str = "./data/stats"
     P_loc: str | None = None
     mom2_dataset: str = "wikipedia"
-    mom2_n_samples: int = 100000
-    mom2_n_tokens: int = 1_000_000
+    mom2_n_samples: Count = 100000
+    mom2_n_tokens: Count = 1_000_000
     mom2_dtype: str = "float32"
     nullspace_threshold: float = 0.02
     nullspace_by: str = "threshold"
@@ -179,17 +180,11 @@ class AlphaEditPlusHyperParams(HyperParams):
 
     def check(self) -> None:
         super().check()
-        if self.mom2_n_samples < 1 or self.mom2_n_tokens < 1:
-            raise HparamsError("mom2_n_samples and mom2_n_tokens must be at least 1")
         if self.contexts is not None:
             from corsa_plugins.alphaedit.lookup.contexts import check_contexts
 
-            try:
+            with hparams_errors():
                 check_contexts(self.contexts)
-            except SettingError as error:
-                raise HparamsError(str(error)) from error
-        for name in ("rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp"):
-            check_template(name, getattr(self, name))
         self.settings()
 
     def settings(self) -> AlphaEditSettings:
@@ -199,20 +194,19 @@ class AlphaEditPlusHyperParams(HyperParams):
             HparamsError: A value out of its range; the message names the field.
         """
         from corsa_plugins.alphaedit.settings import AlphaEditSettings
-        from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
-        from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
-        from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
-        from corsa_plugins.alphaedit.values.search import ValueSettings
 
-        return self._make(
-            AlphaEditSettings,
-            _EDITOR,
-            layers=tuple(self.layers),
-            null_space=self._make(NullSpaceRule, _NULL_SPACE),
-            values=self._make(ValueSettings, _VALUES),
-            search=self._make(SearchSettings, _SEARCH) if self.search else None,
-            smoothing=self._make(SmoothingSettings, _SMOOTHING) if self.smoothing else None,
-        )
+        data: dict[str, Any] = {"null_space": {}, "values": {}}
+        data |= {part: {} if getattr(self, part) else None for part in _SWITCHES}
+        for own, field in _FIELDS.items():
+            part, _, name = own.rpartition(".")
+            settings = data[part] if part else data
+            if settings is not None:
+                settings[name] = getattr(self, field)
+        with hparams_errors():
+            try:
+                return AlphaEditSettings.from_dict(data)
+            except InvalidSettingsError as error:
+                raise error.renamed(_FIELDS) from error
 
     @classmethod
     def from_settings(cls, settings: AlphaEditSettings, **fields: Any) -> Self:
@@ -225,33 +219,20 @@ class AlphaEditPlusHyperParams(HyperParams):
         Raises:
             HparamsError: A field that is no field or is missing, or a setting that EasyEdit has no field for.
         """
-        found: dict[str, Any] = {"layers": list(settings.layers)}
-        for part, names in (
-            (settings, _EDITOR),
-            (settings.null_space, _NULL_SPACE),
-            (settings.values, _VALUES),
-            (settings.search, _SEARCH),
-            (settings.smoothing, _SMOOTHING),
-        ):
-            if part is not None:
-                found |= {field: getattr(part, own) for own, field in names.items()}
-        found |= {"search": settings.search is not None, "smoothing": settings.smoothing is not None}
-        twice = sorted(set(found) & set(fields))
+        data = settings.as_dict()
+        given: dict[str, Any] = {part: data[part] is not None for part in _SWITCHES}
+        for own, field in _FIELDS.items():
+            part, _, name = own.rpartition(".")
+            values = data[part] if part else data
+            if values is not None:
+                given[field] = values[name]
+        twice = sorted(set(given) & set(fields))
         if twice:
             raise HparamsError(f"{', '.join(twice)}: already said by the settings, change it there")
-        hparams = cls.from_dict({"alg_name": cls.METHOD, **found, **fields})
+        hparams = cls.from_dict({"alg_name": cls.METHOD, **given, **fields})
         if hparams.settings() != settings:
             raise HparamsError("dtype and values.reuse_prefix have no field here: leave them at their defaults")
         return hparams
-
-    def _make(self, kind: Callable[..., T], names: Mapping[str, str], **more: Any) -> T:
-        """An object of the core's from the fields in ``names`` (its own name -> ours); errors speak of ours."""
-        try:
-            return kind(**{own: getattr(self, field) for own, field in names.items()}, **more)
-        except SettingError as error:
-            text = str(error).removeprefix("null space: ")
-            own = text.split(" is ", 1)[0]
-            raise HparamsError(names.get(own, own) + text.removeprefix(own)) from error
 
     def architecture(self, model: PreTrainedModel) -> Architecture:
         """Where the model's parts are: found, but for those whose names are given.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from corsa_plugins.errors import SettingError
-from easyedit_ext.hparams.base import HparamsError, HyperParams, check_template
+from pydantic import AfterValidator, Field
+
+from corsa_plugins.settings import BlockNumber
+from easyedit_ext.hparams.base import HyperParams, Template, hparams_errors
 
 if TYPE_CHECKING:
     from corsa_plugins.rsft import RSFTSettings
@@ -33,6 +35,19 @@ _OURS = (
 """The fields that are settings of :class:`corsa_plugins.rsft.RSFTSettings`, under the same names."""
 
 
+def _each_once(layers: list[int]) -> list[int]:
+    if len(set(layers)) != len(layers):
+        raise ValueError
+    return layers
+
+
+Layers = Annotated[
+    list[BlockNumber],
+    Field(min_length=1, description="a list of the numbers of blocks, counted from 0, each once"),
+    AfterValidator(_each_once),
+]
+
+
 @dataclass(kw_only=True)
 class RSFTHyperParams(HyperParams):
     """Robust supervised fine-tuning of one FFN; the paper's values are the defaults.
@@ -56,8 +71,8 @@ class RSFTHyperParams(HyperParams):
         "tau": "loss_threshold",
     }
 
-    layers: list[int] = field(default_factory=lambda: [5])
-    mlp_module_tmp: str | None = None
+    layers: Layers = field(default_factory=lambda: [5])
+    mlp_module_tmp: Template = None
     modules: list[str] | None = None
     epochs: int = 5
     steps: int = 6
@@ -76,9 +91,6 @@ class RSFTHyperParams(HyperParams):
 
     def check(self) -> None:
         super().check()
-        if not self.layers or min(self.layers) < 0 or len(set(self.layers)) != len(self.layers):
-            raise HparamsError(f"layers is {self.layers!r}: name blocks by their numbers, counted from 0, each once")
-        check_template("mlp_module_tmp", self.mlp_module_tmp)
         self.settings(modules=["any"])
 
     def settings(self, modules: list[str]) -> RSFTSettings:
@@ -91,7 +103,5 @@ class RSFTHyperParams(HyperParams):
 
         values: dict[str, Any] = {name: getattr(self, name) for name in _OURS}
         values["chat_template"] = self.chat_template or None
-        try:
+        with hparams_errors():
             return RSFTSettings(modules=modules, **values)
-        except SettingError as error:
-            raise HparamsError(str(error)) from error
