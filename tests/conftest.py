@@ -15,7 +15,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-pytest_plugins = ["tests.fixtures.alphaedit", "tests.fixtures.merging", "tests.fixtures.protocols"]
+pytest_plugins = [
+    "tests.fixtures.alphaedit",
+    "tests.fixtures.merging",
+    "tests.fixtures.protocols",
+    "tests.fixtures.routing",
+]
 
 TEXTS = [
     "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is Madrid.",

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from corsa_plugins.cli.app import main
 from corsa_plugins.data.reading import write_probes, write_requests
 from corsa_plugins.data.requests import EditRequest, Probe
+from tests.fixtures.alphaedit import TestbedBench
 from tests.support.adapters import PARTS
 from tests.support.command import Command, Result
 
@@ -74,3 +75,12 @@ def corsa_with_adapters(adapters_folder: Path, corsa: Command) -> Command:
         return corsa(*given, *(argument.replace("DIR", str(adapters_folder)) for argument in arguments))
 
     return run
+
+
+@pytest.fixture
+def edits(testbed_bench: TestbedBench, tmp_path: Path) -> Path:
+    """Statistics of the testbed, and two files of edits."""
+    testbed_bench.statistics.save(tmp_path / "stats")
+    write_requests(tmp_path / "first.jsonl", testbed_bench.requests[:3])
+    write_requests(tmp_path / "second.jsonl", testbed_bench.requests[3:5])
+    return tmp_path

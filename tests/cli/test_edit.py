@@ -1,4 +1,4 @@
-"""``corsa edit`` and ``corsa diagnose`` as a user calls them, on the testbed."""
+"""``corsa edit`` as a user calls it, on the testbed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from corsa_plugins.alphaedit import EditState
 from corsa_plugins.cli.app import main
-from corsa_plugins.data.reading import write_requests
 from corsa_plugins.testbed import load_testbed
-from tests.fixtures.alphaedit import TestbedBench
 
 
 def _run(*arguments: Any) -> int:
@@ -23,95 +21,66 @@ def _run(*arguments: Any) -> int:
     return int(exit_.value.code or 0)
 
 
-@pytest.fixture
-def files(testbed_bench: TestbedBench, tmp_path: Path) -> Path:
-    testbed_bench.statistics.save(tmp_path / "stats")
-    write_requests(tmp_path / "first.jsonl", testbed_bench.requests[:3])
-    write_requests(tmp_path / "second.jsonl", testbed_bench.requests[3:5])
-    return tmp_path
-
-
 def _down(folder: Path) -> torch.Tensor:
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     return model.model.layers[0].mlp.down_proj.weight.detach()
 
 
-def test_edit_go_on_and_take_back(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edit_go_on_and_take_back(edits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = load_testbed().path
-    same = ("--statistics", files / "stats", "--settings", "testbed", "--quiet")
-    assert _run("edit", "--model", model, "--requests", files / "first.jsonl", *same, "--output", files / "one") == 0
+    same = ("--statistics", edits / "stats", "--settings", "testbed", "--quiet")
+    assert _run("edit", "--model", model, "--requests", edits / "first.jsonl", *same, "--output", edits / "one") == 0
     assert "3 of 3 requests edited" in capsys.readouterr().out
-    report = json.loads((files / "one" / "report.json").read_text())
+    report = json.loads((edits / "one" / "report.json").read_text())
     assert [request["edited"] for request in report["requests"]] == [True] * 3
     assert report["settings"]["layers"] == [0]
     original = _down(Path(model))
-    assert not torch.equal(_down(files / "one" / "model"), original)
+    assert not torch.equal(_down(edits / "one" / "model"), original)
 
     # on, from the edited model; and from the original one, on which the state is put first
-    for number, start in enumerate((files / "one" / "model", model)):
-        two = files / f"two{number}"
+    for number, start in enumerate((edits / "one" / "model", model)):
+        two = edits / f"two{number}"
         code = _run(
-            "edit", "--model", start, "--state", files / "one", "--requests", files / "second.jsonl", *same,
+            "edit", "--model", start, "--state", edits / "one", "--requests", edits / "second.jsonl", *same,
             "--output", two, "--name", "second",
         )  # fmt: skip
         assert code == 0
         assert [batch.name for batch in EditState.load(two / "state").batches] == ["1", "second"]
-    assert torch.equal(_down(files / "two0" / "model"), _down(files / "two1" / "model"))
+    assert torch.equal(_down(edits / "two0" / "model"), _down(edits / "two1" / "model"))
 
-    back = ("--state", files / "two0", "--revert", "1", "--revert", "second", "--output", files / "back")
-    assert _run("edit", "--model", files / "two0" / "model", *back) == 0
-    assert torch.equal(_down(files / "back" / "model"), original)
+    back = ("--state", edits / "two0", "--revert", "1", "--revert", "second", "--output", edits / "back")
+    assert _run("edit", "--model", edits / "two0" / "model", *back) == 0
+    assert torch.equal(_down(edits / "back" / "model"), original)
     assert "batches in force: none" in capsys.readouterr().out
 
 
-def test_a_delta_alone(files: Path) -> None:
+def test_a_delta_alone(edits: Path) -> None:
     model = load_testbed().path
     code = _run(
-        "edit", "--model", model, "--requests", files / "first.jsonl", "--statistics", files / "stats",
-        "--settings", "testbed", "--delta-only", "--output", files / "delta", "--quiet", "--method", "alphaedit",
+        "edit", "--model", model, "--requests", edits / "first.jsonl", "--statistics", edits / "stats",
+        "--settings", "testbed", "--delta-only", "--output", edits / "delta", "--quiet", "--method", "alphaedit",
     )  # fmt: skip
     assert code == 0
-    assert sorted(path.name for path in (files / "delta").iterdir()) == ["report.json", "state"]
-    results = files / "results"
-    evaluated = ("--requests", files / "first.jsonl", "--output", results, "--quiet")
-    assert _run("evaluate", "--model", model, "--edited", files / "delta", *evaluated) == 0
+    assert sorted(path.name for path in (edits / "delta").iterdir()) == ["report.json", "state"]
+    results = edits / "results"
+    evaluated = ("--requests", edits / "first.jsonl", "--output", results, "--quiet")
+    assert _run("evaluate", "--model", model, "--edited", edits / "delta", *evaluated) == 0
     summary = json.loads((results / "summary.json").read_text())
     assert summary["metrics"]["efficacy"]["mean"] >= 0.5
     assert json.loads((results / "baseline" / "summary.json").read_text())["metrics"]["efficacy"]["mean"] == 0
-    settings = EditState.load(files / "delta" / "state").batches[0].settings
+    settings = EditState.load(edits / "delta" / "state").batches[0].settings
     assert settings.search is None
     # the settings are those of the last batch; the method is still the one that is asked for
     for method, searches in (("alphaedit", False), ("alphaedit+", False)):
         code = _run(
-            "edit", "--model", model, "--state", files / "delta", "--requests", files / "second.jsonl", "--statistics",
-            files / "stats", "--delta-only", "--output", files / method, "--quiet", "--method", method,
+            "edit", "--model", model, "--state", edits / "delta", "--requests", edits / "second.jsonl", "--statistics",
+            edits / "stats", "--delta-only", "--output", edits / method, "--quiet", "--method", method,
         )  # fmt: skip
         assert code == 0
-        assert (EditState.load(files / method / "state").batches[-1].settings.search is not None) == searches
-    code = _run("edit", "--model", model, "--state", files / "delta", "--revert", "all", "--output", files / "none")
+        assert (EditState.load(edits / method / "state").batches[-1].settings.search is not None) == searches
+    code = _run("edit", "--model", model, "--state", edits / "delta", "--revert", "all", "--output", edits / "none")
     assert code == 0
-    assert torch.equal(_down(files / "none" / "model"), _down(Path(model)))
-
-
-def test_diagnose(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = load_testbed().path
-    (files / "narrow.yaml").write_text("layers: [0]\nnull_space: {by: threshold, value: 1.0e-30}\n")
-    code = _run(
-        "diagnose", "--model", model, "--requests", files / "first.jsonl", "--statistics", files / "stats",
-        "--settings", files / "narrow.yaml", "--output", files / "foresight", "--quiet",
-    )  # fmt: skip
-    assert code == 2
-    assert "null space" in capsys.readouterr().err
-    code = _run(
-        "diagnose", "--model", model, "--requests", files / "first.jsonl", "--statistics", files / "stats",
-        "--settings", "testbed", "--values", "--output", files / "foresight", "--quiet",
-    )  # fmt: skip
-    assert code == 0
-    assert "mean conflicts of 3 requests" in capsys.readouterr().out
-    rows = [json.loads(line) for line in (files / "foresight" / "diagnosis.jsonl").read_text().splitlines()]
-    assert len(rows) == 3
-    assert all(0 <= row["batch_conflict"] <= 1 and 0 <= row["value_probability"] <= 1 for row in rows)
-    assert (files / "foresight" / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
+    assert torch.equal(_down(edits / "none" / "model"), _down(Path(model)))
 
 
 @pytest.mark.parametrize(
@@ -131,16 +100,16 @@ def test_diagnose(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--requests", "R", "--statistics", "S", "--output", "R/x/y", "--layers", "0"), "no folder that can be"),
     ],
 )
-def test_wrong_usage(files: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_usage(edits: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:
     known = {
-        "R/x/y": files / "first.jsonl" / "x" / "y",
-        "R": files / "first.jsonl",
-        "S": files / "stats",
-        "F": files / "full",
-        "x": files / "x",
+        "R/x/y": edits / "first.jsonl" / "x" / "y",
+        "R": edits / "first.jsonl",
+        "S": edits / "stats",
+        "F": edits / "full",
+        "x": edits / "x",
     }
-    (files / "full").mkdir()
-    (files / "full" / "file").write_text("")
+    (edits / "full").mkdir()
+    (edits / "full" / "file").write_text("")
     assert _run("edit", "--model", load_testbed().path, *(known.get(a, a) for a in arguments)) == 2
     assert message in capsys.readouterr().err
-    assert not (files / "x").exists()
+    assert not (edits / "x").exists()
