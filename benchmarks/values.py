@@ -31,6 +31,8 @@ from corsa_plugins.alphaedit.lookup.subjects import subject_position
 from corsa_plugins.alphaedit.values.search import ValueSettings, find_values
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.architecture import find_architecture
+from corsa_plugins.model.batching import pad
+from corsa_plugins.model.borrowing import frozen, hooked
 from corsa_plugins.model.tokenization import encode_prompt, join
 from corsa_plugins.testbed import load_testbed
 
@@ -90,10 +92,8 @@ def published_value(
     joined = [join(tokenizer, text, request.target_new) for text in texts]
     rows = [[*one.prompt_ids, *one.target_ids[:-1]] for one in joined] + [encode_prompt(tokenizer, f"{subject} is a")]
     places = [subject_position(tokenizer, text, subject) for text in [*texts, f"{subject} is a"]]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
-    targets = torch.full((len(contexts), width), -100, device=model.device)
+    ids, mask = (part.to(model.device) for part in pad(rows))
+    targets = torch.full((len(contexts), ids.shape[1]), -100, device=model.device)
     for i, one in enumerate(joined):
         targets[i, len(rows[i]) - len(one.target_ids) : len(rows[i])] = torch.tensor(one.target_ids)
     numbers, spots = torch.arange(len(rows)), torch.tensor(places)
@@ -109,30 +109,26 @@ def published_value(
     def read(module: Any, args: Any, output: Any) -> None:
         kept["last"] = output[0] if isinstance(output, tuple) else output
 
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
     optimizer = torch.optim.Adam([delta], lr=settings.lr)
-    hooks = [block.register_forward_hook(edit), last.register_forward_hook(read)]
-    for step in range(settings.steps):
-        optimizer.zero_grad()
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        now = F.log_softmax(logits[-1, places[-1]], dim=-1)
-        before = kept.setdefault("kl", now.detach().clone())
-        log_probs = F.log_softmax(head(norm(kept["last"][: len(contexts)])), dim=2)
-        chosen = log_probs.gather(2, targets.clamp_min(0)[..., None])[..., 0] * (targets != -100)
-        nll = (-chosen.sum(1) / (targets != -100).sum(1)).mean()
-        kl = settings.kl_factor * F.kl_div(before, now, log_target=True, reduction="sum")
-        loss = nll + kl + settings.weight_decay * delta.norm() / kept["initial"].norm() ** 2
-        if loss.item() < settings.stop_loss or step == settings.steps - 1:
-            break
-        loss.backward()
-        optimizer.step()
-        limit = settings.clamp * kept["initial"].norm()
-        if delta.norm() > limit:
-            with torch.no_grad():
-                delta.mul_(limit / delta.norm())
-    for hook in hooks:
-        hook.remove()
+    with frozen(model), torch.enable_grad(), hooked(block, edit), hooked(last, read):
+        for step in range(settings.steps):
+            optimizer.zero_grad()
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            now = F.log_softmax(logits[-1, places[-1]], dim=-1)
+            before = kept.setdefault("kl", now.detach().clone())
+            log_probs = F.log_softmax(head(norm(kept["last"][: len(contexts)])), dim=2)
+            chosen = log_probs.gather(2, targets.clamp_min(0)[..., None])[..., 0] * (targets != -100)
+            nll = (-chosen.sum(1) / (targets != -100).sum(1)).mean()
+            kl = settings.kl_factor * F.kl_div(before, now, log_target=True, reduction="sum")
+            loss = nll + kl + settings.weight_decay * delta.norm() / kept["initial"].norm() ** 2
+            if loss.item() < settings.stop_loss or step == settings.steps - 1:
+                break
+            loss.backward()
+            optimizer.step()
+            limit = settings.clamp * kept["initial"].norm()
+            if delta.norm() > limit:
+                with torch.no_grad():
+                    delta.mul_(limit / delta.norm())
     result: Tensor = (kept["initial"] + delta).detach()
     return result
 

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from corsa_plugins.corsa import TaskGradients, sft_loss
+from corsa_plugins.model.borrowing import remember_random_state
 
 __all__ = [
     "accumulate",
@@ -85,14 +86,13 @@ def is_noisy(model: nn.Module, neftune_noise_alpha: float | None) -> bool:
 
 def with_the_same_noise(gradients: Callable[[], TaskGradients]) -> Callable[[], TaskGradients]:
     """Both looks of a step with the same dropout masks and NEFTune noise, so that they differ by the perturbation."""
-    states: list[Any] = []
+    put_back: list[Callable[[], None]] = []
 
     def evaluate() -> TaskGradients:
-        if not states:
-            states.append((torch.get_rng_state(), torch.cuda.get_rng_state_all()))
+        if put_back:
+            put_back[0]()
         else:
-            torch.set_rng_state(states[0][0])
-            torch.cuda.set_rng_state_all(states[0][1])
+            put_back.append(remember_random_state())
         return gradients()
 
     return evaluate

@@ -28,9 +28,8 @@ from tqdm.auto import tqdm
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.files import atomic_write_text
-from corsa_plugins.model.architecture import accepts_logits_to_keep
-from corsa_plugins.model.batching import base_model, input_device, pad
 from corsa_plugins.model.borrowing import frozen
+from corsa_plugins.model.running import target_logits
 from corsa_plugins.model.tokenization import JoinedIds, join
 
 if TYPE_CHECKING:
@@ -297,7 +296,6 @@ class _Function:
         self.batches = batches
         self.parameters = parameters
         self.value = math.nan
-        self.can_keep = accepts_logits_to_keep(base_model(model))
 
     def product(self, vector: Sequence[Tensor]) -> list[Tensor]:
         """The Hessian's product with ``vector``: the gradient of (gradient . vector)."""
@@ -332,19 +330,12 @@ class _Function:
         return total
 
     def _evaluate(self, batch: Sequence[tuple[JoinedIds, float]]) -> Tensor:
-        device = input_device(self.model)
-        ids, mask = pad([[*row.prompt_ids, *row.target_ids] for row, _ in batch])
-        first = min(len(row.prompt_ids) for row, _ in batch) - 1 if self.can_keep else 0
-        keep: dict[str, Any] = {"logits_to_keep": ids.shape[1] - first} if self.can_keep else {}
-        model: Any = self.model
-        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **keep).logits
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        total = logits.new_zeros(())
-        for index, (row, weight) in enumerate(batch):
-            start = len(row.prompt_ids) - 1 - first
-            log_probs = logits[index, start : start + len(row.target_ids)].log_softmax(-1)
+        rows = [row for row, _ in batch]
+        predicting = target_logits(self.model, rows)
+        total = predicting[0].new_zeros(())
+        for (row, weight), logits in zip(batch, predicting, strict=True):
             target = torch.tensor(row.target_ids, device=logits.device)
-            total = total + weight * log_probs.gather(-1, target[:, None]).sum()
+            total = total + weight * logits.log_softmax(-1).gather(-1, target[:, None]).sum()
         return total
 
 

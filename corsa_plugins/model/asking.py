@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from corsa_plugins.errors import SettingError
-from corsa_plugins.model.architecture import accepts_logits_to_keep
 from corsa_plugins.model.batching import base_model, input_device, map_by_length, pad
 from corsa_plugins.model.borrowing import attribute, eval_mode
+from corsa_plugins.model.running import target_logits
 from corsa_plugins.model.tokenization import JoinedIds, encode_prompt, join
 
 if TYPE_CHECKING:
@@ -176,23 +176,13 @@ def score_targets(
     lengths = [len(row.prompt_ids) + len(row.target_ids) for row in rows]
     _check_positions(model, [prompt for prompt, _ in pairs], lengths)
     unknown = _unknown(tokenizer, rows)
-    device = input_device(model)
-    can_keep = accepts_logits_to_keep(base_model(model))
 
-    def score(batch: list[Any]) -> list[TargetScore]:
-        ids, mask = pad([row.prompt_ids + row.target_ids for row in batch])
-        # Only positions that predict a target token need the vocabulary head.
-        first = min(len(row.prompt_ids) for row in batch) - 1 if can_keep else 0
-        keep = {"logits_to_keep": ids.shape[1] - first} if can_keep else {}
-        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **keep).logits
+    def score(batch: list[JoinedIds]) -> list[TargetScore]:
         results = []
-        for index, row in enumerate(batch):
-            start = len(row.prompt_ids) - 1 - first
-            rows_of_target = logits[index, start : start + len(row.target_ids)]
-            rows_of_target = rows_of_target.to(torch.promote_types(rows_of_target.dtype, torch.float32))
+        for row, logits in zip(batch, target_logits(model, batch), strict=True):
             target = torch.tensor(row.target_ids, device=logits.device)
-            log_probs = rows_of_target.log_softmax(-1).gather(-1, target[:, None])
-            top1 = unknown not in row.target_ids and bool((rows_of_target.argmax(-1) == target).all())
+            log_probs = logits.log_softmax(-1).gather(-1, target[:, None])
+            top1 = unknown not in row.target_ids and bool((logits.argmax(-1) == target).all())
             results.append(TargetScore(float(log_probs.sum()), top1, len(row.target_ids)))
         return results
 

@@ -26,6 +26,7 @@ __all__ = [
     "random_state_kept",
     "remember_gradient_flags",
     "remember_modes",
+    "remember_random_state",
     "replaced",
 ]
 
@@ -49,6 +50,29 @@ def remember_gradient_flags(model: nn.Module) -> Callable[[], None]:
         for parameter, required in flags:
             if parameter.requires_grad != required:
                 parameter.requires_grad_(required)
+
+    return put_back
+
+
+def remember_random_state(devices: Sequence[torch.device] | None = None) -> Callable[[], None]:
+    """Note the states of Python's, NumPy's and PyTorch's generators; what is returned puts them back, however often.
+
+    Args:
+        devices: The GPUs whose generators are noted; by default all. To look at a GPU's takes it into use.
+    """
+    import numpy
+
+    if devices is None:
+        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    of_python, of_numpy, of_torch = random.getstate(), numpy.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    of_gpus = [(device, torch.cuda.get_rng_state(device)) for device in devices]
+
+    def put_back() -> None:
+        random.setstate(of_python)
+        numpy.random.set_state(of_numpy)  # noqa: NPY002
+        torch.set_rng_state(of_torch)
+        for device, state in of_gpus:
+            torch.cuda.set_rng_state(state, device)
 
     return put_back
 
@@ -149,18 +173,13 @@ def random_state_kept(devices: Sequence[torch.device] | None = None) -> Iterator
     """Whatever the block draws or seeds: Python's, NumPy's and PyTorch's generators are afterwards as they were.
 
     Args:
-        devices: The GPUs whose generators are kept; by default all. To look at a GPU's takes it into use.
+        devices: As for :func:`remember_random_state`.
     """
-    import numpy
-
-    everywhere = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    python, of_numpy = random.getstate(), numpy.random.get_state()  # noqa: NPY002
+    put_back = remember_random_state(devices)
     try:
-        with torch.random.fork_rng(everywhere if devices is None else devices):
-            yield
+        yield
     finally:
-        random.setstate(python)
-        numpy.random.set_state(of_numpy)  # noqa: NPY002
+        put_back()
 
 
 @contextmanager

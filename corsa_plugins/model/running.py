@@ -6,24 +6,27 @@ every family. Whatever is put on the model for it comes off again, also after an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from corsa_plugins.model.batching import input_device
+from corsa_plugins.model.architecture import accepts_logits_to_keep
+from corsa_plugins.model.batching import base_model, input_device, pad
 from corsa_plugins.model.borrowing import frozen, hooked, replaced
 
 if TYPE_CHECKING:
     from corsa_plugins.model.architecture import Architecture
+    from corsa_plugins.model.tokenization import JoinedIds
 
 __all__ = [
     "adds_output_as_it_is",
     "hidden_states",
     "logits_at",
     "stopped_after",
+    "target_logits",
     "with_hidden_states",
 ]
 
@@ -83,6 +86,29 @@ def logits_at(
         logits = model(input_ids=ids.to(device), **given).logits
     logits = logits[0] if chosen else logits[rows.to(logits.device), positions.to(logits.device)]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def target_logits(model: Any, rows: Sequence[JoinedIds]) -> list[Tensor]:
+    """For each row the logits (tokens of its target, vocabulary) that predict its target, in float32 or wider.
+
+    The vocabulary head runs, if the model can be told so, from the first position on that predicts a target's token.
+
+    Args:
+        model: A causal language model; a ``PeftModel`` answers with its active adapter.
+        rows: One batch, padded here.
+    """
+    ids, mask = pad([row.prompt_ids + row.target_ids for row in rows])
+    device = input_device(model)
+    first, keep = 0, {}
+    if accepts_logits_to_keep(base_model(model)):
+        first = min(len(row.prompt_ids) for row in rows) - 1
+        keep = {"logits_to_keep": ids.shape[1] - first}
+    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **keep).logits
+    predicting = []
+    for index, row in enumerate(rows):
+        start = len(row.prompt_ids) - 1 - first
+        predicting.append(logits[index, start : start + len(row.target_ids)])
+    return [part.to(torch.promote_types(part.dtype, torch.float32)) for part in predicting]
 
 
 @torch.no_grad()
