@@ -16,6 +16,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
-from corsa_plugins.alphaedit import AlphaEditSettings, collect_statistics
-from corsa_plugins.bench.protocols import Method, UpdatePlan, UpdateSet, make_method
-from corsa_plugins.bench.protocols.plan import folder_name
+from corsa_plugins.alphaedit import collect_statistics
+from corsa_plugins.bench.protocols import Method, UpdatePlan, UpdateSet
+from corsa_plugins.bench.protocols.plan import method_folder
 from corsa_plugins.bench.protocols.shares import forgetting_points, run_shares
 from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.demo.run import demo_methods
+from corsa_plugins.methods.registry import method_spec
+from corsa_plugins.methods.spec import TESTBED
 from corsa_plugins.testbed import Testbed, load_testbed, texts_of_testbed
-from trl_ext.methods import AdapterSettings
-from trl_ext.methods.settings import TESTBED_SETTINGS
 
 METHODS = ("lora-sft", "corsa", "alphaedit+", "rsft-merged")
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -43,7 +45,7 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*METHODS, "alphaedit", "f-learning"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(demo_methods()))
     parser.add_argument("--size", type=int, default=100, help="edits in a round")
     parser.add_argument("--untouched", type=int, default=300)
     parser.add_argument("--output", type=Path, default=Path("runs/forgetting"))
@@ -78,7 +80,7 @@ def measure(method: Method, bed: Testbed, seed: int, size: int, untouched: int, 
     edits = bed.world.edit_rounds(n_rounds=2, size=size, seed=seed, untouched=untouched)
     sets = tuple(UpdateSet(f"round {n}", tuple(map(_bare, one))) for n, one in enumerate(edits.rounds, start=1))
     plan = UpdatePlan("two rounds", sets, ((), (1,), (1, 2)), tuple(edits.untouched))
-    folder = output / f"{folder_name(method.name.replace('+', ' plus'))}-{seed}-{size}"
+    folder = output / f"{method_folder(method.name)}-{seed}-{size}"
     results = run_shares(method, plan, bed.model, bed.tokenizer, folder, SHARES, seed=seed, progress=False)
     whole = results[1.0].summary()
     row = {
@@ -99,14 +101,15 @@ def _bare(request: EditRequest) -> EditRequest:
 
 
 def _method(name: str, bed: Testbed) -> Method:
-    if name.startswith("alphaedit"):
-        settings = AlphaEditSettings.load("testbed")
-        texts = texts_of_testbed(bed)
-        known = collect_statistics(bed.model, bed.tokenizer, texts, settings.layers, n_tokens=60_000, batch_size=64)
-        return make_method(name, statistics=known, settings=settings)
-    if name.startswith("rsft"):
-        return make_method(name, settings="testbed")
-    return make_method(name, settings=AdapterSettings(TESTBED_SETTINGS, history_looks=0))
+    spec = method_spec(name)
+    settings = spec.settings_class().load(TESTBED)
+    if hasattr(settings, "history_looks"):
+        settings = replace(settings, history_looks=0)
+    if not spec.needs_statistics:
+        return spec(settings=settings)
+    texts = texts_of_testbed(bed)
+    known = collect_statistics(bed.model, bed.tokenizer, texts, settings.layers, n_tokens=60_000, batch_size=64)
+    return spec(statistics=known, settings=settings)
 
 
 def _line(row: dict[str, Any]) -> str:

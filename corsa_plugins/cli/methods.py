@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
 
 if TYPE_CHECKING:
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
     from corsa_plugins.methods.spec import Method, MethodSpec
 
-__all__ = ["check_edit", "make_methods", "method_table", "own_options"]
+__all__ = ["check_edit", "list_methods", "make_methods", "method_table", "own_options"]
 
 
 def make_methods(
@@ -135,6 +138,13 @@ def own_options(spec: MethodSpec, given: Sequence[str]) -> dict[str, Any]:
             except ValueError:
                 continue
     return options
+
+
+def list_methods(wanted: bool) -> None:
+    """What ``--list`` does: the table, and no more."""
+    if wanted:
+        show(method_table())
+        raise typer.Exit
 
 
 def method_table() -> Table:

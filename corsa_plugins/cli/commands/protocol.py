@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from corsa_plugins.cli import options
-from corsa_plugins.cli.methods import make_methods, method_table
+from corsa_plugins.cli.methods import list_methods, make_methods
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import load
 from corsa_plugins.errors import SettingError, require
@@ -23,12 +23,6 @@ class Kind(StrEnum):
     INJECTION = "injection"
     STREAM = "stream"
     BATCHES = "batches"
-
-
-def _list_methods(wanted: bool) -> None:
-    if wanted:
-        show(method_table())
-        raise typer.Exit
 
 
 def protocol(
@@ -61,7 +55,7 @@ def protocol(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
-    listing: Annotated[bool, options.list_option(_list_methods)] = False,
+    listing: Annotated[bool, options.list_option(list_methods)] = False,
 ) -> None:
     """Take methods through several updates, and see what each learns, keeps and forgets.
 
