@@ -25,8 +25,8 @@ def routing_accuracy(chosen: Sequence[int], true: Sequence[int], unit: Sequence[
     if not chosen or len(chosen) != len(true) or (unit is not None and len(unit) != len(true)):
         raise SettingError(f"{len(chosen)} routes for {len(true)} questions: give one for each, and at least one")
     right: dict[Hashable, list[float]] = {}
-    for index, (adapter, right_one) in enumerate(zip(chosen, true, strict=True)):
-        right.setdefault(index if unit is None else unit[index], []).append(float(adapter == right_one))
+    for index, (adapter, right_adapter) in enumerate(zip(chosen, true, strict=True)):
+        right.setdefault(index if unit is None else unit[index], []).append(float(adapter == right_adapter))
     return bootstrap_mean([sum(values) / len(values) for values in right.values()])
 
 

@@ -59,19 +59,19 @@ def report(
 
     if output.is_dir():
         raise IsADirectoryError(f"{output} is a folder: name a file, such as {output / 'page.html'}")
-    found = read_sources(paths)
-    if output.resolve() in map(Path.resolve, map(Path, found.given)):
+    sources = read_sources(paths)
+    if output.resolve() in map(Path.resolve, map(Path, sources.given)):
         raise SettingError(f"--output {output} is one of the files to be read: name another")
-    about = ", ".join(evaluation.label for evaluation in found.evaluations)
+    about = ", ".join(evaluation.label for evaluation in sources.evaluations)
     write_report(
         output,
-        found.evaluations,
+        sources.evaluations,
         title=title or about or "Report",
-        asked={"command": "corsa report", **found.given, **versions()},
-        answers=found.groups(),
+        asked={"command": "corsa report", **sources.given, **versions()},
+        answers=sources.groups(),
         later=later,
-        **found.parts(),
+        **sources.parts(),
     )
-    for path, what in found.given.items():
+    for path, what in sources.given.items():
         typer.echo(f"{path}: {what}")
     typer.echo(f"written to {output}")
