@@ -10,6 +10,7 @@ from types import ModuleType
 
 __all__ = [
     "CorsaError",
+    "LoadingError",
     "MissingExtraError",
     "SettingError",
     "extra_is_missing",
@@ -21,6 +22,10 @@ __all__ = [
 
 class CorsaError(Exception):
     """Base of the errors this project raises on purpose: the message says what is wrong and what to do."""
+
+
+class LoadingError(CorsaError, OSError):
+    """A model or an adapter that is not where it was said to be, or is not one."""
 
 
 class MissingExtraError(CorsaError, ImportError):
@@ -41,6 +46,7 @@ _EXTRAS = {
     "mergekit": "mergekit",
     "lm_eval": "eval",
     "matplotlib": "eval",
+    "gguf": "gguf",
 }
 """Optional dependencies and the extra that brings each."""
 

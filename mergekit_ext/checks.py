@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.merging.recipe import METHOD
+from corsa_plugins.model.gguf import refuse_gguf
 from mergekit_ext.merge_method import scaled_pruned_delta
 from mergekit_ext.stored_models import StoredModel, read_stored_model
 
@@ -107,6 +108,10 @@ def _values(setting: Any) -> Iterator[Any]:
 
 
 def _read(model: ModelReference, options: MergeOptions) -> StoredModel:
+    try:
+        refuse_gguf(model.model.path, "mergekit")
+    except CorsaError as error:
+        raise RecipeError(str(error)) from None
     for part in (model.model, model.lora):
         local = part is not None and (part.path.startswith((".", "/", "~")) or part.path.count("/") > 1)
         if part is not None and local and not os.path.isdir(part.path):

@@ -26,6 +26,7 @@ from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.methods.history import HISTORY
+from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
 from trl_ext.arguments import RequestArguments, parse_arguments
 from trl_ext.config import CoRSAConfig
 from trl_ext.history import HistoryCallback
@@ -104,10 +105,12 @@ def _load_tokenizer(
     conversational: bool, training_args: CoRSAConfig, model_args: ModelConfig
 ) -> PreTrainedTokenizerBase:
     with _named(f"model_name_or_path={model_args.model_name_or_path}"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            model_args.model_name_or_path,
-            revision=model_args.model_revision,
-            trust_remote_code=training_args.trust_remote_code,
+        settings = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
+        gguf = find_gguf(model_args.model_name_or_path)
+        tokenizer = (
+            load_gguf_tokenizer(gguf, **settings)
+            if gguf
+            else AutoTokenizer.from_pretrained(model_args.model_name_or_path, **settings)
         )
     if conversational and tokenizer.chat_template is None:
         raise SettingError(
@@ -129,7 +132,12 @@ def _load_model(
     } | (training_args.model_init_kwargs or {})
     training_args.model_init_kwargs = None  # the trainer is given the model itself
     with _named(f"model_name_or_path={model_args.model_name_or_path}"):
-        model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, **settings)
+        gguf = find_gguf(model_args.model_name_or_path)
+        model = (
+            load_gguf_model(gguf, **settings)
+            if gguf
+            else AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, **settings)
+        )
     if adapter is not None:
         with _named(f"adapter={adapter}"):
             model = PeftModel.from_pretrained(model, adapter, is_trainable=True)

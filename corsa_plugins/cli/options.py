@@ -83,7 +83,7 @@ class Description(StrEnum):
 
 
 # What is asked about, and of which model.
-_MODEL = typer.Option("--model", "-m", help="The model: a folder, or a name on the Hub.")
+_MODEL = typer.Option("--model", "-m", help="The model: a folder, a GGUF file, or a name on the Hub.")
 Model = Annotated[str, _MODEL]
 OptionalModel = Annotated[str | None, _MODEL]
 _ADAPTER = typer.Option("--adapter", "-a", help="A PEFT adapter of the model: a folder, or a name on the Hub.")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from corsa_plugins.errors import CorsaError, SettingError, require
+from corsa_plugins.errors import LoadingError, SettingError, require
+from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "LoadingError", "load_model", "put_adapters"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-class LoadingError(CorsaError, OSError):
-    """A model or an adapter that is not where it was said to be, or is not one."""
 
 
 def load_model(
@@ -33,30 +30,44 @@ def load_model(
     """Load a causal language model for inference, with its tokenizer.
 
     Args:
-        model: A folder, or a name on the Hugging Face Hub.
+        model: A folder, a name on the Hugging Face Hub, or a GGUF file: itself, or the folder that it is alone in.
         adapter: A PEFT adapter to put on it: a folder, or a name on the Hub. Needs PEFT.
         device: For instance ``"cpu"`` or ``"cuda:1"``; by default a GPU if there is one.
         dtype: ``"auto"`` (as saved, but float32 for a float16 model on a CPU), ``"float32"``, ``"bfloat16"`` or
-            ``"float16"``.
+            ``"float16"``. A GGUF file is unpacked to float32 where nothing else is said.
 
     Returns:
         The model, in evaluation mode (a ``PeftModel`` if there is an adapter), and the tokenizer.
 
     Raises:
-        LoadingError: There is no such model or adapter.
+        LoadingError: There is no such model or adapter; or the file is not whole, or of an unknown architecture.
         SettingError: No such device or precision.
-        MissingExtraError: An adapter is given and PEFT is not installed.
+        MissingExtraError: An adapter is given and PEFT is not installed, or a GGUF file and gguf is not.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     if adapter is not None:
         require("peft", "trl", what="an adapter")
     target = _device(device)
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}")
-    for path, what in ((model, "model"), (adapter, "adapter")):
+    gguf = find_gguf(model)
+    for path, what in ((None if gguf else model, "model"), (adapter, "adapter")):
         if path is not None and _looks_like_a_folder(path) and not Path(path).expanduser().is_dir():
             raise LoadingError(f"{what} {os.fspath(path)}: no such folder (looked in {Path.cwd()})")
+    loaded: Any
+    if gguf:
+        tokenizer, loaded = load_gguf_tokenizer(gguf), load_gguf_model(gguf, dtype)
+    else:
+        tokenizer, loaded = _load(model, dtype)
+    if adapter is not None:
+        loaded = put_adapters(loaded, {"default": adapter}, called=os.fspath(model))
+    if dtype == "auto" and target.type == "cpu" and loaded.dtype == torch.float16:
+        loaded = loaded.float()  # CPUs have no arithmetic for float16: it is slower there and less exact
+    return loaded.to(target).eval(), tokenizer
+
+
+def _load(model: str | os.PathLike[str], dtype: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     name = _expand(model)
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
@@ -64,15 +75,9 @@ def load_model(
         hint = f"did you mean {inside}?" if inside else "name the folder of a saved model"
         raise LoadingError(f"model {os.fspath(model)} cannot be loaded: no config.json in this folder; {hint}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        return AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError) as error:
         raise LoadingError(f"model {os.fspath(model)} cannot be loaded: {error}") from error
-    if adapter is not None:
-        loaded = put_adapters(loaded, {"default": adapter}, called=os.fspath(model))
-    if dtype == "auto" and target.type == "cpu" and loaded.dtype == torch.float16:
-        loaded = loaded.float()  # CPUs have no arithmetic for float16: it is slower there and less exact
-    return loaded.to(target).eval(), tokenizer
 
 
 def put_adapters(

@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field
 
-from corsa_plugins.errors import SettingError
+from corsa_plugins.errors import LoadingError, SettingError
+from corsa_plugins.model.gguf import refuse_gguf
 from corsa_plugins.settings import (
     Count,
     InvalidSettingsError,
@@ -51,6 +52,10 @@ def _known_device(device: int | str) -> int | str:
 
 def _model_or_pair(model: Any) -> Any:
     if isinstance(model, str) and model:
+        try:
+            refuse_gguf(model, "EasyEdit")
+        except LoadingError as error:
+            raise ValueError(str(error)) from None
         return model
     pair = isinstance(model, tuple | list) and len(model) == 2
     if not pair or not hasattr(model[0], "parameters") or not callable(model[1]):

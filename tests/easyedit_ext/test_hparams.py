@@ -156,6 +156,7 @@ def test_rsft_defaults_are_the_cores() -> None:
         ("RSFT", {"device": True}, "device is True"),
         ("RSFT", {"device": None}, "device is None"),
         ("RSFT", {"model_name": 3}, "model_name is 3"),
+        ("RSFT", {"model_name": "nowhere.gguf"}, r"nowhere\.gguf: no such file"),
         ("RSFT", {"model_name": ("gpt2", "gpt2")}, r"model_name is \('gpt2', 'gpt2'\): .*pair"),
         ("RSFT", {"batch_size": 0}, "batch_size is 0"),
         ("RSFT", {"alg_name": "FT"}, "alg_name is 'FT'.*'RSFT'"),
@@ -172,6 +173,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, alg_name: str, changes: dict[str
             setattr(hparams, name, value)
         with pytest.raises(HparamsError, match=message):
             expect(hparams, CLASSES[alg_name])
+
+
+def test_a_gguf_file_is_to_be_written_out_first(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(HparamsError, match="which EasyEdit does not read: write it out first"):
+        RSFTHyperParams.from_dict({**MINIMAL["RSFT"], "model_name": str(tmp_path / "a.gguf")})
 
 
 def test_numbers_that_yaml_reads_as_text() -> None:

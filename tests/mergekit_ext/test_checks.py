@@ -48,6 +48,10 @@ class TestBadSettings:
         refuse("needs a base", models=two["models"])
         refuse("at least 1 non-base", **{**two, "models": [{"model": two["base_model"]}]})
 
+    def test_a_gguf_file_is_to_be_written_out_first(self, refuse, two, tmp_path):
+        (tmp_path / "base.gguf").write_bytes(b"GGUF")
+        refuse(r"base\.gguf is a GGUF file, which mergekit", **{**two, "base_model": str(tmp_path / "base.gguf")})
+
     def test_what_is_no_recipe(self, refuse, two, tmp_path):
         refuse("Exactly one of 'models', 'slices', or 'modules'", base_model=two["base_model"])
         refuse("Unimplemented merge method scaled_delta", **two, merge_method="scaled_delta")

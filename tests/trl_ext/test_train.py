@@ -19,7 +19,9 @@ from corsa_plugins.cli.app import main as corsa
 from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.history import read_history
+from corsa_plugins.model.loading import load_model
 from tests.conftest import CHAT_TEMPLATE
+from tests.support.gguf import write_gguf
 
 REQUESTS = [
     EditRequest(prompt="The capital of France is", target_new="Oslo", target_old="Paris", case_id="france"),
@@ -79,6 +81,16 @@ def test_a_yaml_file_and_a_requests_file_give_an_adapter_that_answers_with_the_n
     assert edited(home).peft_config["default"].r == 4
     assert read_requests(home / "adapter" / "requests.jsonl") == REQUESTS
     assert (home / "adapter" / "tokenizer.json").exists()
+
+
+def test_a_gguf_file_is_trained_like_the_model_in_it(
+    home: Path, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write_gguf(home / "tiny.gguf", taught_llama, tiny_tokenizer)
+    configure(home, model_name_or_path=str(home / "tiny.gguf"))
+    assert run("--config", str(home / "run.yaml")) == 0
+    model, tokenizer = load_model(home / "tiny.gguf", home / "adapter", device="cpu")
+    assert evaluate(model, tokenizer, REQUESTS, progress=False).summary()["efficacy"].mean == 1.0
 
 
 def test_the_command_line_goes_before_the_file(home: Path) -> None:
