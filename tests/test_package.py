@@ -29,6 +29,7 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel: Path) -
     assert "corsa_plugins/py.typed" in names
     assert "trl_ext/trainer.py" in names
     assert "corsa_plugins/alphaedit/presets/llama3-8b.yaml" in names
+    assert "corsa_plugins/rsft/presets/testbed.yaml" in names
     assert "corsa_plugins/report/assets/report.css" in names
     assert "easyedit_ext/hparams/AlphaEditPlus/llama3-8b.yaml" in names
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
