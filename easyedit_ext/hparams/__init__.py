@@ -12,8 +12,10 @@ from easyedit_ext.hparams.rsft import RSFTHyperParams
 
 __all__ = ["AlphaEditPlusHyperParams", "HparamsError", "RSFTHyperParams", "hparams_names", "hparams_path"]
 
-METHODS = ("AlphaEditPlus", "RSFT")
-"""The values of ``alg_name``, and the folders of the YAML files."""
+_FOLDER = Path(__file__).parent
+
+METHODS = tuple(sorted({path.parent.name for path in _FOLDER.glob("*/*.yaml")}))
+"""The values of ``alg_name`` that there are YAML files for, each in the folder of that name."""
 
 
 def hparams_names(alg_name: str) -> list[str]:
@@ -24,7 +26,7 @@ def hparams_names(alg_name: str) -> list[str]:
     """
     if alg_name not in METHODS:
         raise SettingError(f"alg_name is {alg_name!r}: choose one of {', '.join(METHODS)}")
-    return sorted(path.stem for path in (Path(__file__).parent / alg_name).glob("*.yaml"))
+    return sorted(path.stem for path in (_FOLDER / alg_name).glob("*.yaml"))
 
 
 def hparams_path(alg_name: str, model: str) -> str:
@@ -44,4 +46,4 @@ def hparams_path(alg_name: str, model: str) -> str:
             f"no packaged hparams of {alg_name} for {model!r}: {hint}There are {', '.join(names)}; for another model, "
             "copy the nearest one and change model_name and layers"
         )
-    return str(Path(__file__).parent / alg_name / f"{model}.yaml")
+    return str(_FOLDER / alg_name / f"{model}.yaml")

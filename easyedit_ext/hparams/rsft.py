@@ -59,6 +59,8 @@ class RSFTHyperParams(HyperParams):
         mlp_module_tmp: Name of the FFN with ``{}`` for the number of the block, for instance ``"model.layers.{}.mlp"``.
             ``None``: it is found from how the model is built.
         modules: Names of the modules that train instead of the FFN of ``layers``.
+        chat_template: Put prompts through the tokenizer's chat template; ``None``: as ``use_chat_template`` says, by
+            which EasyEdit's evaluation asks them.
     """
 
     METHOD: ClassVar[str] = "RSFT"
@@ -83,7 +85,7 @@ class RSFTHyperParams(HyperParams):
     loss_reduction: str = "mean"
     seed: int | None = None
     append_eos: bool = False
-    chat_template: bool = False
+    chat_template: bool | None = None
     reuse_prefix: bool = True
     prefix_cache_gib: float = 1.0
     weight: float = 1.0
@@ -102,6 +104,7 @@ class RSFTHyperParams(HyperParams):
         from corsa_plugins.rsft import RSFTSettings
 
         values: dict[str, Any] = {name: getattr(self, name) for name in _OURS}
-        values["chat_template"] = self.chat_template or None
+        if self.chat_template is None:
+            values["chat_template"] = self.use_chat_template or None
         with hparams_errors():
             return RSFTSettings(modules=modules, **values)

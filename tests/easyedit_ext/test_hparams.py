@@ -126,6 +126,17 @@ def test_rsft_defaults_are_the_cores() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "asked", "trained"),
+    [(None, False, None), (None, True, True), (False, True, False), (True, False, True)],
+)
+def test_rsft_trains_prompts_as_easyedit_asks_them_unless_it_is_told_otherwise(
+    said: bool | None, asked: bool, trained: bool | None
+) -> None:
+    hparams = RSFTHyperParams.from_dict({**MINIMAL["RSFT"], "chat_template": said, "use_chat_template": asked})
+    assert hparams.settings(modules=["m"]).chat_template is trained
+
+
+@pytest.mark.parametrize(
     ("alg_name", "changes", "message"),
     [
         ("AlphaEditPlus", {"v_lrr": 1}, r"v_lrr is no setting: did you mean v_lr\?"),
