@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from corsa_plugins.alphaedit.lookup.rows import longest_text
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.model.asking import TargetScore, generate_answers, score_targets
+from corsa_plugins.model.limits import longest_text
 from corsa_plugins.model.tokenization import encode_prompt
 
 if TYPE_CHECKING:

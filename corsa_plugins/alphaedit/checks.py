@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from corsa_plugins.alphaedit.lookup.rows import longest_text
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.data.contradictions import check_requests
 from corsa_plugins.data.requests import EditRequest, Probe, RequestError
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, LinearMap
+from corsa_plugins.model.limits import longest_text
 from corsa_plugins.model.tokenization import join
 
 if TYPE_CHECKING:

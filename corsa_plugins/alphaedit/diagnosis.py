@@ -82,18 +82,10 @@ class Diagnosis:
         ending = path.suffix.removeprefix(".").lower() or "png"
         if ending not in Figure().canvas.get_supported_filetypes():
             raise SettingError(f"{path}: figures are PNG, SVG or PDF, by the ending of the name")
-        found = [self.conflicts.of(index) for index in range(len(self.conflicts.names))]
-        shown: dict[str, list[float | None]] = {
-            "preserved keys (Eq. 3)": [c.preserved_conflict for c in found],
-            "preserved space (Eq. 6)": [c.subspace_conflict for c in found],
-            "earlier edits": [c.prior_conflict for c in found],
-            "same batch": [c.batch_conflict for c in found],
-        }
-        known = {name: [v for v in values if v is not None] for name, values in shown.items()}
-        known = {name: values for name, values in known.items() if values}
-        figure = Figure(figsize=(3.2 * (len(known) + 1), 3), layout="constrained")
-        axes: Any = figure.subplots(1, len(known) + 1)
-        for axis, (name, values) in zip(axes, known.items(), strict=False):
+        histograms = self._known_conflicts()
+        figure = Figure(figsize=(3.2 * (len(histograms) + 1), 3), layout="constrained")
+        axes: Any = figure.subplots(1, len(histograms) + 1)
+        for axis, (name, values) in zip(axes, histograms.items(), strict=False):
             axis.hist(values, bins=20, range=(0, 1), color="0.45")
             axis.set(title=f"conflict with {name}", xlabel="conflict", ylabel="requests", xlim=(0, 1))
             axis.title.set_fontsize("small")
@@ -102,20 +94,32 @@ class Diagnosis:
         axes[-1].set(title="who with whom", xlabel="requests, then earlier edits", ylabel="request")
         axes[-1].title.set_fontsize("small")
         figure.colorbar(image, ax=axes[-1], label="conflict")
-        drawn = BytesIO()
-        figure.savefig(drawn, format=ending, dpi=150)
-        return atomic_write_bytes(path, drawn.getvalue())
+        content = BytesIO()
+        figure.savefig(content, format=ending, dpi=150)
+        return atomic_write_bytes(path, content.getvalue())
+
+    def _known_conflicts(self) -> dict[str, list[float]]:
+        """Every kind of conflict that there is anything to conflict with in: the figures of the requests."""
+        requests = [self.conflicts.of(index) for index in range(len(self.conflicts.names))]
+        kinds: dict[str, list[float | None]] = {
+            "preserved keys (Eq. 3)": [request.preserved_conflict for request in requests],
+            "preserved space (Eq. 6)": [request.subspace_conflict for request in requests],
+            "earlier edits": [request.prior_conflict for request in requests],
+            "same batch": [request.batch_conflict for request in requests],
+        }
+        known = {name: [value for value in values if value is not None] for name, values in kinds.items()}
+        return {name: values for name, values in known.items() if values}
 
     def _prior(self) -> Tensor:
         """(N, M), the highest conflict over the layers with each earlier edit, which not every layer need know."""
         names = dict.fromkeys(name for layer in self.conflicts.layers for name in layer.prior_names)
-        places = {name: place for place, name in enumerate(names)}
-        found = torch.zeros(len(self.conflicts.names), len(names), dtype=torch.float64)
+        columns = {name: column for column, name in enumerate(names)}
+        highest = torch.zeros(len(self.conflicts.names), len(names), dtype=torch.float64)
         for layer in self.conflicts.layers:
             for conflicts, name in zip(layer.prior.T, layer.prior_names, strict=True):
-                place = places[name]
-                found[:, place] = torch.maximum(found[:, place], conflicts.double())
-        return found
+                column = columns[name]
+                highest[:, column] = torch.maximum(highest[:, column], conflicts.double())
+        return highest
 
     def __str__(self) -> str:
         """One line."""

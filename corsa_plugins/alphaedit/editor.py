@@ -205,9 +205,9 @@ class AlphaEditor:
         conflicts = batch.conflicts()
         if not values:
             return Diagnosis(conflicts)
-        found = self._reader.values(requests, batch.state.contexts, progress=progress)
-        inconsistency = (found.vectors - found.initial).norm(dim=0)
-        return Diagnosis(conflicts, tuple(found.probability.tolist()), tuple(inconsistency.tolist()))
+        searched = self._reader.values(requests, batch.state.contexts, progress=progress)
+        inconsistency = (searched.vectors - searched.initial).norm(dim=0)
+        return Diagnosis(conflicts, tuple(searched.probability.tolist()), tuple(inconsistency.tolist()))
 
     def residuals(self, requests: Iterable[EditRequest], position: int, *, progress: bool = False) -> list[float]:
         """|v* - W k| of each request when an edit of all of them, as one batch, comes to a layer.

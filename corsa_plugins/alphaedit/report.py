@@ -49,8 +49,8 @@ class RequestReport:
     """What became of one request. Conflicts are the highest over the edited layers.
 
     Attributes:
-        index: Its place among the requests of the batch.
-        name: Case id or place, and prompt.
+        index: Its number among the requests of the batch.
+        name: Case id or number, and prompt.
         prompt: The edit prompt.
         target_new: The answer wanted.
         value_probability: Of target_new (the product over its tokens) behind the prompt, with v* in place: the most

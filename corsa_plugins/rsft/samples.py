@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from corsa_plugins.data.contradictions import check_requests
 from corsa_plugins.data.requests import EditRequest, RequestError
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.limits import longest_text, vocabulary_size
 from corsa_plugins.model.tokenization import TokenizationError, join
 from corsa_plugins.rsft.settings import RSFTSettings
 
@@ -56,7 +57,7 @@ def make_samples(
     if settings.append_eos and tokenizer.eos_token_id is None:
         raise SettingError("append_eos is on, and the tokenizer has no end-of-sequence token: set one, or leave it off")
     end = [tokenizer.eos_token_id] if settings.append_eos else []
-    longest, vocabulary = _limits(model)
+    longest, vocabulary = longest_text(model), vocabulary_size(model)
     samples: list[Sample] = []
     problems: list[str] = []
     for index, request in enumerate(requests):
@@ -86,9 +87,3 @@ def make_samples(
             " and ".join(map(repr, conflict.targets)),
         )
     return samples
-
-
-def _limits(model: PreTrainedModel) -> tuple[int | None, int]:
-    config: Any = model.config.get_text_config()
-    embedding: Any = model.get_input_embeddings()
-    return getattr(config, "max_position_embeddings", None), int(embedding.weight.shape[0])

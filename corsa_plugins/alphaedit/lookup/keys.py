@@ -1,4 +1,4 @@
-"""Keys of edit requests, and what a block puts out at the same tokens."""
+"""K1 and W K1: the keys of edit requests, and what a block puts out at the same tokens (Meng et al., MEMIT)."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ def request_keys(
     if not layers:
         raise SettingError("layers is empty: name at least one block")
     maps = {layer: parts.ffn(layer).down for layer in layers}
-    rows = [row for found in prompt_rows(model, tokenizer, requests, contexts, fact_token) for row in found]
-    captured = _at_places(parts, rows, {layer: one.module for layer, one in maps.items()}, batch_size, inputs=True)
+    rows = [row for group in prompt_rows(model, tokenizer, requests, contexts, fact_token) for row in group]
+    modules = {layer: linear.module for layer, linear in maps.items()}
+    captured = _at_positions(parts, rows, modules, batch_size, inputs=True)
     weights = context_weights(contexts)
     return {
         layer: torch.einsum("ncd,c->dn", keys.view(len(requests), len(contexts), -1), weights.to(keys))
@@ -94,37 +95,37 @@ def request_outputs(
     """
     parts = architecture or find_architecture(model)
     module = parts.block(layer).module if site is None else site
-    rows = [row for found in prompt_rows(model, tokenizer, requests, [BARE], fact_token) for row in found]
-    return _at_places(parts, rows, {layer: module}, batch_size, inputs=False)[layer].t().contiguous()
+    rows = [row for group in prompt_rows(model, tokenizer, requests, [BARE], fact_token) for row in group]
+    return _at_positions(parts, rows, {layer: module}, batch_size, inputs=False)[layer].t().contiguous()
 
 
-def _at_places(
+def _at_positions(
     parts: Architecture, rows: Sequence[Row], modules: dict[int, nn.Module], batch_size: int, *, inputs: bool
 ) -> dict[int, Tensor]:
-    """(rows, width) for each module: its input, or its output, at the place of each row."""
+    """(rows, width) for each module: its input, or its output, at the position of each row."""
     batches = list(batches_by_length([len(row.ids) for row in rows], batch_size))
-    found: dict[int, list[Tensor]] = {layer: [] for layer in modules}
+    captured: dict[int, list[Tensor]] = {layer: [] for layer in modules}
     with frozen(parts.model), stopped_after(parts, max(modules)):
         for indices in batches:
             batch = [rows[index] for index in indices]
             ids, mask = pad([row.ids for row in batch])
             number = torch.arange(len(batch))
-            places = torch.tensor([row.place for row in batch])
+            positions = torch.tensor([row.position for row in batch])
 
-            def keep(layer: int, values: Any, shape: torch.Size = ids.shape, places: Tensor = places) -> None:
+            def keep(layer: int, values: Any, shape: torch.Size = ids.shape, at: Tensor = positions) -> None:
                 values = hidden_states(values)
                 values = values.reshape(*shape, values.shape[-1])  # some FFNs work on (rows * length, width)
-                chosen = values[torch.arange(len(places), device=values.device), places.to(values.device)]
-                found[layer].append(chosen.to(torch.promote_types(chosen.dtype, torch.float32)))
+                chosen = values[torch.arange(len(at), device=values.device), at.to(values.device)]
+                captured[layer].append(chosen.to(torch.promote_types(chosen.dtype, torch.float32)))
 
             with ExitStack() as stack:
                 for layer, module in modules.items():
                     stack.enter_context(_watched(module, layer, keep, inputs))
-                logits_at(parts, ids, mask, number[:1], places[:1])
+                logits_at(parts, ids, mask, number[:1], positions[:1])
     order = torch.tensor([index for indices in batches for index in indices])
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order))
-    return {layer: torch.cat(values)[back.to(values[0].device)] for layer, values in found.items()}
+    return {layer: torch.cat(values)[back.to(values[0].device)] for layer, values in captured.items()}
 
 
 def _watched(module: nn.Module, layer: int, keep: Any, inputs: bool) -> AbstractContextManager[None]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from corsa_plugins.alphaedit.lookup.subjects import FactToken, subject_span, token_position
 from corsa_plugins.data.requests import EditRequest, RequestError
+from corsa_plugins.model.limits import longest_text, vocabulary_size
 from corsa_plugins.model.tokenization import TokenizationError, encode_prompt, join
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Row", "longest_text", "prompt_rows", "rewriting_rows"]
+__all__ = ["Row", "prompt_rows", "rewriting_rows"]
 
 KL_PROMPT = "{} is a"
 
@@ -24,12 +25,12 @@ class Row:
 
     Attributes:
         ids: Not padded.
-        place: Position of the token the fact is looked up at.
+        position: Of the token the fact is looked up at.
         targets: The tokens that should follow the last ``len(targets)`` positions of ``ids``, one each.
     """
 
     ids: tuple[int, ...]
-    place: int
+    position: int
     targets: tuple[int, ...] = ()
 
 
@@ -48,11 +49,8 @@ def prompt_rows(
     """
 
     def rows(request: EditRequest) -> list[Row]:
-        found = []
-        for context in contexts:
-            text, place = _place(tokenizer, context, request.prompt, request.subject or "", fact_token)
-            found.append(Row(tuple(encode_prompt(tokenizer, text)), place))
-        return found
+        texts = [_in_context(tokenizer, c, request.prompt, request.subject or "", fact_token) for c in contexts]
+        return [Row(tuple(encode_prompt(tokenizer, text)), position) for text, position in texts]
 
     return _each(model, requests, rows)
 
@@ -74,21 +72,21 @@ def rewriting_rows(
     """
 
     def rows(request: EditRequest) -> list[Row]:
-        found = []
+        rows = []
         subject = request.subject or ""
         for context in contexts:
-            text, place = _place(tokenizer, context, request.prompt, subject, fact_token)
+            text, position = _in_context(tokenizer, context, request.prompt, subject, fact_token)
             prompt_ids, target_ids = join(tokenizer, text, request.target_new)
-            found.append(Row((*prompt_ids, *target_ids[:-1]), place, tuple(target_ids)))
+            rows.append(Row((*prompt_ids, *target_ids[:-1]), position, tuple(target_ids)))
         # the subject is the one at the start, whatever it is: "a is a"
-        text, place = _place(tokenizer, KL_PROMPT, subject.strip(), subject, fact_token)
-        # what follows the place does not matter to what is predicted there
-        return [*found, Row(tuple(encode_prompt(tokenizer, text))[: place + 1], place)]
+        text, position = _in_context(tokenizer, KL_PROMPT, subject.strip(), subject, fact_token)
+        # what follows the position does not matter to what is predicted there
+        return [*rows, Row(tuple(encode_prompt(tokenizer, text))[: position + 1], position)]
 
     return _each(model, requests, rows)
 
 
-def _place(
+def _in_context(
     tokenizer: PreTrainedTokenizerBase, context: str, prompt: str, subject: str, fact_token: FactToken
 ) -> tuple[str, int]:
     """The prompt in its context, and the position of the prompt's subject, not of one that the context has too."""
@@ -104,10 +102,8 @@ def _each(
 ) -> list[list[Row]]:
     if not requests:
         raise RequestError("there are no edit requests: give at least one")
-    longest = longest_text(model)
-    embedding: Any = model.get_input_embeddings()
-    vocabulary = int(embedding.weight.shape[0])
-    found: list[list[Row]] = []
+    longest, vocabulary = longest_text(model), vocabulary_size(model)
+    made: list[list[Row]] = []
     problems: list[str] = []
     for index, request in enumerate(requests):
         name = request.name(index)
@@ -115,12 +111,12 @@ def _each(
             problems.append(f"{name}: it has no subject, and its fact is looked up there: add one")
             continue
         try:
-            made = rows(request)
+            of_request = rows(request)
         except (RequestError, TokenizationError) as error:
             problems.append(f"{name}: {error}")
             continue
-        length = max(len(row.ids) + bool(row.targets) for row in made)
-        unknown = max(max(row.ids + row.targets) for row in made)
+        length = max(len(row.ids) + bool(row.targets) for row in of_request)
+        unknown = max(max(row.ids + row.targets) for row in of_request)
         if longest is not None and length > longest:
             problems.append(
                 f"{name}: {length} tokens with its context, and the model reads {longest}: shorten the prompt"
@@ -129,13 +125,7 @@ def _each(
             problems.append(
                 f"{name}: token {unknown}, and the model embeds {vocabulary}: use the model's own tokenizer"
             )
-        found.append(made)
+        made.append(of_request)
     if problems:
         raise RequestError(problems, f"{len(problems)} edit requests cannot be used")
-    return found
-
-
-def longest_text(model: PreTrainedModel) -> int | None:
-    """How many tokens the model reads at most, if it says so."""
-    config: Any = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+    return made

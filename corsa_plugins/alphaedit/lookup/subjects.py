@@ -99,8 +99,8 @@ def _by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], sp
 
     def starts(position: int) -> int:
         """How many characters of the text, whitespace at its start aside, the tokens up to ``position`` hold."""
-        found = tokenizer.decode(ids[: position + 1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return len(str(found).rstrip("\ufffd").lstrip())  # of a character cut in two, nothing is there yet
+        text = tokenizer.decode(ids[: position + 1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return len(str(text).rstrip("\ufffd").lstrip())  # of a character cut in two, nothing is there yet
 
     blank = len(text) - len(text.lstrip())
     start, end = span[0] - blank, span[1] - blank

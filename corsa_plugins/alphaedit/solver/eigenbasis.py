@@ -70,10 +70,10 @@ class Eigenbasis:
     vectors: Vectors
 
     def blocks(self, stop: int) -> Iterator[tuple[slice, Tensor]]:
-        """The first ``stop`` eigenvectors, some hundred rows at a time, each with their places."""
+        """The first ``stop`` eigenvectors, some hundred rows at a time, each with their numbers."""
         for start in range(0, stop, BLOCK):
-            place = slice(start, min(start + BLOCK, stop))
-            yield place, self.vectors.rows(place.start, place.stop)
+            numbers = slice(start, min(start + BLOCK, stop))
+            yield numbers, self.vectors.rows(numbers.start, numbers.stop)
 
 
 def check_moment(moment: Tensor, what: str = "the second moment") -> None:
@@ -146,7 +146,7 @@ def _eigh(matrix: Tensor, what: str) -> tuple[Tensor, Tensor]:
 
 
 def _largest(moment: Tensor) -> float:
-    """The largest eigenvalue, about: a lower bound that 30 power iterations bring close."""
+    """The largest eigenvalue, about: a lower bound that 30 power iterations bring close, in O(d^2) each."""
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(len(moment), generator=generator).to(moment)
     norm = 0.0

@@ -154,8 +154,8 @@ class NullSpace:
         basis = decompose(projector, what)
         strange = basis.values[(basis.values - basis.values.round().clamp(max=1)).abs() > 1e-2]
         if len(strange):
-            found = float(strange[0])
-            raise MomentError(f"{what} is no orthogonal projector: it has the eigenvalue {found:.3g}, not 0 or 1")
+            value = float(strange[0])
+            raise MomentError(f"{what} is no orthogonal projector: it has the eigenvalue {value:.3g}, not 0 or 1")
         n_null = int(basis.values.round().sum())
         if n_null == 0:
             raise NullSpaceError(f"{what} is zero: it leaves no direction to write to")
@@ -182,8 +182,8 @@ class NullSpace:
         n = self._within(n)
         exact = keys.detach().to(torch.float64)
         result = exact.new_empty(n, keys.shape[1])
-        for place, rows in self.basis.blocks(n):
-            result[place] = rows.to(exact) @ exact
+        for numbers, rows in self.basis.blocks(n):
+            result[numbers] = rows.to(exact) @ exact
         return result
 
     def combine(self, coefficients: Tensor) -> Tensor:
@@ -203,8 +203,8 @@ class NullSpace:
         m = self._within(coefficients.shape[0])
         exact = coefficients.detach().to(torch.float64)
         result = exact.new_zeros(self.d, coefficients.shape[1])
-        for place, rows in self.basis.blocks(m):
-            result += rows.to(exact).mT @ exact[place]
+        for numbers, rows in self.basis.blocks(m):
+            result += rows.to(exact).mT @ exact[numbers]
         return result
 
     def _within(self, n: int | None) -> int:

@@ -13,6 +13,7 @@ from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.batching import input_device, pad
 from corsa_plugins.model.borrowing import hooked
+from corsa_plugins.model.limits import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,10 +40,9 @@ class KeyCapture:
     def __init__(self, model: PreTrainedModel, maps: Mapping[int, LinearMap]) -> None:
         self.model: Any = model
         self.maps = dict(maps)
-        self._found: dict[int, Tensor] = {}
+        self._captured: dict[int, Tensor] = {}
         self._hooks = contextlib.ExitStack()
-        embedding: Any = self.model.get_input_embeddings()
-        self._vocabulary, self._device = int(embedding.weight.shape[0]), input_device(model)
+        self._vocabulary, self._device = vocabulary_size(model), input_device(model)
 
     def __enter__(self) -> KeyCapture:
         for layer, linear in self.maps.items():
@@ -51,12 +51,12 @@ class KeyCapture:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._hooks.close()
-        self._found.clear()
+        self._captured.clear()
 
     def _note(self, layer: int) -> Any:
         def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-            self._found[layer] = args[0].detach()
-            if len(self._found) == len(self.maps):
+            self._captured[layer] = args[0].detach()
+            if len(self._captured) == len(self.maps):
                 raise _Enough
 
         return note
@@ -77,19 +77,19 @@ class KeyCapture:
                 f"token {int(ids.max())} of the text, and the model embeds {self._vocabulary}: use its own tokenizer"
             )
         padded = not bool(mask.all())
-        asked = {"attention_mask": mask.to(self._device)} if padded else {}
-        self._found.clear()
+        inputs = {"attention_mask": mask.to(self._device)} if padded else {}
+        self._captured.clear()
         with contextlib.suppress(_Enough):
-            self.model(input_ids=ids.to(self._device), use_cache=False, **asked)
-        missing = [layer for layer in self.maps if layer not in self._found]
+            self.model(input_ids=ids.to(self._device), use_cache=False, **inputs)
+        missing = [layer for layer in self.maps if layer not in self._captured]
         if missing:
             raise SettingError(f"the down map of layer {missing[0]} does not run in the model's forward pass")
-        found = {layer: self._flat(layer, mask if padded else None, mask.numel()) for layer in self.maps}
-        self._found.clear()
-        return found
+        keys = {layer: self._flat(layer, mask if padded else None, mask.numel()) for layer in self.maps}
+        self._captured.clear()
+        return keys
 
     def _flat(self, layer: int, mask: Tensor | None, positions: int) -> Tensor:
-        keys = self._found[layer].reshape(-1, self.maps[layer].d_in)
+        keys = self._captured[layer].reshape(-1, self.maps[layer].d_in)
         if len(keys) != positions:
             raise SettingError(f"layer {layer} has {len(keys)} keys for {positions} tokens: this FFN leaves some out")
         if mask is not None:

@@ -1,23 +1,20 @@
-"""The sums of a collection in progress, and keeping them in a file that the work can be taken up from."""
+"""Keeping the sums of a collection in a file that the work can be taken up from."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from corsa_plugins.alphaedit.statistics.packing import Position, ResumeError, TokenRows
-from corsa_plugins.alphaedit.statistics.reservoir import Reservoir
+from corsa_plugins.alphaedit.statistics.sums import KeySums
 from corsa_plugins.files import atomic_write_tensors
 from corsa_plugins.model.architecture import Architecture, LinearMap
 from corsa_plugins.model.identity import Fingerprint, vocabulary_digest
@@ -25,96 +22,11 @@ from corsa_plugins.model.identity import Fingerprint, vocabulary_digest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Checkpoint", "Identity", "KeySums"]
+__all__ = ["Checkpoint", "Identity"]
 
 logger = logging.getLogger(__name__)
 
 PARTIAL = "partial.safetensors"
-_CHUNK = 4096  # tokens per product: what bounds the error of float32 products
-
-
-class KeySums:
-    """Sums of k k^T, and a sample of the keys, over the tokens so far.
-
-    Args:
-        widths: d of each layer.
-        sample_size: Keys to keep of each layer.
-        seed: Of the sample.
-
-    Attributes:
-        count: Number of tokens.
-        position: Where in the text they end.
-        whole: Whether all layers are at the same token; not while some are being added to.
-    """
-
-    def __init__(self, widths: Mapping[int, int], sample_size: int, seed: int) -> None:
-        self.count = 0
-        self.position = Position()
-        self.whole = True
-        self._reservoir = Reservoir(sample_size, seed)
-        self._sums: dict[int, Tensor] = {}
-        self._widths = dict(widths)
-        self._samples = {layer: torch.zeros(sample_size, width) for layer, width in widths.items()}
-
-    def add(self, keys: Mapping[int, Tensor], position: Position) -> None:
-        """Add the keys (n, d) of the same ``n`` tokens in every layer, which end at ``position``."""
-        n = len(next(iter(keys.values())))
-        self.whole = False
-        chosen = self._reservoir.take(n)
-        slots, places = list(chosen), torch.tensor(list(chosen.values()), dtype=torch.long)
-        for layer, found in keys.items():
-            if found.device.type == "mps":  # it has no float64
-                found = found.cpu()
-            if layer not in self._sums:
-                self._sums[layer] = torch.zeros(
-                    self._widths[layer], self._widths[layer], dtype=torch.float64, device=found.device
-                )
-            total = self._sums[layer] = self._sums[layer].to(found.device)
-            exact = torch.float64 if found.device.type == "cpu" else torch.promote_types(found.dtype, torch.float32)
-            with _full_precision():
-                for chunk in found.split(_CHUNK):
-                    ready = chunk.to(exact)
-                    total += ready.mT @ ready
-            if slots:
-                self._samples[layer][slots] = found[places.to(found.device)].to("cpu", torch.float32)
-        self.count += n
-        self.position = position
-        self.whole = True
-
-    def moment(self, layer: int) -> Tensor:
-        """E[k k^T], (d, d) float64, symmetric to the last bit; the sum is let go of."""
-        mean = self._sums.pop(layer).div_(self.count)
-        return (mean + mean.mT).div_(2)
-
-    def sample(self, layer: int) -> Tensor | None:
-        """The kept keys, (d, S)."""
-        kept = self._samples[layer][: self.count]
-        return kept.mT.contiguous() if len(kept) else None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a file needs."""
-        sums = {f"sum.{layer}": total for layer, total in self._sums.items()}
-        return {**sums, **{f"sample.{layer}": kept for layer, kept in self._samples.items() if kept.numel()}}
-
-    def restore(self, tensors: Mapping[str, Tensor], count: int, position: Position) -> None:
-        """The inverse of :meth:`tensors`."""
-        for layer in self._widths:
-            self._sums[layer] = tensors[f"sum.{layer}"]
-            if self._samples[layer].numel():
-                self._samples[layer] = tensors[f"sample.{layer}"]
-        self._reservoir.take(count)
-        self.count, self.position = count, position
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Products of float32 matrices in float32: TF32 would round the keys to 10 bits."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)
@@ -150,22 +62,22 @@ class Identity:
             "fingerprint": self.fingerprint.as_dict(), "tokenizer": self.tokenizer, "settings": dict(self.settings)
         }  # fmt: skip
 
-    def check(self, found: Mapping[str, Any], path: Path) -> None:
+    def check(self, begun: Mapping[str, Any], path: Path) -> None:
         """Compare with that of work in ``path``.
 
         Raises:
             ResumeError: They differ; the message says in what.
         """
-        fingerprint = Fingerprint.from_dict(found["fingerprint"])
+        fingerprint = Fingerprint.from_dict(begun["fingerprint"])
         reasons = [
-            f"{name} was {found['settings'].get(name)!r} and is {value!r}"
+            f"{name} was {begun['settings'].get(name)!r} and is {value!r}"
             for name, value in self.settings.items()
-            if found["settings"].get(name) != value
+            if begun["settings"].get(name) != value
         ]
         different = fingerprint.difference(self.fingerprint)
         if different is not None:
             reasons.append(f"the model was {fingerprint} and is {self.fingerprint} ({different})")
-        if found["tokenizer"] != self.tokenizer:
+        if begun["tokenizer"] != self.tokenizer:
             reasons.append("the tokenizer has another vocabulary")
         if reasons:
             raise ResumeError(

@@ -7,24 +7,24 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from corsa_plugins.alphaedit.statistics.capture import BrokenKeysError, KeyCapture
-from corsa_plugins.alphaedit.statistics.checkpoint import Checkpoint, Identity, KeySums
+from corsa_plugins.alphaedit.statistics.checkpoint import Checkpoint, Identity
 from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, MomentStatistics, StatisticsError
 from corsa_plugins.alphaedit.statistics.packing import TokenRows
+from corsa_plugins.alphaedit.statistics.plan import CollectionPlan, check_count, down_maps, usual_length
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.alphaedit.statistics.storage import MANIFEST, StatisticsWriter
+from corsa_plugins.alphaedit.statistics.sums import KeySums
 from corsa_plugins.alphaedit.statistics.texts import read_texts
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
 from corsa_plugins.model.borrowing import eval_mode
 from corsa_plugins.model.identity import Fingerprint
-from corsa_plugins.settings import Count, NonNegativeInt, Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,22 +33,8 @@ __all__ = ["BrokenKeysError", "check_folder", "collect_statistics"]
 
 logger = logging.getLogger(__name__)
 
-_LENGTH = 512
-_ENOUGH = 10  # tokens per feature
 
-
-@dataclass(frozen=True)
-class _Plan(Settings):
-    """The settings of a collection that decide its result."""
-
-    n_tokens: Count
-    length: Count
-    batch_size: Count
-    pack: bool
-    sample_size: NonNegativeInt
-    seed: int
-
-
+# Fifteen parameters: one flat call, of which a user gives one and ``out``; what decides the result is a plan within.
 def collect_statistics(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -113,8 +99,10 @@ def collect_statistics(
         TextError: The text cannot be read.
     """
     architecture = architecture or find_architecture(model)
-    plan = _plan(model, n_tokens, length, batch_size, pack, sample_size, seed)
-    maps = _down_maps(architecture, layers, n_tokens)
+    length = usual_length(model) if length is None else length
+    plan = CollectionPlan(n_tokens, length, batch_size, bool(pack), sample_size, seed)
+    plan.check_model(model)
+    maps = down_maps(architecture, layers, n_tokens)
     folder = None if out is None else Path(out).expanduser()
     if folder is not None:
         check_folder(folder, fresh)
@@ -134,36 +122,12 @@ def collect_statistics(
         _read_through(capture, rows, sums, plan, checkpoint, progress)
     if checkpoint is not None:
         checkpoint.keep(sums, now=True)  # eigenvectors may take longer than the text did
-    _check_count(sums.count, plan, maps)
+    check_count(sums.count, plan, maps)
     about = {
         **plan.as_dict(), "n_tokens": sums.count, "n_texts": sums.position.n_texts, "text": sums.position.digest,
         "dtype": identity.settings["dtype"], "model": identity.fingerprint.name,
     }  # fmt: skip
     return _finish(sums, maps, identity.fingerprint, about, folder, checkpoint)
-
-
-def _plan(
-    model: Any, n_tokens: int, length: int | None, batch_size: int, pack: bool, sample_size: int, seed: int
-) -> _Plan:
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    length = min(_LENGTH, longest or _LENGTH) if length is None else length
-    plan = _Plan(n_tokens, length, batch_size, bool(pack), sample_size, seed)
-    if longest is not None and length > longest:
-        raise SettingError(f"length is {length}: the model reads {longest} tokens")
-    return plan
-
-
-def _down_maps(architecture: Architecture, layers: Sequence[int], n_tokens: int) -> dict[int, LinearMap]:
-    if not layers:
-        raise SettingError("layers is empty: name at least one block to collect statistics of")
-    maps = {layer: architecture.ffn(layer).down for layer in sorted(set(layers))}
-    for layer, linear in maps.items():
-        if n_tokens < linear.d_in:
-            raise SettingError(
-                f"n_tokens is {n_tokens}: the keys of layer {layer} are {linear.d_in} wide, and fewer tokens leave "
-                f"directions unseen, which would look like null space; take {_ENOUGH * linear.d_in} or more"
-            )
-    return maps
 
 
 def check_folder(folder: Path, fresh: bool) -> None:
@@ -178,7 +142,12 @@ def check_folder(folder: Path, fresh: bool) -> None:
 
 
 def _read_through(
-    capture: KeyCapture, rows: TokenRows, sums: KeySums, plan: _Plan, checkpoint: Checkpoint | None, progress: bool
+    capture: KeyCapture,
+    rows: TokenRows,
+    sums: KeySums,
+    plan: CollectionPlan,
+    checkpoint: Checkpoint | None,
+    progress: bool,
 ) -> None:
     """Batch after batch until there are enough tokens, or no more."""
     stream = iter(rows)
@@ -203,22 +172,6 @@ def _read_through(
     logger.info("%d tokens in %.1f s", sums.count - before, seconds)
 
 
-def _check_count(count: int, plan: _Plan, maps: dict[int, LinearMap]) -> None:
-    if count < plan.n_tokens:
-        logger.warning("the text gave %d tokens of the %d that were asked for", count, plan.n_tokens)
-    layer, linear = max(maps.items(), key=lambda item: item[1].d_in)
-    if count < linear.d_in:
-        raise StatisticsError(
-            f"the text gave {count} tokens, and the keys of layer {layer} are {linear.d_in} wide: fewer tokens leave "
-            f"directions unseen, which would look like null space; give text of {_ENOUGH * linear.d_in} or more"
-        )
-    if count < _ENOUGH * linear.d_in:
-        logger.warning(
-            "%d tokens are few for the keys of layer %d, which are %d wide: directions that the text did not reach "
-            "look like null space; take %d or more", count, layer, linear.d_in, _ENOUGH * linear.d_in,
-        )  # fmt: skip
-
-
 def _finish(
     sums: KeySums,
     maps: dict[int, LinearMap],
@@ -229,16 +182,16 @@ def _finish(
 ) -> KeyStatistics:
     """Means of the sums; with a folder, written to it layer by layer, and the work in progress is removed."""
     writer = None if folder is None else StatisticsWriter(folder, fingerprint, about)
-    found: dict[int, LayerStatistics] = {}
+    by_layer: dict[int, LayerStatistics] = {}
     for layer, linear in maps.items():
         statistics = MomentStatistics(sums.moment(layer), sums.count, sums.sample(layer), f"layer {layer}")
         logger.info("layer %d (%s): eigenvectors of a matrix %d wide", layer, linear.name, linear.d_in)
         if writer is None:
-            found[layer] = statistics
+            by_layer[layer] = statistics
         else:
             writer.add(layer, statistics)
     if writer is None or folder is None or checkpoint is None:
-        return KeyStatistics(found, fingerprint, about, "the statistics")
+        return KeyStatistics(by_layer, fingerprint, about, "the statistics")
     writer.finish()
     checkpoint.remove()
     return KeyStatistics.load(folder)

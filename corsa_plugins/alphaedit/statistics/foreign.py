@@ -77,17 +77,17 @@ def _by_layer(files: File | Iterable[File] | Mapping[int, File]) -> dict[int, Pa
         files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
         if not files:
             raise StatisticsError(f"{path}: no .npz file in this folder")
-    found: dict[int, Path] = {}
+    by_layer: dict[int, Path] = {}
     for file in files:
         path = Path(file).expanduser()
         number = re.search(r"\.(\d+)\.", path.name)
         if number is None:
             raise StatisticsError(f"{path}: the name does not say which layer it is of: pass {{layer: file}}")
         layer = int(number[1])
-        if layer in found:
-            raise StatisticsError(f"{found[layer]} and {path} are both of layer {layer}: pass {{layer: file}}")
-        found[layer] = path
-    return found
+        if layer in by_layer:
+            raise StatisticsError(f"{by_layer[layer]} and {path} are both of layer {layer}: pass {{layer: file}}")
+        by_layer[layer] = path
+    return by_layer
 
 
 def _read_sum(path: Path) -> tuple[Tensor, int]:
@@ -144,7 +144,7 @@ def read_projectors(path: File, layers: Sequence[int], model: PreTrainedModel | 
     if len(stack) != len(layers) or len(set(layers)) != len(layers):
         raise SettingError(f"layers are {tuple(layers)}, and {path} holds {len(stack)} projectors: name each one's")
     architecture = None if model is None else find_architecture(model)
-    found = {}
+    spaces = {}
     for layer, projector in zip(layers, stack, strict=True):
         width = len(projector) if architecture is None else architecture.ffn(layer).down.d_in
         if width != len(projector):
@@ -152,5 +152,5 @@ def read_projectors(path: File, layers: Sequence[int], model: PreTrainedModel | 
                 f"{path}: the projector of layer {layer} is {len(projector)} wide, and its keys are {width}: it is of "
                 "another model"
             )
-        found[layer] = NullSpace.from_projector(projector, f"the projector of layer {layer} in {path}")
-    return found
+        spaces[layer] = NullSpace.from_projector(projector, f"the projector of layer {layer} in {path}")
+    return spaces

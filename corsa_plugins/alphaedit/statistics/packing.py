@@ -122,5 +122,5 @@ class TokenRows:
 
 def _prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     alone: Any = tokenizer("a", add_special_tokens=False)
-    asked = encode_prompt(tokenizer, "a")
-    return asked[: len(asked) - len(alone["input_ids"])]
+    whole = encode_prompt(tokenizer, "a")
+    return whole[: len(whole) - len(alone["input_ids"])]

@@ -1,4 +1,4 @@
-"""A uniform sample of a stream of unknown length."""
+"""A uniform sample of a stream of unknown length; by hand, as no library of ours has one that can be taken up again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Reservoir:
 
     Algorithm L (K.-H. Li, "Reservoir-Sampling Algorithms of Time Complexity O(n(1 + log(N/n)))", 1994): it draws how
     many items to skip, so a stream of N items takes O(size log(N / size)) random numbers. What is kept depends on the
-    seed and the places alone, not on how the stream is cut into batches.
+    seed and the items' numbers alone, not on how the stream is cut into batches.
 
     Args:
         size: How many items to keep.
@@ -32,7 +32,7 @@ class Reservoir:
         """See the next ``n`` items.
 
         Returns:
-            The slot in the reservoir (from 0) and the place among these ``n`` of each item to put into it.
+            The slot in the reservoir (from 0) and the number among these ``n`` of each item to put into it.
         """
         start, stop = self._at, self._at + n
         chosen = {item: item - start for item in range(start, min(stop, self.size))}

@@ -106,12 +106,12 @@ class KeyStatistics:
         """
         architecture = architecture or find_architecture(model)
         if self.fingerprint is not None:
-            found = Fingerprint.of(model, architecture)
-            different = self.fingerprint.difference(found)
+            fingerprint = Fingerprint.of(model, architecture)
+            different = self.fingerprint.difference(fingerprint)
             if different is not None:
                 raise StatisticsError(
-                    f"{self.source} are of {self.fingerprint}, and this is {found}: {different}. A null space of one "
-                    "model says nothing about another: collect statistics of this one"
+                    f"{self.source} are of {self.fingerprint}, and this is {fingerprint}: {different}. A null space of "
+                    "one model says nothing about another: collect statistics of this one"
                 )
         for layer in self.layers:
             try:

@@ -164,8 +164,8 @@ def read_statistics(directory: str | os.PathLike[str]) -> StoredStatistics:
     try:
         if content["version"] != _VERSION:
             raise StatisticsError(f"{manifest} is of version {content['version']}, this program reads {_VERSION}")
-        found = content["fingerprint"]
-        fingerprint = None if found is None else Fingerprint.from_dict(found)
+        described = content["fingerprint"]
+        fingerprint = None if described is None else Fingerprint.from_dict(described)
         layers: dict[int, LayerStatistics] = {}
         for name, described in content["layers"].items():
             layer = FileStatistics(

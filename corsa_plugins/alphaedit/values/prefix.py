@@ -18,11 +18,11 @@ __all__ = ["ReadPrefix"]
 
 
 class ReadPrefix:
-    """Keys and values of the attention for ``ids[:place]`` of each row; the model then reads ``ids[place:]`` alone.
+    """Keys and values of the attention for ``ids[:position]`` of each row; the model then reads the rest alone.
 
     Args:
         model: Frozen.
-        rows: At least one of them with a token before its place.
+        rows: At least one of them with a token before its position.
 
     Raises:
         NotImplementedError: The model keeps nothing that another pass could go on from.
@@ -31,12 +31,12 @@ class ReadPrefix:
     def __init__(self, model: Any, rows: Sequence[Row]) -> None:
         self._takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
         device = input_device(model)
-        ids, mask = pad([row.ids[: row.place] for row in rows], side="left")
+        ids, mask = pad([row.ids[: row.position] for row in rows], side="left")
         self.mask = mask.to(device)
-        self._starts = torch.tensor([row.place for row in rows], device=device)
+        self._starts = torch.tensor([row.position for row in rows], device=device)
         # Padding, which nothing attends to, may have any position that there is.
-        places = (self.mask.cumsum(-1) - 1).clamp_min(0)
-        positions = {"position_ids": places} if self._takes_positions else {}
+        numbers = (self.mask.cumsum(-1) - 1).clamp_min(0)
+        positions = {"position_ids": numbers} if self._takes_positions else {}
         keep = {"logits_to_keep": 1} if accepts_logits_to_keep(model) else {}
         output = model(input_ids=ids.to(device), attention_mask=self.mask, use_cache=True, **positions, **keep)
         self._cache: Any = getattr(output, "past_key_values", None)
@@ -46,12 +46,12 @@ class ReadPrefix:
     def inputs(self, mask: Tensor) -> dict[str, Any]:
         """What to pass to the model beside the ids of what follows, whose attention mask is ``mask``."""
         cache = copy.copy(self._cache)
-        cache.layers = [copy.copy(layer) for layer in cache.layers]  # a pass puts longer tensors in their place
+        cache.layers = [copy.copy(layer) for layer in cache.layers]  # a pass puts longer tensors there
         mask = mask.to(self.mask.device)
-        found = {"attention_mask": torch.cat([self.mask, mask], dim=-1), "past_key_values": cache, "use_cache": True}
+        inputs = {"attention_mask": torch.cat([self.mask, mask], dim=-1), "past_key_values": cache, "use_cache": True}
         if self._takes_positions:
-            found["position_ids"] = self._starts[:, None] + torch.arange(mask.shape[1], device=mask.device)
-        return found
+            inputs["position_ids"] = self._starts[:, None] + torch.arange(mask.shape[1], device=mask.device)
+        return inputs
 
     def keep(self, chosen: Tensor) -> None:
         """Go on with these rows alone."""

@@ -16,10 +16,11 @@ from tqdm.auto import tqdm
 
 from corsa_plugins.alphaedit.lookup.contexts import check_contexts
 from corsa_plugins.alphaedit.lookup.rows import rewriting_rows
-from corsa_plugins.alphaedit.values.loss import BatchLoss, Reuse, exact_reuse
+from corsa_plugins.alphaedit.values.loss import BatchLoss, Reuse
+from corsa_plugins.alphaedit.values.optimise import NonFiniteValueError, Optimum, optimise
+from corsa_plugins.alphaedit.values.reuse import exact_reuse
 from corsa_plugins.alphaedit.values.settings import RateUnit, ValueSettings
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.architecture import Architecture, find_architecture
 from corsa_plugins.model.borrowing import frozen
 
@@ -32,11 +33,6 @@ logger = logging.getLogger(__name__)
 
 REACHED = 0.5
 _MAX_WARNINGS = 10
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # Adam's
-
-
-class NonFiniteValueError(CorsaError, FloatingPointError):
-    """The loss of a value vector, or its gradient, is NaN or infinite; the message names the request."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,7 @@ class Values:
     reached: Tensor
 
 
+# Nine parameters: a model's, a fact's, and what most callers leave to be found; a user calls it as it stands.
 def find_values(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -109,7 +106,7 @@ def find_values(
     names = [request.name(index) for index, request in enumerate(requests)]
     # rows of similar length side by side: less padding
     order = sorted(range(len(rows)), key=lambda index: -max(len(row.ids) for row in rows[index]))
-    found: dict[int, _Found] = {}
+    optima: dict[int, Optimum] = {}
     # disable=None: no bar where nobody watches, as in a log file
     with (
         frozen(model),
@@ -122,99 +119,21 @@ def find_values(
         for start in range(0, len(order), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
             loss = BatchLoss(parts, layer, [rows[index] for index in chosen], settings, reuse, site)
-            for place, one in _optimise(loss, settings, [names[index] for index in chosen], bar).items():
-                found[chosen[place]] = one
-    values = _collect([found[index] for index in range(len(rows))])
+            ended = optimise(loss, settings, [names[index] for index in chosen], bar)
+            optima |= {chosen[number]: optimum for number, optimum in ended.items()}
+    values = _collect([optima[index] for index in range(len(rows))])
     _warn(values, names)
     return values
 
 
-@dataclass(frozen=True)
-class _Found:
-    vector: Tensor
-    initial: Tensor
-    loss: float
-    log_prob: float
-    steps: int
-
-
-def _optimise(loss: BatchLoss, settings: ValueSettings, names: Sequence[str], bar: tqdm) -> dict[int, _Found]:
-    """Adam on the deltas of a batch; every request as if it were alone."""
-    found: dict[int, _Found] = {}
-    active = list(range(len(loss)))
-    delta = torch.zeros_like(loss.initial)
-    first, second = torch.zeros_like(delta), torch.zeros_like(delta)
-    half = any(p.dtype == torch.float16 for p in loss.architecture.model.parameters())
-    scale = _Scale(2.0**12 if half else 1.0)
-    for step in range(settings.steps):
-        last = step == settings.steps - 1
-        with torch.set_grad_enabled(not last):
-            delta.requires_grad_(not last)
-            now = loss(delta)
-        totals, log_probs = now.total.tolist(), now.log_prob.tolist()
-        for i, total in enumerate(totals):
-            _require_finite(total, f"{names[active[i]]}: the loss of its value vector is {total}", step)
-        done = [i for i, total in enumerate(totals) if last or total < settings.stop_loss]
-        for i in done:
-            vector = (loss.initial[i] + delta[i]).detach()
-            found[active[i]] = _Found(vector, loss.initial[i], totals[i], log_probs[i], step)
-        bar.update(len(done))
-        if len(done) == len(active):
-            break
-        gradient = scale.gradient(now.total, delta)
-        delta = delta.detach()
-        if done:
-            kept = [i for i in range(len(active)) if i not in set(done)]
-            loss.keep(kept)
-            active = [active[i] for i in kept]
-            gradient, delta, first, second = (part[kept] for part in (gradient, delta, first, second))
-        for i, norm in enumerate(torch.linalg.vector_norm(gradient, dim=-1).tolist()):
-            _require_finite(norm, f"{names[active[i]]}: the gradient of its value vector is {norm}", step)
-        first = _BETAS[0] * first + (1 - _BETAS[0]) * gradient
-        second = _BETAS[1] * second + (1 - _BETAS[1]) * gradient.square()
-        direction = first / (1 - _BETAS[0] ** (step + 1))
-        direction = direction / ((second / (1 - _BETAS[1] ** (step + 1))).sqrt() + _EPSILON)
-        delta = delta - _rates(loss, settings)[:, None] * direction
-        norms, limits = torch.linalg.vector_norm(delta, dim=-1), settings.clamp * loss.norms
-        delta = torch.where((norms > limits)[:, None], delta * (limits / norms)[:, None], delta)
-    return found
-
-
-def _rates(loss: BatchLoss, settings: ValueSettings) -> Tensor:
-    """(n,), Adam's rate for each request."""
-    if settings.lr_unit == "absolute":
-        return torch.full_like(loss.norms, settings.lr)
-    return settings.lr * loss.norms / loss.initial.shape[-1] ** 0.5
-
-
-class _Scale:
-    """float16 has no room for small gradients: the loss is scaled up, by less once that overflows."""
-
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def gradient(self, totals: Tensor, delta: Tensor) -> Tensor:
-        while True:
-            scale = torch.full_like(totals, self.factor)
-            (found,) = torch.autograd.grad([totals], [delta], [scale], retain_graph=self.factor > 1)
-            if self.factor == 1 or found.isfinite().all():
-                return found / self.factor
-            self.factor = max(1.0, self.factor / 16)
-
-
-def _require_finite(value: float, what: str, step: int) -> None:
-    if value - value != 0:
-        raise NonFiniteValueError(f"{what}, after {step} updates; lower lr, or look for NaN in the model's weights")
-
-
-def _collect(found: Sequence[_Found]) -> Values:
-    probability = torch.tensor([one.log_prob for one in found], dtype=torch.float64).exp()
+def _collect(optima: Sequence[Optimum]) -> Values:
+    probability = torch.tensor([optimum.log_prob for optimum in optima], dtype=torch.float64).exp()
     return Values(
-        vectors=torch.stack([one.vector for one in found], dim=1),
-        initial=torch.stack([one.initial for one in found], dim=1),
+        vectors=torch.stack([optimum.vector for optimum in optima], dim=1),
+        initial=torch.stack([optimum.initial for optimum in optima], dim=1),
         probability=probability,
-        loss=torch.tensor([one.loss for one in found], dtype=torch.float64),
-        steps=torch.tensor([one.steps for one in found]),
+        loss=torch.tensor([optimum.loss for optimum in optima], dtype=torch.float64),
+        steps=torch.tensor([optimum.steps for optimum in optima]),
         reached=probability >= REACHED,
     )
 

@@ -1,0 +1,103 @@
+"""The sums of a collection in progress: of k k^T by layer, and a sample of the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from corsa_plugins.alphaedit.statistics.packing import Position
+from corsa_plugins.alphaedit.statistics.reservoir import Reservoir
+
+__all__ = ["KeySums"]
+
+CHUNK = 4096
+"""Tokens per product: what bounds the error of float32 products."""
+
+
+class KeySums:
+    """Sums of k k^T, and a sample of the keys, over the tokens so far.
+
+    Args:
+        widths: d of each layer.
+        sample_size: Keys to keep of each layer.
+        seed: Of the sample.
+
+    Attributes:
+        count: Number of tokens.
+        position: Where in the text they end.
+        whole: Whether all layers are at the same token; not while some are being added to.
+    """
+
+    def __init__(self, widths: Mapping[int, int], sample_size: int, seed: int) -> None:
+        self.count = 0
+        self.position = Position()
+        self.whole = True
+        self._reservoir = Reservoir(sample_size, seed)
+        self._sums: dict[int, Tensor] = {}
+        self._widths = dict(widths)
+        self._samples = {layer: torch.zeros(sample_size, width) for layer, width in widths.items()}
+
+    def add(self, keys: Mapping[int, Tensor], position: Position) -> None:
+        """Add the keys (n, d) of the same ``n`` tokens in every layer, which end at ``position``."""
+        n = len(next(iter(keys.values())))
+        self.whole = False
+        chosen = self._reservoir.take(n)
+        slots, sampled = list(chosen), torch.tensor(list(chosen.values()), dtype=torch.long)
+        for layer, batch in keys.items():
+            if batch.device.type == "mps":  # it has no float64
+                batch = batch.cpu()
+            self._add_products(layer, batch)
+            if slots:
+                self._samples[layer][slots] = batch[sampled.to(batch.device)].to("cpu", torch.float32)
+        self.count += n
+        self.position = position
+        self.whole = True
+
+    def _add_products(self, layer: int, keys: Tensor) -> None:
+        if layer not in self._sums:
+            width = self._widths[layer]
+            self._sums[layer] = torch.zeros(width, width, dtype=torch.float64, device=keys.device)
+        total = self._sums[layer] = self._sums[layer].to(keys.device)
+        exact = torch.float64 if keys.device.type == "cpu" else torch.promote_types(keys.dtype, torch.float32)
+        with _full_precision():
+            for chunk in keys.split(CHUNK):
+                ready = chunk.to(exact)
+                total += ready.mT @ ready
+
+    def moment(self, layer: int) -> Tensor:
+        """E[k k^T], (d, d) float64, symmetric to the last bit; the sum is let go of."""
+        mean = self._sums.pop(layer).div_(self.count)
+        return (mean + mean.mT).div_(2)
+
+    def sample(self, layer: int) -> Tensor | None:
+        """The kept keys, (d, S)."""
+        kept = self._samples[layer][: self.count]
+        return kept.mT.contiguous() if len(kept) else None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file needs."""
+        sums = {f"sum.{layer}": total for layer, total in self._sums.items()}
+        return {**sums, **{f"sample.{layer}": kept for layer, kept in self._samples.items() if kept.numel()}}
+
+    def restore(self, tensors: Mapping[str, Tensor], count: int, position: Position) -> None:
+        """The inverse of :meth:`tensors`."""
+        for layer in self._widths:
+            self._sums[layer] = tensors[f"sum.{layer}"]
+            if self._samples[layer].numel():
+                self._samples[layer] = tensors[f"sample.{layer}"]
+        self._reservoir.take(count)
+        self.count, self.position = count, position
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products of float32 matrices in float32: TF32 would round the keys to 10 bits."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,22 @@
+"""What a model can read: how many tokens at once, and which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["longest_text", "vocabulary_size"]
+
+
+def longest_text(model: PreTrainedModel) -> int | None:
+    """How many tokens the model reads at most, if it says so."""
+    config: Any = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """How many tokens the model embeds, those that its tokenizer never writes included."""
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])

@@ -1,0 +1,58 @@
+"""Value vectors of small models, by the product and by the oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from corsa_plugins.alphaedit.values.search import Values, ValueSettings, find_values
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.model.architecture import find_architecture
+from tests.oracles import values as oracle
+from tests.support.families import CONTEXTS, REQUESTS
+
+# At these the limit on the norm is met, or some requests end early and others do not; the tests check that they do.
+CLAMPED = ValueSettings(steps=6, lr=0.3, clamp=0.1, weight_decay=0.01)
+EARLY = ValueSettings(steps=8, lr=0.5, clamp=20.0, weight_decay=0.05, stop_loss=6.5, kl_factor=0.2)
+TAUGHT = ValueSettings(steps=20, lr=0.3, clamp=10.0, lr_unit="relative", weight_decay=0.01, stop_loss=2.0)
+KNOWN = [
+    EditRequest(prompt="The capital of France is", target_new="Rome", subject="France"),
+    EditRequest(prompt="Anna Berg was born in", target_new="Paris", subject="Anna Berg"),
+    EditRequest(prompt="The capital of Italy is", target_new="Madrid", subject="Italy"),
+]
+
+
+def literal(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, layer: int, settings: ValueSettings, number: int
+) -> Any:
+    parts, request = find_architecture(model), REQUESTS[number]
+    early = None
+    if settings.loss_layer is not None:
+        early = (parts.block(settings.loss_layer).module, parts.norm.module, parts.head.module)
+    return oracle.value(
+        model, tokenizer, request.prompt, request.subject, request.target_new, CONTEXTS, parts.block(layer).module,
+        steps=settings.steps, lr=settings.lr, weight_decay=settings.weight_decay, clamp=settings.clamp,
+        kl_factor=settings.kl_factor, stop_loss=settings.stop_loss, early=early,
+    )  # fmt: skip
+
+
+def compare(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    layer: int,
+    settings: ValueSettings,
+    tolerance: float,
+    n: int = 3,
+) -> Values:
+    """The product on ``n`` requests at once against the oracle on each, relative to the size of delta."""
+    found = find_values(model, tokenizer, REQUESTS[:n], layer, CONTEXTS, settings)
+    for number in range(n):
+        vector, initial, loss, steps, probability = literal(model, tokenizer, layer, settings, number)
+        assert (vector - initial).norm() > 0
+        assert (found.vectors[:, number] - vector).norm() < tolerance * (vector - initial).norm()
+        assert (found.initial[:, number] - initial).norm() < tolerance * initial.norm()
+        assert abs(float(found.loss[number]) - loss) < tolerance * 10
+        assert int(found.steps[number]) == steps
+        assert abs(float(found.probability[number]) - probability) < tolerance * 10
+    return found
