@@ -1,15 +1,26 @@
-"""Updates on the shipped testbed, with few edits and few steps."""
+"""A model and its adapter, update by update."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
-from peft import PeftModel
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.bench.evaluation import evaluate
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.edit import save_update
+from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.testbed import load_testbed
-from trl_ext.methods import AdapterSettings, corsa
+from tests.support.small_plans import BORN, FRANCE
+from tests.trl_ext.conftest import lora
+from tests.trl_ext.methods.conftest import SETTINGS, facts_of, is_as
+from trl_ext.methods import AdapterSettings, corsa, f_learning, lora_sft
 from trl_ext.methods.settings import TESTBED_SETTINGS
 
 
@@ -25,3 +36,58 @@ def test_an_update_moves_the_edited_facts_towards_the_new_answers(tmp_path: Path
     reloaded = PeftModel.from_pretrained(load_testbed().model, tmp_path)
     again = evaluate(reloaded, testbed.tokenizer, requests, progress=False).summary()
     assert again["log_prob_new"].mean == pytest.approx(after["log_prob_new"].mean, abs=1e-3)
+
+
+@pytest.mark.parametrize("spec", [lora_sft, f_learning])
+def test_what_is_saved_answers_as_the_session_did(
+    spec: MethodSpec, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """An adapter of the model that was given; of F-Learning, of the weights with the forgetting."""
+    before, ids = facts_of(taught_llama), torch.arange(20)[None]
+    with torch.no_grad():
+        bare = taught_llama(ids).logits
+    saved = save_update(
+        spec(SETTINGS), taught_llama, tiny_tokenizer, [FRANCE, BORN], tmp_path / "edited", changes=spec.changes
+    )
+    assert is_as(taught_llama, before)
+    base = copy.deepcopy(taught_llama)
+    (tmp_path / "alone").mkdir()
+    session = spec(SETTINGS).start(taught_llama, tiny_tokenizer, seed=0)
+    session.update([FRANCE, BORN], tmp_path / "alone")
+    assert (saved.model is None) == (spec is lora_sft)
+    loaded: Any = base if saved.model is None else LlamaForCausalLM.from_pretrained(saved.model)
+    adapted = PeftModel.from_pretrained(loaded, str(saved.adapter)).eval()
+    with torch.no_grad():
+        expected = session.model.eval()(ids).logits
+        torch.testing.assert_close(adapted(ids).logits, expected)
+        assert not torch.allclose(expected, bare, atol=1e-3)
+
+
+def test_an_adapter_of_facts_that_are_known_is_not_there(
+    taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    known = EditRequest(prompt=FRANCE.prompt, target_new="Paris")
+    saved = save_update(
+        lora_sft(SETTINGS), taught_llama, tiny_tokenizer, [known], tmp_path / "edited", changes=lora_sft.changes
+    )
+    assert (saved.model, saved.adapter) == (None, None)
+    assert not list((tmp_path / "edited").iterdir())
+
+
+def test_old_answers_are_filled_in_and_known_facts_left_alone(
+    taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    session: Any = f_learning(SETTINGS).start(taught_llama, tiny_tokenizer, seed=0)
+    bare = EditRequest(prompt=FRANCE.prompt, target_new=FRANCE.target_new)
+    assert [request.target_old for request in session.filled([bare])] == ["Paris"]
+    before = facts_of(taught_llama)
+    session.update([EditRequest(prompt=FRANCE.prompt, target_new="Paris")], tmp_path)
+    assert session.model is taught_llama
+    session.restore(tmp_path)
+    assert session.model is taught_llama
+    assert is_as(taught_llama, before)
+
+
+def test_a_model_with_an_adapter_is_refused(tiny_llama: LlamaForCausalLM, tiny_tokenizer: Any) -> None:
+    with pytest.raises(SettingError, match="has an adapter already"):
+        lora_sft(SETTINGS).start(get_peft_model(tiny_llama, lora()), tiny_tokenizer, seed=0)

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from tests.oracles import corsa as oracle
-from tests.trl_ext.conftest import MakeTrainer, flat, lora, preference_rows, trained_adapter
+from tests.trl_ext.conftest import MakeTrainer, flat, preference_rows, trained_adapter
 
 
 def reference_log_probs(trainer: object) -> torch.Tensor:
@@ -60,6 +60,17 @@ def test_the_adapter_as_it_was_is_the_reference_on_request(
     assert not (tmp_path / "out" / "ref").exists()  # the frozen copy is no result
     loaded = PeftModel.from_pretrained(tiny_llama, tmp_path / "out")
     assert set(loaded.peft_config) == {"default"}
+
+
+@pytest.mark.parametrize("then", ["base", "adapter"])
+def test_the_adapter_can_be_the_reference_again_and_again(
+    make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM, then: str
+) -> None:
+    model = trained_adapter(tiny_llama)
+    make_trainer(model=model, reference="adapter").train()
+    trainer = make_trainer(model=model, reference=then)
+    trainer.train()
+    assert ("ref" in trainer.model.peft_config) == (then == "adapter")
 
 
 def test_three_updates_on_one_adapter_through_the_disk(
@@ -113,28 +124,3 @@ def test_a_second_trainer_of_the_same_model_projects_completion_positions_alone(
         model = trainer.model
     assert seen[0]
     assert seen[0] == seen[1]
-
-
-@pytest.mark.parametrize("then", ["base", "adapter"])
-def test_the_adapter_can_be_the_reference_again_and_again(
-    make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM, then: str
-) -> None:
-    model = trained_adapter(tiny_llama)
-    make_trainer(model=model, reference="adapter").train()
-    trainer = make_trainer(model=model, reference=then)
-    trainer.train()
-    assert ("ref" in trainer.model.peft_config) == (then == "adapter")
-
-
-def test_other_adapters_of_the_model_stay_out_of_what_is_saved(
-    make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM, tmp_path: Path
-) -> None:
-    model = trained_adapter(tiny_llama)
-    model.add_adapter("other", lora())
-    trainer = make_trainer(model=model, output_dir=str(tmp_path / "out"))
-    trainer.train()
-    trainer.save_model()
-    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
-    assert not (tmp_path / "out" / "other").exists()
-    model.save_pretrained(tmp_path / "all")
-    assert (tmp_path / "all" / "other").exists()  # and the model is itself again

@@ -1,4 +1,4 @@
-"""What is refused, and that the message says what to do."""
+"""What the trainer cannot work with is refused before training, and the message says what to do."""
 
 from __future__ import annotations
 
@@ -13,23 +13,14 @@ from peft import IA3Config, PeftModel
 from transformers import LlamaForCausalLM
 from trl import DPOConfig
 
-from corsa_plugins.corsa import NonFiniteGradientError
-from tests.trl_ext.conftest import MakeTrainer, flat, lora, preference_rows, trained_adapter
+from tests.trl_ext.conftest import MakeTrainer, lora, trained_adapter
 from trl_ext import CoRSAConfig, CoRSATrainer
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"dpo_weight": -0.1}, "dpo_weight is -0.1: it must be a number of at least 0"),
-        ({"dpo_weight": float("inf")}, "dpo_weight is inf: it must be a finite number"),
-        ({"sam_rho": -1.0}, "sam_rho is -1.0: it must be a number of at least 0"),
-        ({"sam_rho": float("nan")}, "sam_rho is nan: it must be a finite number"),
-        ({"sam_eps": 0.0}, "sam_eps is 0.0: it must be a number over 0"),
-        ({"beta": 0.0}, "beta is 0.0: it must be a number over 0"),
-        ({"beta": float("nan")}, "beta is nan: it must be a finite number"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
-        ({"pcgrad_form": "random"}, "pcgrad_form is 'random': it must be one of sequential, simultaneous"),
         ({"reference": "policy"}, "reference must be one of base, adapter"),
         ({"loss_type": ["sigmoid", "sft"]}, "CoRSA adds the SFT loss itself"),
         ({"loss_type": "sft"}, "CoRSA adds the SFT loss itself"),
@@ -43,7 +34,7 @@ from trl_ext import CoRSAConfig, CoRSATrainer
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_settings(tmp_path: Path, setting: dict[str, Any], message: str) -> None:
+def test_settings_of_trls_that_corsa_cannot_work_with(tmp_path: Path, setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CoRSAConfig(str(tmp_path), **({"use_cpu": True} | setting))
 
@@ -117,93 +108,19 @@ def test_an_adapter_that_is_not_lora(make_trainer: MakeTrainer) -> None:
         make_trainer(peft_config=IA3Config(target_modules=["k_proj"], feedforward_modules=[]))
 
 
-def rows_with(**changes: Any) -> Dataset:
-    rows = preference_rows()
-    rows[5] |= changes
-    return Dataset.from_list(rows)
+def test_a_launch_that_spreads_the_weights(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="Launch with plain data parallelism"):
+        make_trainer()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rejected": None}, "row 5: `rejected` is missing"),
-        ({"rejected": ""}, "row 5: `rejected` is empty"),
-        ({"chosen": "  "}, "row 5: `chosen` is empty"),
-    ],
-)
-@pytest.mark.parametrize("streamed", [False, True])
-def test_rows_without_an_answer(
-    make_trainer: MakeTrainer, changes: dict[str, Any], message: str, streamed: bool
-) -> None:
-    dataset = rows_with(**changes)
-    if streamed:
-        dataset = dataset.to_iterable_dataset()
-    with pytest.raises(ValueError, match=message):
-        make_trainer(train_dataset=dataset, precompute_ref_log_probs=not streamed).train()
-
-
-def test_an_empty_turn_in_a_conversation(make_trainer: MakeTrainer) -> None:
-    rows = preference_rows(conversational=True)
-    rows[2]["chosen"] = [{"role": "assistant", "content": " "}]
-    with pytest.raises(ValueError, match="row 2: `chosen` is empty"):
-        make_trainer(train_dataset=Dataset.from_list(rows))
-
-
-def test_a_data_set_without_the_column(make_trainer: MakeTrainer, dataset: Dataset) -> None:
-    with pytest.raises(ValueError, match=r"has no column `rejected` \(columns: prompt, chosen\).*fill_target_old"):
-        make_trainer(train_dataset=dataset.remove_columns("rejected"))
-
-
-def test_prompts_that_leave_no_room(make_trainer: MakeTrainer) -> None:
-    with pytest.raises(ValueError, match="Raise `max_length`"):
-        make_trainer(max_length=3)
-
-
-def test_the_same_answer_twice_is_warned_of(make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture) -> None:
-    rows = preference_rows()
-    rows[1]["rejected"] = rows[1]["chosen"]
-    make_trainer(train_dataset=Dataset.from_list(rows))
-    assert "1 rows of the train data set have the same new and outdated answer (first: row 1)" in caplog.text
-
-
-@pytest.mark.parametrize("call", [1, 2], ids=["first-half", "second-half"])
-def test_nan_gradients_name_the_step_and_leave_the_parameters(
-    make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM, call: int
-) -> None:
-    trainer = make_trainer(model=trained_adapter(tiny_llama), max_steps=3, gradient_accumulation_steps=1)
-    after_first = []
-    forwards = 0
-
-    def poison(_module: Any, _inputs: Any, output: Any) -> Any:
-        nonlocal forwards
-        forwards += 1
-        if forwards == 2 + call:  # a step is two forwards; poison one half of the second
-            output.last_hidden_state = output.last_hidden_state * torch.nan
-        if forwards == 3:
-            after_first.append(flat(trainer._parameters))
-        return output
-
-    trainer.model.get_base_model().model.register_forward_hook(poison)
-    with pytest.raises(NonFiniteGradientError, match=r"in step 2\. The parameters are as they were after step 1"):
-        trainer.train()
-    assert torch.equal(flat(trainer._parameters), after_first[0])
-
-
-def test_ctrl_c_in_the_middle_of_a_step_leaves_the_parameters(
-    make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM
-) -> None:
-    trainer = make_trainer(model=trained_adapter(tiny_llama), gradient_accumulation_steps=1)
-    before = flat(trainer._parameters)
-    forwards = 0
-
-    def interrupt(*_: Any) -> None:
-        nonlocal forwards
-        forwards += 1
-        if forwards == 2:  # the parameters stand at the perturbed point
-            assert not torch.equal(flat(trainer._parameters), before)
-            raise KeyboardInterrupt
-
-    trainer.model.get_base_model().model.register_forward_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    assert torch.equal(flat(trainer._parameters), before)
+def test_a_model_that_is_refused_is_as_it_was(make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM) -> None:
+    model = trained_adapter(tiny_llama)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+        parameter.requires_grad_(parameter.requires_grad or "norm" in name)
+    with pytest.raises(ValueError, match="Base weights are trainable"):
+        make_trainer(model=model)
+    assert {p.dtype for name, p in model.named_parameters() if "lora_" in name} == {torch.bfloat16}
+    assert set(model.peft_config) == {"default"}
