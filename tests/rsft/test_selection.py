@@ -1,0 +1,87 @@
+"""What trains: one FFN or what is named, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from corsa_plugins.errors import SettingError
+from corsa_plugins.rsft import RSFTSettings, rsft
+from tests.support.rsft_oracle import SGD, compare
+from tests.support.training import FLOAT64, REQUESTS, changed, refused, state
+
+
+def test_only_the_ffn_changes_and_the_model_is_as_it_was_otherwise(
+    base: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    twin = copy.deepcopy(base)
+    base.train()
+    base.transformer.h[0].eval()
+    base.transformer.wpe.weight.requires_grad_(False)
+    gradient = torch.ones_like(base.transformer.h[1].mlp.c_fc.weight)
+    base.transformer.h[1].mlp.c_fc.weight.grad = gradient
+    before = state(base)
+    modes = [module.training for module in base.modules()]
+    flags = [parameter.requires_grad for parameter in base.parameters()]
+    rsft(base, tiny_tokenizer, REQUESTS, RSFTSettings(layer=1, epochs=1))
+    parts = ("c_fc.weight", "c_fc.bias", "c_proj.weight", "c_proj.bias")
+    assert changed(base, before) == {f"transformer.h.1.mlp.{part}" for part in parts}
+    assert [module.training for module in base.modules()] == modes
+    assert [parameter.requires_grad for parameter in base.parameters()] == flags
+    assert base.transformer.h[1].mlp.c_fc.weight.grad is gradient
+    assert [p.grad for p in base.parameters() if p.grad is not None] == [gradient]
+    for block in base.transformer.h:
+        assert "forward" not in vars(block)
+        assert not block._forward_hooks
+    rsft(twin, tiny_tokenizer, REQUESTS, RSFTSettings(layer=1, epochs=1))
+    assert not changed(base, state(twin))  # training mode or not: no dropout
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["transformer.h.2.mlp.c_proj"],
+        ["transformer.h.1.mlp", "transformer.h.2.attn"],
+        ["transformer.ln_f"],
+        ["lm_head"],  # shares its weight with the embedding: nothing lies below
+        ["transformer.wpe", "transformer.h.2"],
+    ],
+)
+def test_named_modules_train_as_in_algorithm_1(
+    base: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, modules: list[str]
+) -> None:
+    before = state(base.double())
+    settings = dataclasses.replace(SGD, epochs=2, rate=0.01)
+    distance, report, _ = compare(base, tiny_tokenizer, settings, modules=modules)
+    assert distance < FLOAT64
+    tied = {"lm_head.weight", "transformer.wte.weight"}
+    named = {name for name in before if any(name.startswith(f"{module}.") for module in modules)}
+    assert changed(base, before) == (tied if named & tied else named)
+    assert set(report.parameters) == named
+
+
+def test_what_is_not_there_is_refused(base: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    assert "3 blocks, numbered from 0 to 2" in refused(base, tiny_tokenizer, REQUESTS)  # the default block is 5
+    assert "did you mean transformer.h.1.mlp" in refused(
+        base, tiny_tokenizer, REQUESTS, modules=["transformer.h.1.mpl"]
+    )
+    assert "no parameters" in refused(base, tiny_tokenizer, REQUESTS, modules=["transformer.drop"])
+
+
+def test_quantised_weights_are_refused(base: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    weight = base.transformer.h[1].mlp.c_fc.weight
+    base.transformer.h[1].mlp.c_fc.weight = nn.Parameter(weight.data.to(torch.int8), requires_grad=False)
+    assert "stored as torch.int8" in refused(base, tiny_tokenizer, REQUESTS, layer=1)
+
+
+def test_weights_that_are_not_in_memory_are_refused(
+    base: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    base.transformer.h[1].mlp.to("meta")
+    with pytest.raises(SettingError, match=r"c_fc\.weight is not in memory"):
+        rsft(base, tiny_tokenizer, REQUESTS, RSFTSettings(layer=1))
