@@ -161,7 +161,7 @@ def test_everything_that_is_wrong_is_named_at_once(names: dict[str, None], data:
         ({"share": "5e-4"}, r"share is '5e-4': .* is text: write 5\.0e-4"),
         ({"count": True}, "count is True: it must be an integer between 2 and 5$"),
         ({"name": 3}, "name is 3: it must be text, or None$"),
-        ({"switch": "on"}, "switch is 'on': it must be true or false"),
+        ({"switch": "on"}, "switch is 'on': it must be true or false$"),
         ({"part": 3}, "part is 3: it must be of class Part, or a mapping of its settings$"),
         ({"part": {"rate": 0}}, r"^part\.rate is 0: it must be a number over 0$"),
         ({"part": {"kind": "fsat"}}, r"^part\.kind is 'fsat': it must be one of slow, fast$"),

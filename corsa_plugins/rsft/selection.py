@@ -34,17 +34,17 @@ def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict
     else:
         names = settings.modules
     modules = dict(model.named_modules())
-    found: dict[int, tuple[str, nn.Parameter]] = {}  # by identity, as modules may overlap or share a parameter
+    trainable: dict[int, tuple[str, nn.Parameter]] = {}  # by identity, as modules may overlap or share a parameter
     for name in names:
         if name not in modules:
             close = difflib.get_close_matches(name, modules, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "see model.named_modules()"
             raise SettingError(f"modules: {type(model).__name__} has no module {name!r}; {hint}")
         for own_name, parameter in modules[name].named_parameters():
-            found.setdefault(id(parameter), (f"{name}.{own_name}".lstrip("."), parameter))
-    if not found:
+            trainable.setdefault(id(parameter), (f"{name}.{own_name}".lstrip("."), parameter))
+    if not trainable:
         raise SettingError(f"modules: {', '.join(names)} has no parameters to train")
-    for full_name, parameter in found.values():
+    for full_name, parameter in trainable.values():
         if not parameter.dtype.is_floating_point or parameter.dtype.itemsize < 2:
             raise SettingError(
                 f"{full_name} is stored as {parameter.dtype}, which cannot be trained: load the model unquantised, "
@@ -52,7 +52,7 @@ def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict
             )
         if parameter.is_meta:
             raise SettingError(f"{full_name} is not in memory (offloaded?): load the model onto a device")
-    return dict(found.values())
+    return dict(trainable.values())
 
 
 def frozen_below(model: PreTrainedModel, parameters: Iterable[nn.Parameter]) -> list[nn.Module]:
@@ -67,7 +67,7 @@ def frozen_below(model: PreTrainedModel, parameters: Iterable[nn.Parameter]) -> 
     except ArchitectureError as error:
         logger.info("every pass will run the whole model: %s", error)
         return []
-    blocks = [place.module for place in parts.blocks]
+    blocks = [block.module for block in parts.blocks]
     above = [*blocks, parts.head.module]
     with contextlib.suppress(ArchitectureError):  # a norm that is not found counts as lying below, which is safe
         above.append(parts.norm.module)

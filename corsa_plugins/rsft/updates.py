@@ -76,12 +76,12 @@ class Updates:
             scaling = self.loss_scale > 1
             scale = loss.new_tensor(self.loss_scale)
             raw = torch.autograd.grad(loss, parameters, scale, retain_graph=scaling, allow_unused=True)
-            found: list[Tensor | None] = [
+            gradients: list[Tensor | None] = [
                 None if g is None else g.to(master.dtype).div_(self.loss_scale) if scaling else g.to(master.dtype)
                 for g, master in zip(raw, self.weights.masters, strict=True)
             ]
-            if all(g is None or bool(torch.isfinite(g).all()) for g in found):
-                return found
+            if all(g is None or bool(torch.isfinite(g).all()) for g in gradients):
+                return gradients
             if not scaling:
                 raise NonFiniteLossError("the gradient is not finite (NaN or infinity)")
             self.loss_scale /= 2
