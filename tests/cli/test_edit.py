@@ -58,7 +58,8 @@ def test_a_delta_alone(edits: Path) -> None:
     model = load_testbed().path
     code = _run(
         "edit", "--model", model, "--requests", edits / "first.jsonl", "--statistics", edits / "stats",
-        "--settings", "testbed", "--delta-only", "--output", edits / "delta", "--quiet", "--method", "alphaedit",
+        "--settings", "testbed", "--layers", "0-0", "--delta-only", "--output",
+        edits / "delta", "--quiet", "--method", "alphaedit",
     )  # fmt: skip
     assert code == 0
     assert sorted(path.name for path in (edits / "delta").iterdir()) == ["report.json", "state"]
@@ -92,6 +93,11 @@ def test_a_delta_alone(edits: Path) -> None:
         (("--requests", "R", "--statistics", "S", "--output", "F"), "not an empty folder"),
         (("--requests", "R", "--statistics", "S", "--output", "x"), "which layers?"),
         (("--requests", "R", "--statistics", "S", "--output", "x", "--layers", "a"), "give numbers"),
+        (("--requests", "R", "--statistics", "S", "--output", "x", "--layers", "2-1"), "a range such as 4-8"),
+        (
+            ("--requests", "R", "--statistics", "S", "--output", "x", "--layers", "0-8"),
+            "layer is 3: the model has 3 blocks",
+        ),
         (("--requests", "R", "--statistics", "S", "--output", "x", "--settings", "nope"), "nor a preset"),
         (("--requests", "R", "--statistics", "S", "--output", "x", "--layers", "0", "--method", "m"), "alphaedit"),
         (("--requests", "R", "--statistics", "F", "--output", "x", "--layers", "0"), "statistics"),
