@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError
+from corsa_plugins.alphaedit.transaction import EditedWeights
 from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.identity import Fingerprint
 from easyedit_ext.hparams import AlphaEditPlusHyperParams
@@ -133,28 +133,20 @@ def put_in_force(model: PreTrainedModel, state: EditState) -> EditState:
     except AttributeError as error:
         raise StateError(f"the edit state was made on another model: {error}") from None
     state.check(model, maps)
-    count = state.in_force(maps)
-    if count is None:
+    if state.in_force(maps) is None:
         raise StateError(
             f"the weights of {', '.join(state.modules.values())} are neither the originals of these edits nor edited "
             "by them: load the model they were made on"
         )
-    if count == len(state.batches):
-        return state
-    before = {layer: place.weight.detach().clone() for layer, place in maps.items()}
-    try:
-        return state.with_mark(state.write(maps))
-    except BaseException:
-        with torch.no_grad():
-            for layer, weight in before.items():
-                maps[layer].weight.copy_(weight)
-        raise
+    weights = EditedWeights(state, maps)
+    weights.apply()
+    return weights.state
 
 
 def _maps(model: nn.Module, state: EditState) -> dict[int, LinearMap]:
     """The linear maps that a state edits. Looked up each time: a record that held them would keep its model alive."""
-    found = {}
+    maps = {}
     for layer, name in state.modules.items():
         d_out, d_in = state.originals[layer].shape
-        found[layer] = LinearMap(name, model.get_submodule(name), d_in, d_out)
-    return found
+        maps[layer] = LinearMap(name, model.get_submodule(name), d_in, d_out)
+    return maps

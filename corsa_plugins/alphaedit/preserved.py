@@ -1,4 +1,4 @@
-"""The preserved keys K0, as an editor asks for them: null spaces, and samples."""
+"""The preserved keys K0, as an editor asks for them: null spaces (AlphaEdit+ paper, 2.1) and samples (Eq. 3)."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ class AlphaEditSettings(Settings):
             the projected new keys, which is what lambda is weighed against (Lemma 1): 0.1 leaves about a tenth
             of a lone edit's residual, on any model.
         prior_weight: beta, the weight of earlier edits (appendix A.5): 100 in the paper's experiments, 1 in AlphaEdit.
-        prior_weight_by_layer: Multiply beta by the 1-based place of the layer among ``layers``, as the published code
-            does.
+        prior_weight_by_layer: Multiply beta by the position of the layer among ``layers``, counted from 1, as the
+            published code does.
         conflict_weights: Weight each earlier edit by 1 - its conflict with the new ones (Lambda_p of Eq. 7).
         search: The search for eigenvectors to add to the null space (Algorithm 1, lines 4-10); ``None``: none is made.
         smoothing: Smoothed targets for requests of high inconsistency (lines 11-20); ``None``: none are.

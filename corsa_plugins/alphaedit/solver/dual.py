@@ -6,7 +6,8 @@ With Z = [K1, Kp (beta Lambda_p)^(1/2)], G = Z^T P Z and A = (G + lambda I)^-1, 
 
 Eigenvectors V added to the null space add the rows B = V^T Z to the coordinates. With I + B A B^T = F F^T and
 H = F^-1 B A, the objective falls by lambda ||H[:, :N] R^T||^2 and A becomes A - H^T H: for one eigenvector O(n^2)
-instead of a solve, and all that is needed of it is one row of coordinates.
+instead of a solve, and all that is needed of it is one row of coordinates. By hand, as torch has no update of a
+factorisation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The eigenvectors of a second moment, in memory or in a file, read a block at a time."""
+"""U and Sigma of Algorithm 1: the eigenvectors of a second moment, in memory or in a file, read a block at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The null space of the preserved keys: the directions in which they hardly reach, and edits may write.
+"""The null space of the preserved keys: the directions in which they hardly reach, and edits may write (2.1).
 
 AlphaEdit takes the eigenvectors of the second moment E[k k^T] with eigenvalues under a threshold for the null space.
 Here they stay an ordered basis rather than a d x d projector: AlphaEdit+ searches for how many to add, and everything

@@ -1,4 +1,4 @@
-"""The ridge lambda: what it may be, its scale-free unit, and factors of the matrices that carry it."""
+"""The ridge lambda of Eq. 1: what it may be, its scale-free unit (Lemma 1), and factors of the matrices with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A uniform sample of a stream of unknown length; by hand, as no library of ours has one that can be taken up again."""
+"""A uniform sample of a stream of unknown length; by hand, as no dependency has one that can be taken up again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of the preserved keys K0: second moments, a sample of keys, and the model they were made of."""
+"""Statistics of the preserved keys K0: their second moments K0 K0^T / n, a sample, and the model they are of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sums of a collection in progress: of k k^T by layer, and a sample of the keys."""
+"""The sums of a collection in progress: K0 K0^T by layer, and a sample of the keys."""
 
 from __future__ import annotations
 

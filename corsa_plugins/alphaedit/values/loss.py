@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corsa_plugins.alphaedit.lookup.rows import Row
+from corsa_plugins.alphaedit.values.batch_texts import BatchTexts
 from corsa_plugins.alphaedit.values.prefix import ReadPrefix
 from corsa_plugins.alphaedit.values.settings import ValueSettings
-from corsa_plugins.alphaedit.values.texts import BatchTexts
 from corsa_plugins.model.architecture import Architecture
 from corsa_plugins.model.borrowing import hooked, replaced
 from corsa_plugins.model.running import hidden_states, logits_at, with_hidden_states
