@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.errors import CorsaError, SettingError, require
-from corsa_plugins.files import atomic_write_text
+from corsa_plugins.files import atomic_write_text, sha256_of_file
 from corsa_plugins.model.borrowing import modes_kept, random_state_kept
 from corsa_plugins.model.identity import model_key
 
@@ -331,7 +331,7 @@ def _data_files(folder: Path) -> dict[str, str]:
         for name in _DATA_FILE.findall(file.read_text(encoding="utf-8", errors="replace")):
             for path in (Path(name), folder / name):
                 if path.is_file():
-                    found[str(path.absolute())] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+                    found[str(path.absolute())] = sha256_of_file(path)[:16]
     return found
 
 
