@@ -15,6 +15,7 @@ from corsa_plugins.alphaedit import AlphaEditSettings
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
+from corsa_plugins.alphaedit.statistics.plan import CollectionPlan
 from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.bench.conflict_sets import ConflictPlan
 from corsa_plugins.corsa import CorsaSettings
@@ -24,10 +25,14 @@ from corsa_plugins.testbed.facts import WorldConfig
 from corsa_plugins.testbed.recipe import ModelConfig, TestbedRecipe, TrainingConfig
 
 OURS: list[Any] = [
-    AlphaEditSettings, ConflictPlan, CorsaSettings, ModelConfig, NullSpaceRule, RSFTSettings, SearchSettings,
-    SmoothingSettings, TestbedRecipe, TrainingConfig, ValueSettings, WorldConfig,
+    AlphaEditSettings, CollectionPlan, ConflictPlan, CorsaSettings, ModelConfig, NullSpaceRule, RSFTSettings,
+    SearchSettings, SmoothingSettings, TestbedRecipe, TrainingConfig, ValueSettings, WorldConfig,
 ]  # fmt: skip
-NEEDED: dict[Any, dict[str, Any]] = {AlphaEditSettings: {"layers": [4]}, ConflictPlan: {"kind": "prior", "size": 3}}
+NEEDED: dict[Any, dict[str, Any]] = {
+    AlphaEditSettings: {"layers": [4]},
+    ConflictPlan: {"kind": "prior", "size": 3},
+    CollectionPlan: {"n_tokens": 9, "length": 3, "batch_size": 1, "pack": True, "sample_size": 0, "seed": 0},
+}
 
 
 @pytest.mark.parametrize(
