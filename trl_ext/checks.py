@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from peft import LoraConfig, PeftModel
 from torch import nn
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.settings import NonNegative, check_fields
 from trl_ext._trl import REFERENCE, TRAINED, carries_adapter
 
 if TYPE_CHECKING:
@@ -31,8 +32,18 @@ __all__ = [
     "check_whole",
 ]
 
-REFERENCES = ("base", "adapter")
+Reference = Literal["base", "adapter"]
+REFERENCES: tuple[str, ...] = get_args(Reference)
 """What the reference of the DPO loss may be."""
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """Ranges of fields whose own annotations are read by the parser of the command line, which knows plain types."""
+
+    learning_rate: NonNegative
+    reference: Reference
+
 
 # --- Settings ---
 
@@ -43,10 +54,7 @@ def check_config(config: CoRSAConfig) -> None:
     Raises:
         SettingError: the message names the setting.
     """
-    if not isfinite(config.learning_rate) or config.learning_rate < 0:
-        raise SettingError(f"learning_rate must be a finite number >= 0, got {config.learning_rate!r}.")
-    if config.reference not in REFERENCES:
-        raise SettingError(f"reference must be one of {', '.join(REFERENCES)}, got {config.reference!r}.")
+    check_fields(_Declared, vars(config))
     loss_types = [config.loss_type] if isinstance(config.loss_type, str) else config.loss_type
     if len(loss_types) != 1 or loss_types[0] == "sft" or config.loss_weights is not None:
         raise SettingError(

@@ -20,8 +20,8 @@ from trl_ext import CoRSAConfig, CoRSATrainer
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
-        ({"reference": "policy"}, "reference must be one of base, adapter"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan: it must be a finite number"),
+        ({"reference": "policy"}, "reference is 'policy': it must be one of base, adapter"),
         ({"loss_type": ["sigmoid", "sft"]}, "CoRSA adds the SFT loss itself"),
         ({"loss_type": "sft"}, "CoRSA adds the SFT loss itself"),
         ({"fp16": True, "bf16": False}, "Use bf16=True"),
