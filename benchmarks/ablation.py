@@ -28,7 +28,7 @@ from benchmarks.rows import append_row, read_rows
 from corsa_plugins.bench.protocols import run_protocol, temporal_stream
 from corsa_plugins.bench.protocols.plan import folder_name
 from corsa_plugins.demo.processes import News, side_by_side
-from corsa_plugins.errors import require
+from corsa_plugins.drawing import new_figure, write_figure
 from corsa_plugins.testbed import load_testbed
 from trl_ext.methods.lora import LORA_SFT, LoraMethod
 from trl_ext.methods.settings import TESTBED_SETTINGS, adapter_settings
@@ -138,12 +138,10 @@ def table(rows: Sequence[dict[str, float | str]]) -> Table:
 
 def plot(rows: Sequence[dict[str, float | str]], path: Path) -> None:
     """Bars of the mean over seeds, each seed a dot, readable without colour."""
-    require("matplotlib", "eval", what="--plot")
-    import matplotlib.pyplot as plt
-
     shown = {"generality": "up", "retention": "down", "untouched": "up", "later generality": "up"}
     names = [name for name in ABLATION if any(row["method"] == name for row in rows)]
-    figure, panels = plt.subplots(1, len(shown), figsize=(11, 3.2), sharey=True)
+    figure = new_figure(11, 3.2, layout="tight")
+    panels: Any = figure.subplots(1, len(shown), sharey=True)
     for panel, (key, better) in zip(panels, shown.items(), strict=True):
         for position, name in enumerate(reversed(names)):
             values = [100 * float(row[key]) for row in rows if row["method"] == name]
@@ -156,9 +154,7 @@ def plot(rows: Sequence[dict[str, float | str]], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(names)), list(reversed(names)))
     figure.supxlabel("percent; bars are means, dots are seeds", fontsize=8)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,6 @@ _EXTRAS = {
     "easyeditor": "easyedit",
     "mergekit": "mergekit",
     "lm_eval": "eval",
-    "matplotlib": "eval",
     "gguf": "gguf",
 }
 """Optional dependencies and the extra that brings each."""

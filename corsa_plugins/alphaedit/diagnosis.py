@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor
 
 from corsa_plugins.alphaedit.conflicts import Conflicts
-from corsa_plugins.errors import SettingError, require
-from corsa_plugins.files import atomic_write_bytes
+from corsa_plugins.drawing import new_figure, write_figure
 
 __all__ = ["Diagnosis"]
 
@@ -72,18 +70,11 @@ class Diagnosis:
         Without an ending, ``path`` is a PNG. The file is written whole or not at all.
 
         Raises:
-            MissingExtraError: matplotlib is not installed.
-            SettingError: matplotlib draws no files of this ending.
+            SettingError: Figures are not written with this ending.
+            OSError: The file cannot be written.
         """
-        path = Path(path)
-        require("matplotlib", "eval", what="a figure")
-        from matplotlib.figure import Figure
-
-        ending = path.suffix.removeprefix(".").lower() or "png"
-        if ending not in Figure().canvas.get_supported_filetypes():
-            raise SettingError(f"{path}: figures are PNG, SVG or PDF, by the ending of the name")
         histograms = self._known_conflicts()
-        figure = Figure(figsize=(3.2 * (len(histograms) + 1), 3), layout="constrained")
+        figure = new_figure(3.2 * (len(histograms) + 1), 3, layout="constrained")
         axes: Any = figure.subplots(1, len(histograms) + 1)
         for axis, (name, values) in zip(axes, histograms.items(), strict=False):
             axis.hist(values, bins=20, range=(0, 1), color="0.45")
@@ -94,9 +85,7 @@ class Diagnosis:
         axes[-1].set(title="who with whom", xlabel="requests, then earlier edits", ylabel="request")
         axes[-1].title.set_fontsize("small")
         figure.colorbar(image, ax=axes[-1], label="conflict")
-        content = BytesIO()
-        figure.savefig(content, format=ending, dpi=150)
-        return atomic_write_bytes(path, content.getvalue())
+        return write_figure(figure, path)
 
     def _known_conflicts(self) -> dict[str, list[float]]:
         """Every kind of conflict that there is anything to conflict with in: the figures of the requests."""

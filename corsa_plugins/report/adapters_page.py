@@ -13,7 +13,7 @@ from typing import Any
 from corsa_plugins.bench.evaluation import METRICS, Interval, save_evaluation
 from corsa_plugins.bench.routing.report import RoutingReport
 from corsa_plugins.files import atomic_write_text
-from corsa_plugins.report.page import Comparison, versions, write_report
+from corsa_plugins.report.page import Column, Comparison, Report, versions, write_report
 
 __all__ = ["UNFINISHED", "save_adapters", "write_adapters_page"]
 
@@ -79,15 +79,14 @@ def write_adapters_page(
     Raises:
         OSError: The file cannot be written.
     """
-    return write_report(
-        path,
-        [],
-        title="Several adapters",
+    content = Report(
+        "Several adapters",
         asked={**asked, **versions()},
         comparisons=[_overall(report), _by_part(report)],
         answers=[report.evaluations],
         notes=[f"{name}: {description}" for name, description in (descriptions or {}).items()],
     )
+    return write_report(path, content)
 
 
 def _overall(report: RoutingReport) -> Comparison:
@@ -95,10 +94,7 @@ def _overall(report: RoutingReport) -> Comparison:
     return Comparison(
         f"{sum(report.sizes)} requests, {len(report.names)} adapters",
         [evaluation.label for evaluation in report.evaluations],
-        [
-            ("Routing accuracy, %", 1, [*_blank(report), report.routed.accuracy]),
-            *_columns(report, summaries),
-        ],
+        [_accuracy([*_blank(report), report.routed.accuracy]), *_columns(report, summaries)],
         f"Of edit prompts and paraphrases; a router that draws is right in {100 * report.chance:.1f} %.",
     )
 
@@ -111,18 +107,16 @@ def _by_part(report: RoutingReport) -> Comparison:
     return Comparison(
         "By part",
         [f"{name}: {evaluation.label}" for name in report.names for evaluation in report.evaluations],
-        [
-            ("Routing accuracy, %", 1, accuracies),
-            *_columns(report, summaries),
-        ],
+        [_accuracy(accuracies), *_columns(report, summaries)],
     )
 
 
-def _columns(
-    report: RoutingReport, summaries: Sequence[Mapping[str, Interval]]
-) -> list[tuple[str, int, list[Interval | None]]]:
-    metrics = [METRICS[name] for name in report.metrics]
-    return [(m.title_with_unit, m.better, [summary.get(m.name) for summary in summaries]) for m in metrics]
+def _columns(report: RoutingReport, summaries: Sequence[Mapping[str, Interval]]) -> list[Column]:
+    return [Column.of(METRICS[name], summaries) for name in report.metrics]
+
+
+def _accuracy(means: Sequence[Interval | None]) -> Column:
+    return Column("Routing accuracy, %", 1, means)
 
 
 def _blank(report: RoutingReport) -> list[None]:

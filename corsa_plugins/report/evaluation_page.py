@@ -10,8 +10,9 @@ from typing import Any
 from corsa_plugins.bench.ability import ability_summary
 from corsa_plugins.bench.evaluation import save_evaluation
 from corsa_plugins.bench.measure import BASELINE, UNFINISHED, Measured, Measurement
-from corsa_plugins.report.page import versions, write_report
-from corsa_plugins.report.sources import harness_scores
+from corsa_plugins.report.page import Report, versions, write_report
+from corsa_plugins.report.sections import ABILITY
+from corsa_plugins.report.sections.ability import harness_scores
 
 __all__ = ["save_measurement"]
 
@@ -45,14 +46,16 @@ def save_measurement(
     earlier = before.evaluation if before else None
     save_evaluation(after.evaluation, target, baseline=earlier, later=later, further=further)
     questions = measurement.questions
-    page = write_report(
-        target / "report.html",
+    report = Report(
+        f"{after.evaluation.label}: {questions.title}",
         [measured.evaluation for measured in measurement.measured] if questions.requests or questions.untouched else [],
-        title=f"{after.evaluation.label}: {questions.title}",
         asked={**asked, **(after.evaluation.settings or {}), **versions()},
-        harness=harness_scores(further["general_ability"], after.evaluation.label) if further else None,
+        parts={
+            ABILITY.name: harness_scores(further["general_ability"], after.evaluation.label) if further else [],
+        },
         later=later,
     )
+    page = write_report(target / "report.html", report)
     for unfinished in (target / UNFINISHED, target / BASELINE / UNFINISHED):
         unfinished.unlink(missing_ok=True)
     return page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,11 @@ from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
 from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary
 from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.errors import SettingError
-from corsa_plugins.report.page import Comparison, Conflict, HarnessScore, history_points, write_report
+from corsa_plugins.report.page import Column, Comparison, Report, write_report
+from corsa_plugins.report.sections import ABILITY, CONFLICTS, FORGETTING, HISTORY
+from corsa_plugins.report.sections.ability import HarnessScore
+from corsa_plugins.report.sections.conflicts import Conflict
+from corsa_plugins.report.sections.history import history_points
 
 __all__ = ["comparisons", "write_protocol_page", "write_runs_page"]
 
@@ -60,19 +64,20 @@ def write_protocol_page(
         for number, records in sorted(result.histories.items())
         for point in history_points(records, _run_name(result.method, plan, number))
     ]
-    return write_report(
-        path,
-        (),
-        title=title or plan.name,
+    report = Report(
+        title or plan.name,
         asked=asked,
         notes=notes,
         comparisons=comparisons(results),
         answers=_answers(results),
-        history=history,
-        forgetting=forgetting,
-        conflicts=_conflicts(results),
-        harness=harness,
+        parts={
+            HISTORY.name: history,
+            FORGETTING.name: forgetting,
+            CONFLICTS.name: _conflicts(results),
+            ABILITY.name: harness,
+        },
     )
+    return write_report(path, report)
 
 
 def write_runs_page(path: str | os.PathLike[str], runs: Sequence[MethodRun], *, asked: Mapping[str, Any]) -> Path:
@@ -120,53 +125,51 @@ def _run_name(method: str, plan: UpdatePlan, number: int) -> str:
 
 def comparisons(results: Sequence[ProtocolResult]) -> list[Comparison]:
     """Tables of a protocol: after each update what it did, and after all of them what is left of it."""
-    plan = results[0].plan
-    found = [result.summary() for result in results]
-    models = ["before", *(result.method for result in results)]
-    count = len(plan.sets)
-    compared = select_metrics(shown=Shown.COMPARED)
+    summaries = [result.summary() for result in results]
+    methods = [result.method for result in results]
+    sets = results[0].plan.sets
     tables = []
-    if count <= MOST_TABLES:
-        for index, one in enumerate(plan.sets):
-            heading = f"Right after update {index + 1}: {one.name}, {len(one.requests)} requests"
-            before, after = _update(index, "before"), _update(index, "right_after")
-            metrics = _metrics(compared, [before(found[0]), *map(after, found)])
-            tables.append(Comparison(heading, models, [*metrics, *_untouched(found, index)]))
-    if count > 1:
-        everything = [summary.right_after for summary in found]
-        metrics = _metrics(compared, everything)
-        heading = "All updates, each right after it"
+    if len(sets) <= MOST_TABLES:
+        for index, update in enumerate(sets):
+            heading = f"Right after update {index + 1}: {update.name}, {len(update.requests)} requests"
+            tables.append(Comparison(heading, ["before", *methods], _right_after(summaries, index)))
+    if len(sets) > 1:
+        columns = _columns(select_metrics(shown=Shown.COMPARED), [summary.right_after for summary in summaries])
         caption = "Generality here is the update efficacy of a sequence (CoRSA paper, 4.3)."
-        tables.append(Comparison(heading, models[1:], metrics, caption))
-        metrics = _metrics(select_metrics(shown=Shown.EVERYWHERE), [summary.at_the_end for summary in found])
-        later = select_metrics(moments=Moments.LATER, shown=Shown.COMPARED)
-        metrics += _metrics(later, [summary.later for summary in found])
-        metrics += [(title, better, means[1:]) for title, better, means in _untouched(found, count - 1)]
+        tables.append(Comparison("All updates, each right after it", methods, columns, caption))
         heading = "After all updates, the requests of all that still hold"
         caption = (
             "Forgetting and old-knowledge activation are of all updates but the last, from right after each to the end."
         )
-        tables.append(Comparison(heading, models[1:], metrics, caption))
+        tables.append(Comparison(heading, methods, _at_the_end(summaries), caption))
     return tables
 
 
-def _update(index: int, part: str) -> Callable[[ProtocolSummary], Mapping[str, Interval]]:
-    return lambda summary: getattr(summary.updates[index], part)
-
-
-def _metrics(
-    metrics: Sequence[Metric], models: Sequence[Mapping[str, Interval]]
-) -> list[tuple[str, int, Sequence[Interval | None]]]:
+def _right_after(summaries: Sequence[ProtocolSummary], index: int) -> list[Column]:
+    """An update's requests before the first update, and right after it by each method; and the untouched facts."""
+    right_after = [summary.updates[index].right_after for summary in summaries]
+    untouched = [summary.updates[index].untouched for summary in summaries]
+    first = summaries[0]
     return [
-        (metric.title_with_unit, metric.better, [model.get(metric.name) for model in models])
-        for metric in metrics
-        if any(metric.name in model for model in models)
+        *_columns(select_metrics(shown=Shown.COMPARED), [first.updates[index].before, *right_after]),
+        *_columns(select_metrics(of=Of.FACT, shown=Shown.COMPARED), [first.untouched_before, *untouched]),
     ]
 
 
-def _untouched(found: Sequence[ProtocolSummary], index: int) -> list[tuple[str, int, Sequence[Interval | None]]]:
-    models = [found[0].untouched_before, *(summary.updates[index].untouched for summary in found)]
-    return _metrics(select_metrics(of=Of.FACT, shown=Shown.COMPARED), models)
+def _at_the_end(summaries: Sequence[ProtocolSummary]) -> list[Column]:
+    """What is left, what was lost on the way, and the untouched facts."""
+    later = select_metrics(moments=Moments.LATER, shown=Shown.COMPARED)
+    untouched = [summary.updates[-1].untouched for summary in summaries]
+    return [
+        *_columns(select_metrics(shown=Shown.EVERYWHERE), [summary.at_the_end for summary in summaries]),
+        *_columns(later, [summary.later for summary in summaries]),
+        *_columns(select_metrics(of=Of.FACT, shown=Shown.COMPARED), untouched),
+    ]
+
+
+def _columns(metrics: Sequence[Metric], models: Sequence[Mapping[str, Interval]]) -> list[Column]:
+    """A column for each metric that any of the models was measured by."""
+    return [Column.of(metric, models) for metric in metrics if any(metric.name in model for model in models)]
 
 
 def _answers(results: Sequence[ProtocolResult]) -> list[list[Evaluation]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from corsa_plugins.bench.evaluation import METRICS
 from corsa_plugins.bench.merge_sweep import SweepPoint, default_metric
-from corsa_plugins.errors import require
+from corsa_plugins.drawing import new_figure, write_figure
 
 __all__ = ["sweep_plot"]
 
@@ -25,17 +25,13 @@ def sweep_plot(
     against the other for all points.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        SettingError: Figures are not written with this ending.
+        OSError: The file cannot be written.
     """
-    require("matplotlib", "eval", what="the trade-off plot")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     merges = [point for point in points if point.weight and point.density]
     centre = best or max(merges, key=lambda point: point.retained)
     metric = default_metric(points)
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 4, layout="constrained")
     over_weight, over_density, trade = figure.subplots(1, 3)
     lines = [
         (over_weight, "weight", [p for p in merges if p.density == centre.density], f"density {centre.density:g}"),
@@ -63,5 +59,4 @@ def sweep_plot(
         trade.legend()
     trade.set(xlabel="Retained, %", ylabel=f"{METRICS[metric].title}, %", ylim=(-3, 103), title="size: density")
     figure.colorbar(shown, ax=trade, label="weight")
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return write_figure(figure, path)

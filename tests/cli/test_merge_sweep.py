@@ -39,7 +39,6 @@ def arguments(taught_llama, shaken, tiny_tokenizer, tmp_path):
 
 
 def test_a_sweep_its_plot_and_its_recipe(arguments, corsa, tmp_path):
-    pytest.importorskip("matplotlib")
     code, captured = corsa(*arguments)
     assert code == 0, captured
     assert "best: weight" in captured.out

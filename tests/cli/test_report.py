@@ -25,7 +25,8 @@ from corsa_plugins.bench.protocols.shares import ForgettingPoint, write_forgetti
 from corsa_plugins.cli.app import main
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.report.sources import SourceError, harness_scores, read_sources
+from corsa_plugins.report.sections.ability import harness_scores
+from corsa_plugins.report.sources import SourceError, read_sources
 from corsa_plugins.testbed import load_testbed, texts_of_testbed
 
 
@@ -199,7 +200,7 @@ def test_forgetting_over_shares(tmp_path: Path) -> None:
         for share in (0.5, 1.0)
     ]
     write_forgetting(points, tmp_path / "forgetting.json")
-    assert read_sources([str(tmp_path)]).forgetting == points
+    assert read_sources([str(tmp_path)]).parts["forgetting"] == points
     found = section(page(tmp_path, tmp_path), "Forgetting")
     for point in points:
         assert f"{point.method} {100 * point.share:.4g} {100 * point.forgetting:.4g}" in found
@@ -290,13 +291,13 @@ def test_the_folder_of_a_protocols_method(made: Path, tmp_path: Path) -> None:
         (update / "history.json").write_text(json.dumps([{"step": number, "logps/new": -1.0}]))
         shutil.copy(made / "edited" / "report.json", update)
     found = read_sources([str(run)])
-    assert [(point.run, point.step) for point in found.history] == [
+    assert [(point.run, point.step) for point in found.parts["history"]] == [
         ("corsa, 001-round_1", 1),
         ("corsa, 002-round_2", 2),
     ]
-    assert {conflict.group for conflict in found.conflicts} == {"corsa, 001-round_1", "corsa, 002-round_2"}
+    assert {conflict.group for conflict in found.parts["conflicts"]} == {"corsa, 001-round_1", "corsa, 002-round_2"}
     shutil.rmtree(run / "updates" / "002-round_2")
-    assert [point.run for point in read_sources([f"CoRSA={run}"]).history] == ["CoRSA"]
+    assert [point.run for point in read_sources([f"CoRSA={run}"]).parts["history"]] == ["CoRSA"]
 
 
 BASE = {"t": {"acc": 0.5, "acc_stderr": 0.03}}

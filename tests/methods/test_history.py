@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from corsa_plugins.bench.protocols import RSFTMethod, run_protocol, temporal_stream
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.history import HISTORY, AnswerLooks, HistoryError, read_history, spread, write_history
-from corsa_plugins.report.figures import HistoryPoint, history_points
+from corsa_plugins.report.sections.history import HistoryPoint, history_points
 from corsa_plugins.rsft import RSFTSettings, rsft
 from tests.support.small_plans import BORN, FRANCE, ITALY
 

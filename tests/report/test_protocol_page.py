@@ -64,9 +64,9 @@ def test_every_number_is_of_the_moment_that_its_table_is_of() -> None:
     results = [made_up_result("one", 1), made_up_result("other", 5)]
     tables = {table.heading: table for table in comparisons(results)}
     found = {
-        (heading, title.partition(",")[0]): means
+        (heading, column.title.partition(",")[0]): column.means
         for heading, table in tables.items()
-        for title, _, means in table.metrics
+        for column in table.columns
     }
 
     def shares(moment: int, name: str, metric: str) -> list[float]:

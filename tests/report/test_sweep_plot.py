@@ -11,7 +11,6 @@ from tests.support.merges import POINTS
 
 @pytest.mark.parametrize("floor", [0.95, 1.0])
 def test_it_is_drawn_with_and_without_a_best_point(floor, tmp_path):
-    pytest.importorskip("matplotlib")
     best = best_point(POINTS, floor)
     assert (best is None) == (floor == 1.0)
     plot = sweep_plot(POINTS, tmp_path / "plot.png", best, floor)

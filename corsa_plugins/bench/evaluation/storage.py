@@ -19,7 +19,7 @@ from corsa_plugins.bench.evaluation.records import ProbeAnswer, Record
 from corsa_plugins.bench.evaluation.same_questions import ReportError
 from corsa_plugins.files import atomic_write_text
 
-__all__ = ["RECORDS", "SUMMARY", "load_evaluation", "save_evaluation"]
+__all__ = ["RECORDS", "SUMMARY", "is_evaluation", "load_evaluation", "save_evaluation"]
 
 RECORDS, UNTOUCHED, SUMMARY = "records.jsonl", "untouched.jsonl", "summary.json"
 
@@ -81,6 +81,11 @@ def _against(baseline: Evaluation, evaluation: Evaluation, later: bool) -> dict[
         "change": changes,
         "two_moments": {name: {**_finite(pairs[name]), "definition": METRICS[name].meaning} for name in pairs},
     }
+
+
+def is_evaluation(directory: str | os.PathLike[str]) -> bool:
+    """Whether :func:`save_evaluation` has written its files here, all of them."""
+    return all((Path(directory) / name).is_file() for name in (SUMMARY, RECORDS))
 
 
 def load_evaluation(directory: str | os.PathLike[str]) -> Evaluation:

@@ -86,7 +86,7 @@ class ProtocolResult:
         seconds: What each update took, without the looks of its history.
         measured: What the run's own measures gave, by moment (0 and the last) and name.
         histories: By number of the update (from 1), where its method trains: the log-probabilities of new and old
-            answers over the training, as records for :func:`corsa_plugins.report.page.history_points`.
+            answers over the training, as records for :func:`corsa_plugins.report.sections.history.history_points`.
         reports: By number of the update, where its method gives one: what became of each request, as plain data
             (:meth:`corsa_plugins.alphaedit.EditReport.as_dict`).
     """

@@ -9,7 +9,7 @@ import typer
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import parse_numbers
-from corsa_plugins.errors import SettingError, require
+from corsa_plugins.errors import SettingError
 
 __all__ = ["merge_sweep"]
 
@@ -61,8 +61,6 @@ def merge_sweep(
     EXIT CODES
       0 done; 1 no merge meets the floor; 2 wrong usage or an unusable model or file; 130 interrupted
     """
-    if plot:
-        require("matplotlib", "eval", what="the trade-off plot (leave it out with --no-plot)")
     import yaml
     from transformers.utils.logging import disable_progress_bar
 

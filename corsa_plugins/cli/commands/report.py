@@ -62,16 +62,8 @@ def report(
     sources = read_sources(paths)
     if output.resolve() in map(Path.resolve, map(Path, sources.given)):
         raise SettingError(f"--output {output} is one of the files to be read: name another")
-    about = ", ".join(evaluation.label for evaluation in sources.evaluations)
-    write_report(
-        output,
-        sources.evaluations,
-        title=title or about or "Report",
-        asked={"command": "corsa report", **sources.given, **versions()},
-        answers=sources.groups(),
-        later=later,
-        **sources.parts(),
-    )
+    asked = {"command": "corsa report", **sources.given, **versions()}
+    write_report(output, sources.report(title, asked, later=later))
     for path, what in sources.given.items():
         typer.echo(f"{path}: {what}")
     typer.echo(f"written to {output}")

@@ -22,7 +22,7 @@ from corsa_plugins.bench.evaluation import (
     summary_table,
 )
 from corsa_plugins.bench.protocols import comparison_table
-from corsa_plugins.report.page import write_report
+from corsa_plugins.report.page import Report, page
 from corsa_plugins.report.protocol_page import comparisons
 from tests.support.packages import write_package
 from tests.support.small_plans import made_up_result
@@ -101,12 +101,12 @@ def test_it_is_where_methods_are_compared() -> None:
     results = [made_up_result("one", 1), made_up_result("other", 5)]
     for table in (results[0].table(), comparison_table(results)):
         assert "brevity" in printed(table)
-    titles = [title for table in comparisons(results)[:2] for title, _, _ in table.metrics]
+    titles = [column.title for table in comparisons(results)[:2] for column in table.columns]
     assert titles.count("Brevity, %") == 2
 
 
-def test_it_is_on_the_page_with_its_definition(two: tuple[Evaluation, Evaluation], tmp_path: Path) -> None:
-    page = write_report(tmp_path / "page.html", two, title="t", asked={}, later=True).read_text(encoding="utf-8")
-    assert "Brevity, %" in page
-    assert "at most one word (Polonius, 1603)" in page
-    assert "words that the output to the edit prompt has gained (Polonius, 1603)" in page
+def test_it_is_on_the_page_with_its_definition(two: tuple[Evaluation, Evaluation]) -> None:
+    html = page(Report("t", two, later=True))
+    assert "Brevity, %" in html
+    assert "at most one word (Polonius, 1603)" in html
+    assert "words that the output to the edit prompt has gained (Polonius, 1603)" in html

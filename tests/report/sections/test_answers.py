@@ -6,7 +6,7 @@ import re
 from html import unescape
 
 from corsa_plugins.bench.evaluation import Answer, Evaluation, ProbeAnswer, Record
-from corsa_plugins.report.listing import LONGEST, listing
+from corsa_plugins.report.sections.answers import LONGEST, listing
 
 
 def listed(*aliases):
