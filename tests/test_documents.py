@@ -19,8 +19,10 @@ import torch
 import typer.main
 import yaml
 
+from corsa_plugins.bench.evaluation.metrics import METRICS
 from corsa_plugins.cli.app import build_app
 from corsa_plugins.data.formats.registry import GROUP as FORMATS
+from corsa_plugins.report.sections import SECTIONS
 from corsa_plugins.requests import EditRequest, write_requests
 from tests.fixtures.alphaedit import LATER, REQUESTS, Bench
 from tests.support.merges import REQUESTS as MERGED
@@ -30,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 OURS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
-GROUPS = {*OURS, FORMATS}
+GROUPS = {*OURS, FORMATS, METRICS.group, SECTIONS.group}
 PACKAGES = "corsa_plugins|trl_ext|easyedit_ext|mergekit_ext"
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)

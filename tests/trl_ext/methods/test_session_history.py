@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corsa_plugins.report.sections.history import history_points
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.bench.protocols import run_protocol, temporal_stream
 from corsa_plugins.bench.protocols.folder import UPDATE
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import HISTORY, HistoryError
+from corsa_plugins.report.sections.history import history_points
 from tests.support.small_plans import FRANCE, FRANCE_AGAIN, ITALY
 from tests.trl_ext.conftest import lora
 from tests.trl_ext.methods.conftest import QUICK, SETTINGS
