@@ -33,7 +33,7 @@ __all__ = [
     "broken_contract",
     "carries_adapter",
     "clear_device_cache",
-    "requires_input_gradients",
+    "disable_input_gradients",
 ]
 
 KNOWN = {"trl": "1.16", "transformers": "5.23", "peft": "0.21", "accelerate": "1.15"}
@@ -288,6 +288,8 @@ def carries_adapter(model: nn.Module) -> bool:
     return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
-def requires_input_gradients(model: PreTrainedModel) -> bool:
-    """Whether ``enable_input_require_grads`` has been called, as TRL does for gradient checkpointing."""
-    return getattr(model, "_require_grads_hook", None) is not None
+def disable_input_gradients(model: PreTrainedModel) -> None:
+    """Take back ``enable_input_require_grads``, which TRL calls for gradient checkpointing, and what it leaves."""
+    if getattr(model, "_require_grads_hook", None) is not None:
+        model.disable_input_require_grads()
+        vars(model).pop("_require_grads_hooks", None)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from peft import LoraConfig, PeftModel
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
+from trl import DPOConfig
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.settings import NonNegative, check_fields
 from trl_ext._trl import REFERENCE, TRAINED, carries_adapter
-
-if TYPE_CHECKING:
-    from trl_ext.config import CoRSAConfig
 
 __all__ = [
     "REFERENCES",
@@ -48,8 +46,9 @@ class _Declared:
 # --- Settings ---
 
 
-def check_config(config: CoRSAConfig) -> None:
-    """What a ``CoRSAConfig`` may say, apart from CoRSA's own settings (:mod:`corsa_plugins.corsa.settings`).
+def check_config(config: DPOConfig) -> None:
+    """What a :class:`~trl_ext.config.CoRSAConfig` may say, apart from CoRSA's own settings
+    (:mod:`corsa_plugins.corsa.settings`).
 
     Raises:
         SettingError: the message names the setting.
@@ -88,7 +87,7 @@ def check_config(config: CoRSAConfig) -> None:
         )
 
 
-def check_checkpointing(config: CoRSAConfig) -> None:
+def check_checkpointing(config: DPOConfig) -> None:
     """To be called when the configuration has read the JSON that a command line gives.
 
     Raises:

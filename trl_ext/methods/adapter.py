@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from corsa_plugins.model.borrowing import remember_gradient_flags, remember_modes
-from trl_ext._trl import TRAINED, BaseTunerLayer, requires_input_gradients
+from trl_ext._trl import TRAINED, BaseTunerLayer, disable_input_gradients
 from trl_ext.head import remove_completion_head
 
 __all__ = ["Unadapted", "lora_factors", "lora_layers"]
@@ -42,8 +42,7 @@ class Unadapted:
                 setattr(model, name, value)
             elif name in vars(model):
                 delattr(model, name)
-        if requires_input_gradients(model):
-            model.disable_input_require_grads()
+        disable_input_gradients(model)
         if not self.checkpointing and _checkpointing(model):
             model.gradient_checkpointing_disable()
         if self.use_cache is not None:
