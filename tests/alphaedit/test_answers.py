@@ -31,13 +31,13 @@ def test_test_prompts_change_no_weight(llama_bench: Bench) -> None:
     """Paraphrases, neighbourhood and portability are for testing: whatever they hold, the weights are the same."""
     other = llama_bench.copy()
     probes = (Probe(prompt="Rome is the capital of", answer="France"), Probe(prompt="Oslo is in", answer="Spain"))
-    asked = [
+    tested = [
         request.model_copy(
             update={"paraphrases": ("Name the capital of the French",), "neighborhood": probes, "portability": probes}
         )
         for request in REQUESTS
     ]
-    first, second = llama_bench.editor().edit(REQUESTS), other.editor().edit(asked)
+    first, second = llama_bench.editor().edit(REQUESTS), other.editor().edit(tested)
     assert any(layer.validation_scores for layer in first.layers)
     assert first == second
     assert llama_bench.holds(other.weights())

@@ -39,11 +39,11 @@ class Plain:
         contexts = self.contexts = self.contexts or generate_contexts(model, tokenizer, n=2, length=4)
         last = settings.layers[-1]
         z = find_values(model, tokenizer, requests, last, contexts, settings.values).vectors.numpy()
-        for place, layer in enumerate(settings.layers):
+        for index, layer in enumerate(settings.layers):
             linear = self.parts.ffn(layer).down
             K1 = request_keys(model, tokenizer, requests, [layer], contexts)[layer].numpy()
             left = z - request_outputs(model, tokenizer, requests, last).numpy()
-            R = left / (len(settings.layers) - place)
+            R = left / (len(settings.layers) - index)
             moment = self.bench.statistics.moment(layer).numpy()
             U, S, _ = np.linalg.svd(moment)
             U = U[:, np.argsort(S, kind="stable")]
@@ -54,19 +54,19 @@ class Plain:
                 ridge *= np.mean([np.linalg.norm(P @ K1[:, i]) ** 2 for i in range(K1.shape[1])])
             Kp = np.concatenate([np.zeros((len(P), 0)), *self.prior[layer]], axis=1)
             W0 = linear.weight.detach().clone()
-            delta = self._delta(requests, place, W0, K1, R, left, Kp, U, n_null, P, ridge)
+            delta = self._delta(requests, index, W0, K1, R, left, Kp, U, n_null, P, ridge)
             self._put(linear, W0, delta)
         for layer in settings.layers:
             self.prior[layer].append(request_keys(model, tokenizer, requests, [layer], contexts)[layer].numpy())
 
     def _delta(  # eleven parameters: the letters of the paper
-        self, requests: Any, place: int, W0: Tensor, K1: Any, R: Any, left: Any, Kp: Any, U: Any, n_null: int, P: Any,
+        self, requests: Any, index: int, W0: Tensor, K1: Any, R: Any, left: Any, Kp: Any, U: Any, n_null: int, P: Any,
         ridge: float,
     ) -> np.ndarray:  # fmt: skip
         settings = self.settings
-        linear = self.parts.ffn(settings.layers[place]).down
+        linear = self.parts.ffn(settings.layers[index]).down
         W = W0.numpy()
-        beta = settings.prior_weight * (place + 1 if settings.prior_weight_by_layer else 1)
+        beta = settings.prior_weight * (index + 1 if settings.prior_weight_by_layer else 1)
         if settings.search is None and settings.smoothing is None and not settings.conflict_weights:
             return oracle.alphaedit(R, K1, Kp, P, ridge)
         norms = torch.tensor(np.linalg.norm(left, axis=0))
@@ -81,8 +81,8 @@ class Plain:
 
         def score(delta: np.ndarray) -> float:
             self._put(linear, W0, delta)
-            found = score_targets(self.bench.model, self.bench.tokenizer, pairs)
-            return float(np.mean([np.exp(one.log_prob / one.n_tokens) for one in found]))
+            scores = score_targets(self.bench.model, self.bench.tokenizer, pairs)
+            return float(np.mean([np.exp(score.log_prob / score.n_tokens) for score in scores]))
 
         delta, t = oracle.algorithm_1(
             W, K1, W @ K1 + R, Kp, U, n_null, settings.smoothing.steps, tau, settings.search.threshold,

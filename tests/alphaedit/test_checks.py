@@ -22,13 +22,13 @@ def test_what_the_model_cannot_read_is_named(gpt2_bench: Bench) -> None:
     request = EditRequest(prompt=long, target_new="Rome", subject="France", case_id="long")
     with pytest.raises(RequestError, match=r"case 'long'.* and the model reads 128"):
         subject.edit([REQUESTS[0], request])
-    asked = REQUESTS[0].model_copy(update={"validation_prompts": (long,)})
+    validated = REQUESTS[0].model_copy(update={"validation_prompts": (long,)})
     with pytest.raises(RequestError, match=r"2 prompts to validate on are too long") as caught:
-        subject.edit([asked], keep=[Probe(prompt="Rome is in", answer="Italy"), Probe(prompt=long, answer="Rome")])
+        subject.edit([validated], keep=[Probe(prompt="Rome is in", answer="Italy"), Probe(prompt=long, answer="Rome")])
     assert "case 'france'" in str(caught.value)
     assert "keep[1]" in str(caught.value)
     subject.settings = replace(QUICK, smoothing=None)
-    subject.edit([asked], answers=False)
+    subject.edit([validated], answers=False)
 
 
 def test_requests_and_probes_that_cannot_be_edited(llama_bench: Bench, gpt2_bench: Bench) -> None:

@@ -14,13 +14,13 @@ from tests.support.conflicts import HALF, KEYS, SPACE, by_hand
 
 
 def test_a_layer_byby_hand() -> None:
-    found = by_hand()
-    assert found.preserved is not None
-    assert found.preserved.tolist() == pytest.approx([0, HALF, 0.8])  # the larger of 0.8 and 4 / 5 / sqrt(2)
-    assert found.subspace.tolist() == pytest.approx([0, 0, 0.8])
-    assert found.prior.tolist() == [pytest.approx([one]) for one in (1, 0, 0.6)]
+    layer = by_hand()
+    assert layer.preserved is not None
+    assert layer.preserved.tolist() == pytest.approx([0, HALF, 0.8])  # the larger of 0.8 and 4 / 5 / sqrt(2)
+    assert layer.subspace.tolist() == pytest.approx([0, 0, 0.8])
+    assert layer.prior.tolist() == [pytest.approx([cosine]) for cosine in (1, 0, 0.6)]
     expected = [[0, 0, 0.6], [0, 0, 0], [0.6, 0, 0]]
-    assert found.batch.tolist() == [pytest.approx(row) for row in expected]
+    assert layer.batch.tolist() == [pytest.approx(row) for row in expected]
 
 
 def test_the_figures_of_a_request_are_the_highest_over_the_layers() -> None:
@@ -31,11 +31,11 @@ def test_the_figures_of_a_request_are_the_highest_over_the_layers() -> None:
         subspace=torch.tensor([0.3, 0.0, 0.1]),
     )
     conflicts = Conflicts(("a", "b", "c"), (by_hand(), second))
-    one = conflicts.of(0)
-    assert (one.batch_conflict, one.batch_conflict_with) == (pytest.approx(0.9), "b")
-    assert (one.prior_conflict, one.prior_conflict_with) == (pytest.approx(1), "earlier 0")
-    assert one.subspace_conflict == pytest.approx(0.3)
-    assert one.preserved_conflict == pytest.approx(0)
+    first = conflicts.of(0)
+    assert (first.batch_conflict, first.batch_conflict_with) == (pytest.approx(0.9), "b")
+    assert (first.prior_conflict, first.prior_conflict_with) == (pytest.approx(1), "earlier 0")
+    assert first.subspace_conflict == pytest.approx(0.3)
+    assert first.preserved_conflict == pytest.approx(0)
     assert (conflicts.of(2).batch_conflict, conflicts.of(2).batch_conflict_with) == (pytest.approx(0.6), "a")
     means = conflicts.means()
     assert means == {

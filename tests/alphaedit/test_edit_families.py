@@ -73,10 +73,10 @@ def _edit_and_take_back(
     assert editor.edit(REQUESTS[2:], answers=False) == again.edit(REQUESTS[2:], answers=False)
     assert not _changed(_weights(model), _weights(other))
     assert _changed(edited, _weights(model)) == downs
-    for one, order in ((editor, ("1", "2")), (again, ("2", "1"))):
+    for subject, order in ((editor, ("1", "2")), (again, ("2", "1"))):
         for name in order:
-            one.revert(name)
-        assert not _changed(before, _weights(one.model))
+            subject.revert(name)
+        assert not _changed(before, _weights(subject.model))
 
 
 def _assert_the_update_is_in_the_model(editor: AlphaEditor, locate: Locate) -> None:

@@ -24,21 +24,21 @@ def test_an_edit_is_taken(testbed_bench: TestbedBench) -> None:
     report = editor.edit(first)
     assert len(report.requests) == 6
     assert len(report.not_edited) <= 1, [r.verdict for r in report.requests]
-    one = next(request for request in report.requests if request.edited)
-    asked = first[one.index]
-    assert one.answer_before.strip().startswith(str(asked.target_old))
-    assert one.answer_after.strip().startswith(asked.target_new)
-    assert one.value_probability > 0.5
-    assert 0 < one.residual < one.inconsistency
-    assert 0 <= one.subspace_conflict <= 1
-    assert 0 <= one.preserved_conflict <= 1
-    assert one.prior_conflict is None
-    assert one.verdict == "edited"
-    later = editor.edit([*second, asked.model_copy(update={"target_new": str(asked.target_old)})])
+    taken = next(request for request in report.requests if request.edited)
+    wanted = first[taken.index]
+    assert taken.answer_before.strip().startswith(str(wanted.target_old))
+    assert taken.answer_after.strip().startswith(wanted.target_new)
+    assert taken.value_probability > 0.5
+    assert 0 < taken.residual < taken.inconsistency
+    assert 0 <= taken.subspace_conflict <= 1
+    assert 0 <= taken.preserved_conflict <= 1
+    assert taken.prior_conflict is None
+    assert taken.verdict == "edited"
+    later = editor.edit([*second, wanted.model_copy(update={"target_new": str(wanted.target_old)})])
     assert later.requests[-1].prior_conflict == pytest.approx(1, abs=1e-4)
-    assert later.requests[-1].prior_conflict_with == first[one.index].name(one.index)
+    assert later.requests[-1].prior_conflict_with == first[taken.index].name(taken.index)
     assert 0 <= later.layers[0].prior_weight < 1
-    known = editor.edit([asked.model_copy(update={"target_new": str(asked.target_old)})]).requests[0]
+    known = editor.edit([wanted.model_copy(update={"target_new": str(wanted.target_old)})]).requests[0]
     assert known.verdict == "known already"
 
 

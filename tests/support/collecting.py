@@ -21,16 +21,16 @@ def tiny_gpt2(vocabulary: int) -> PreTrainedModel:
 
 def plain_keys(model: PreTrainedModel, rows: list[list[int]], layer: int) -> Tensor:
     """The keys (d, n) of all rows, one row at a time, through the whole model."""
-    found: list[Tensor] = []
+    captured: list[Tensor] = []
     down = find_architecture(model).ffn(layer).down.module
-    hook = down.register_forward_pre_hook(lambda _, args: found.append(args[0][0].double()))
+    hook = down.register_forward_pre_hook(lambda _, args: captured.append(args[0][0].double()))
     try:
         with torch.no_grad():
             for row in rows:
                 model(torch.tensor([row]))
     finally:
         hook.remove()
-    return torch.cat(found).mT
+    return torch.cat(captured).mT
 
 
 def plain_rows(tokenizer, texts, length, pack, n_tokens) -> list[list[int]]:

@@ -46,13 +46,13 @@ def compare(
     n: int = 3,
 ) -> Values:
     """The product on ``n`` requests at once against the oracle on each, relative to the size of delta."""
-    found = find_values(model, tokenizer, REQUESTS[:n], layer, CONTEXTS, settings)
+    searched = find_values(model, tokenizer, REQUESTS[:n], layer, CONTEXTS, settings)
     for number in range(n):
         vector, initial, loss, steps, probability = literal(model, tokenizer, layer, settings, number)
         assert (vector - initial).norm() > 0
-        assert (found.vectors[:, number] - vector).norm() < tolerance * (vector - initial).norm()
-        assert (found.initial[:, number] - initial).norm() < tolerance * initial.norm()
-        assert abs(float(found.loss[number]) - loss) < tolerance * 10
-        assert int(found.steps[number]) == steps
-        assert abs(float(found.probability[number]) - probability) < tolerance * 10
-    return found
+        assert (searched.vectors[:, number] - vector).norm() < tolerance * (vector - initial).norm()
+        assert (searched.initial[:, number] - initial).norm() < tolerance * initial.norm()
+        assert abs(float(searched.loss[number]) - loss) < tolerance * 10
+        assert int(searched.steps[number]) == steps
+        assert abs(float(searched.probability[number]) - probability) < tolerance * 10
+    return searched

@@ -19,7 +19,7 @@ from tests.support.families import CONTEXTS, NAMES, REQUESTS, family
 
 def by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, layer: int) -> Tensor:
     down = find_architecture(model).ffn(layer).down.module
-    keys = [oracle.key(model, tokenizer, one.prompt, one.subject, CONTEXTS, down) for one in REQUESTS]
+    keys = [oracle.key(model, tokenizer, request.prompt, request.subject, CONTEXTS, down) for request in REQUESTS]
     return torch.stack(keys, dim=1)
 
 
@@ -35,12 +35,12 @@ def test_keys_and_outputs_are_what_a_hook_sees(name: str, tiny_tokenizer: PreTra
         lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
     )
     outputs = request_outputs(model, tiny_tokenizer, REQUESTS, 1)
-    for index, one in enumerate(REQUESTS):
+    for index, request in enumerate(REQUESTS):
         seen.clear()
         with torch.no_grad():
-            model(torch.tensor([tiny_tokenizer(one.prompt).input_ids]))
-        place = oracle.last_token(tiny_tokenizer, one.prompt.split(str(one.subject))[0], one.subject)
-        assert torch.allclose(outputs[:, index], seen[0][0, place], rtol=1e-4, atol=1e-5)
+            model(torch.tensor([tiny_tokenizer(request.prompt).input_ids]))
+        position = oracle.last_token(tiny_tokenizer, request.prompt.split(str(request.subject))[0], request.subject)
+        assert torch.allclose(outputs[:, index], seen[0][0, position], rtol=1e-4, atol=1e-5)
 
 
 def test_a_key_is_the_literal_one_in_float64(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -69,8 +69,8 @@ def test_padding_batches_and_order_make_no_difference(
     tiny_tokenizer.pad_token = None
     other = request_keys(tiny_llama, tiny_tokenizer, REQUESTS[::-1], [1], CONTEXTS, batch_size=2)[1]
     assert torch.allclose(keys, other.flip(1), rtol=1e-4, atol=1e-6)
-    one = request_keys(tiny_llama, tiny_tokenizer, REQUESTS[1:2], [1], CONTEXTS, batch_size=1)[1]
-    assert torch.allclose(keys[:, 1:2], one, rtol=1e-4, atol=1e-6)
+    alone = request_keys(tiny_llama, tiny_tokenizer, REQUESTS[1:2], [1], CONTEXTS, batch_size=1)[1]
+    assert torch.allclose(keys[:, 1:2], alone, rtol=1e-4, atol=1e-6)
 
 
 def test_blocks_above_are_not_run_and_everything_is_left_as_it_was(

@@ -14,10 +14,10 @@ def test_the_texts_are_those_that_evaluation_asks(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Also with a space at the prompt's end, braces in it, and a subject that the context has too."""
-    one = EditRequest(prompt="def {x} of Rome is ", target_new="New York City", subject="Rome")
-    (rows,) = rewriting_rows(tiny_llama, tiny_tokenizer, [one], CONTEXTS, "subject_last")
+    request = EditRequest(prompt="def {x} of Rome is ", target_new="New York City", subject="Rome")
+    (rows,) = rewriting_rows(tiny_llama, tiny_tokenizer, [request], CONTEXTS, "subject_last")
     for row, context in zip(rows, CONTEXTS, strict=False):
-        prompt_ids, target_ids = join(tiny_tokenizer, context.replace("{}", one.prompt), one.target_new)
+        prompt_ids, target_ids = join(tiny_tokenizer, context.replace("{}", request.prompt), request.target_new)
         assert list(row.ids) == prompt_ids + target_ids[:-1]
         assert list(row.targets) == target_ids
         assert tiny_tokenizer.decode(row.ids[: row.position + 1]).endswith("def {x} of Rome")

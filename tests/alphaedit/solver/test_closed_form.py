@@ -24,32 +24,32 @@ from tests.support.problems import Problem, error
 def test_equals_equation_8_and_its_objective_equation_7(problem: Problem, form: str) -> None:
     p = problem
     literal = oracle.solution(p.R, p.K1, p.Kp, p.Lp, p.P, p.ridge, p.beta)
-    found = p.solve(form=form)
-    assert found.form == form
-    assert (found.rank, found.added, found.refused) == (p.n_null, 0, None)
-    assert np.linalg.norm(p.delta(found) - literal) <= TIGHT * (1e-3 + np.linalg.norm(literal))
+    solved = p.solve(form=form)
+    assert solved.form == form
+    assert (solved.rank, solved.added, solved.refused) == (p.n_null, 0, None)
+    assert np.linalg.norm(p.delta(solved) - literal) <= TIGHT * (1e-3 + np.linalg.norm(literal))
     value = oracle.objective(p.W, literal, p.K1, p.V1, p.Kp, p.Lp, p.ridge, p.beta)
-    assert found.objective == pytest.approx((value,), rel=TIGHT)
+    assert solved.objective == pytest.approx((value,), rel=TIGHT)
     left = p.R - literal @ p.K1
-    assert error(found.residual_after(torch.as_tensor(p.R)), left) <= 1e-8 * np.linalg.norm(p.R) / np.linalg.norm(left)
+    assert error(solved.residual_after(torch.as_tensor(p.R)), left) <= 1e-8 * np.linalg.norm(p.R) / np.linalg.norm(left)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_without_weights_it_is_equation_2(form: str) -> None:
     p = Problem.random()
-    found = solve(p.new, p.coordinates(p.Kp), torch.as_tensor(p.R), ridge=p.ridge, n_null=p.n_null, form=form)  # type: ignore[arg-type]
-    assert error(p.delta(found), oracle.alphaedit(p.R, p.K1, p.Kp, p.P, p.ridge)) <= TIGHT
+    solved = solve(p.new, p.coordinates(p.Kp), torch.as_tensor(p.R), ridge=p.ridge, n_null=p.n_null, form=form)  # type: ignore[arg-type]
+    assert error(p.delta(solved), oracle.alphaedit(p.R, p.K1, p.Kp, p.P, p.ridge)) <= TIGHT
 
 
 @settings(max_examples=30, deadline=None)
 @given(problems, st.sampled_from([0.0, 1e-2]), st.sampled_from([1, 4]))
 def test_dual_equals_primal(p: Problem, threshold: float, block: int) -> None:
-    one, other = (p.solve(form=form, search=SearchSettings(threshold, block)) for form in FORMS)
-    assert (one.rank, one.added) == (other.rank, other.added)
-    assert one.objective == pytest.approx(other.objective, rel=1e-8)
-    scale = 1 + one.coefficients.norm()
-    assert (one.coefficients - other.coefficients).norm() <= TIGHT * scale
-    assert (one.remainder - other.remainder).norm() <= TIGHT
+    dual, primal = (p.solve(form=form, search=SearchSettings(threshold, block)) for form in FORMS)
+    assert (dual.rank, dual.added) == (primal.rank, primal.added)
+    assert dual.objective == pytest.approx(primal.objective, rel=1e-8)
+    scale = 1 + dual.coefficients.norm()
+    assert (dual.coefficients - primal.coefficients).norm() <= TIGHT * scale
+    assert (dual.remainder - primal.remainder).norm() <= TIGHT
 
 
 def test_the_smaller_form_is_taken() -> None:
@@ -67,31 +67,31 @@ def test_the_order_of_the_requests_does_not_matter(p: Problem, form: str, seed: 
     g = np.random.default_rng(seed)
     order, prior = g.permutation(p.K1.shape[1]), g.permutation(p.Kp.shape[1])
     search = SearchSettings(1e-2)
-    one = p.solve(form=form, search=search)
-    other = p.but(K1=p.K1[:, order], V1=p.V1[:, order], Kp=p.Kp[:, prior]).solve(form=form, search=search)
-    assert one.rank == other.rank
-    assert (one.coefficients[:, order] - other.coefficients).norm() <= TIGHT * (1 + one.coefficients.norm())
+    plain = p.solve(form=form, search=search)
+    reordered = p.but(K1=p.K1[:, order], V1=p.V1[:, order], Kp=p.Kp[:, prior]).solve(form=form, search=search)
+    assert plain.rank == reordered.rank
+    assert (plain.coefficients[:, order] - reordered.coefficients).norm() <= TIGHT * (1 + plain.coefficients.norm())
 
 
 @settings(max_examples=30, deadline=None)
 @given(problems, st.sampled_from(FORMS))
 def test_objective_never_rises_and_scales_with_the_square_of_the_residual(p: Problem, form: str) -> None:
-    found = p.solve(form=form, search=EVERYTHING)
-    assert all(after <= before for before, after in zip(found.objective, found.objective[1:], strict=False))
-    assert 0 < found.objective[-1] <= np.linalg.norm(p.R) ** 2 * (1 + 1e-12)
+    solved = p.solve(form=form, search=EVERYTHING)
+    assert all(after <= before for before, after in zip(solved.objective, solved.objective[1:], strict=False))
+    assert 0 < solved.objective[-1] <= np.linalg.norm(p.R) ** 2 * (1 + 1e-12)
     scaled = p.solve(1e3 * p.R, form=form, search=EVERYTHING)
-    assert scaled.objective == pytest.approx([1e6 * value for value in found.objective], rel=1e-8)
-    assert error(p.delta(scaled, 1e3 * p.R) + 1, 1e3 * p.delta(found) + 1) <= TIGHT
+    assert scaled.objective == pytest.approx([1e6 * value for value in solved.objective], rel=1e-8)
+    assert error(p.delta(scaled, 1e3 * p.R) + 1, 1e3 * p.delta(solved) + 1) <= TIGHT
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_an_edit_leaves_of_targets_that_it_was_not_made_for(form: str) -> None:
     """A smoothed target's update, measured against the target itself."""
     p = Problem.random(N=6)
-    found = p.solve(form=form, search=SearchSettings(1e-3))
+    solved = p.solve(form=form, search=SearchSettings(1e-3))
     applied = p.R * np.linspace(0.5, 1, 6)
-    left = found.residual_after(torch.as_tensor(p.R), torch.as_tensor(applied))
-    assert error(left, p.R - p.delta(found, applied) @ p.K1) <= TIGHT
+    left = solved.residual_after(torch.as_tensor(p.R), torch.as_tensor(applied))
+    assert error(left, p.R - p.delta(solved, applied) @ p.K1) <= TIGHT
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -101,7 +101,7 @@ def test_edits_of_orthogonal_keys_do_not_interact(form: str) -> None:
     both = p.but(K1=inside * [2.0, 0.5])
     together = both.delta(both.solve(form=form))
     alone = [both.but(K1=both.K1[:, [i]], V1=both.V1[:, [i]]) for i in range(2)]
-    assert error(together, sum(one.delta(one.solve(form=form)) for one in alone)) <= TIGHT
+    assert error(together, sum(single.delta(single.solve(form=form)) for single in alone)) <= TIGHT
     assert np.linalg.norm(alone[0].delta(alone[0].solve()) @ both.K1[:, 1]) <= 1e-12
 
 
@@ -118,11 +118,11 @@ def test_editing_again_has_little_left_to_do(form: str) -> None:
 @pytest.mark.parametrize("n_null", [0, 20])
 def test_null_spaces_that_are_nothing_or_everything(form: str, n_null: int) -> None:
     p = Problem.random(n_null=n_null)
-    found = p.solve(form=form)
-    assert found.coefficients.shape == (n_null, 4)
-    assert error(found.residual_after(torch.as_tensor(p.R)), p.R - p.delta(found) @ p.K1) <= TIGHT
+    solved = p.solve(form=form)
+    assert solved.coefficients.shape == (n_null, 4)
+    assert error(solved.residual_after(torch.as_tensor(p.R)), p.R - p.delta(solved) @ p.K1) <= TIGHT
     if not n_null:
-        assert found.objective[0] == pytest.approx(np.linalg.norm(p.R) ** 2)
+        assert solved.objective[0] == pytest.approx(np.linalg.norm(p.R) ** 2)
     searched = p.solve(form=form, search=EVERYTHING)
     whole = oracle.solution(p.R, p.K1, p.Kp, p.Lp, np.eye(20), p.ridge, p.beta)
     assert searched.rank == 20
@@ -133,19 +133,19 @@ def test_null_spaces_that_are_nothing_or_everything(form: str, n_null: int) -> N
 def test_a_residual_of_zero_is_no_work(form: str) -> None:
     p = Problem.random()
     for threshold in (0.0, 1e-4):
-        found = p.solve(np.zeros_like(p.R), form=form, search=SearchSettings(threshold))
-        assert (found.added, found.refused, found.objective) == (0, 0.0, (0.0,))
-        assert not p.delta(found, np.zeros_like(p.R)).any()
+        solved = p.solve(np.zeros_like(p.R), form=form, search=SearchSettings(threshold))
+        assert (solved.added, solved.refused, solved.objective) == (0, 0.0, (0.0,))
+        assert not p.delta(solved, np.zeros_like(p.R)).any()
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_float32_comes_in_and_float64_goes_out(form: str) -> None:
     p = Problem.random()
     new, prior, R = (tensor.float() for tensor in (p.new, p.prior, torch.as_tensor(p.R)))
-    one = solve(new, prior, R, ridge=0.7, n_null=8, form=form)  # type: ignore[arg-type]
-    other = solve(new.double(), prior.double(), R.double(), ridge=0.7, n_null=8, form=form)  # type: ignore[arg-type]
-    assert one.coefficients.dtype == one.remainder.dtype == one.delta_coordinates(R).dtype == torch.float64
-    assert torch.equal(one.coefficients, other.coefficients)
+    rounded = solve(new, prior, R, ridge=0.7, n_null=8, form=form)  # type: ignore[arg-type]
+    exact = solve(new.double(), prior.double(), R.double(), ridge=0.7, n_null=8, form=form)  # type: ignore[arg-type]
+    assert rounded.coefficients.dtype == rounded.remainder.dtype == rounded.delta_coordinates(R).dtype == torch.float64
+    assert torch.equal(rounded.coefficients, exact.coefficients)
 
 
 def test_inputs_are_left_alone() -> None:

@@ -38,8 +38,8 @@ def test_the_inverse_is_renewed_before_it_drifts(monkeypatch: pytest.MonkeyPatch
     exact = solve(new, new[:, :0], R, ridge=1e-4, n_null=900, form="dual").objective[0]
 
     def drift() -> float:
-        found = solve(new, new[:, :0], R, ridge=1e-4, n_null=0, search=EVERYTHING, form="dual")
-        return abs(found.objective[-1] / exact - 1)
+        solution = solve(new, new[:, :0], R, ridge=1e-4, n_null=0, search=EVERYTHING, form="dual")
+        return abs(solution.objective[-1] / exact - 1)
 
     kept = drift()
     monkeypatch.setattr(dual, "REFRESH", 10**9)
@@ -54,7 +54,7 @@ def test_the_dual_form_makes_nothing_larger_than_the_keys(search: SearchSettings
     new, prior = (torch.randn(d, half, generator=g, dtype=torch.float64) for half in (10, 20))
     R = torch.randn(5, 10, generator=g, dtype=torch.float64)
     with LargestTensor() as largest:
-        found = solve(new, prior, R, ridge=1.0, n_null=d // 2, search=search)
-        found.residual_after(R)
-    assert found.form == "dual"
+        solution = solve(new, prior, R, ridge=1.0, n_null=d // 2, search=search)
+        solution.residual_after(R)
+    assert solution.form == "dual"
     assert n * n < largest.numel <= d * n

@@ -32,6 +32,6 @@ def test_memory_of_the_primal_form_grows_with_the_rank_it_reaches() -> None:
     new, prior = (torch.randn(600, n, generator=g, dtype=torch.float64) for n in (40, 660))
     R = torch.randn(5, 40, generator=g, dtype=torch.float64)
     with LargestTensor() as largest:
-        found = solve(new, prior, R, ridge=1.0, n_null=5, search=SearchSettings(0.0, limit=8))
-    assert (found.form, found.rank) == ("primal", 13)
+        solution = solve(new, prior, R, ridge=1.0, n_null=5, search=SearchSettings(0.0, limit=8))
+    assert (solution.form, solution.rank) == ("primal", 13)
     assert largest.numel < 600 * 600 / 4

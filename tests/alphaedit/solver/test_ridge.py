@@ -17,8 +17,8 @@ def test_relative_ridge_leaves_the_same_share_whatever_the_scale_of_the_keys() -
     for scale in (1e-3, 1.0, 1e3):
         ridge = relative_ridge(0.1, p.new * scale, p.n_null)
         assert ridge == pytest.approx(0.1 * scale**2 * np.linalg.norm(p.P @ p.K1) ** 2)
-        found = solve(p.new * scale, p.prior, torch.as_tensor(p.R), ridge=ridge, n_null=p.n_null)
-        assert found.remainder.item() == pytest.approx(0.1 / 1.1)
+        solution = solve(p.new * scale, p.prior, torch.as_tensor(p.R), ridge=ridge, n_null=p.n_null)
+        assert solution.remainder.item() == pytest.approx(0.1 / 1.1)
     many = Problem.random(N=5)
     assert relative_ridge(2.0, many.new, 8) == pytest.approx(2 * (np.linalg.norm(many.P @ many.K1, axis=0) ** 2).mean())
     for value, new, n_null in [(0.1, p.new, 0), (0.1, torch.zeros(20, 3), 8), (0.1, torch.zeros(20, 0), 8)]:

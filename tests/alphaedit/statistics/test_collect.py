@@ -18,18 +18,18 @@ from tests.support.collecting import collect_into, fails_after, plain_keys, plai
 @pytest.mark.parametrize(("build", "layers"), [(llama, (0, 1)), (tiny_gpt2, (1, 0)), (tiny_gpt2, (2,))])
 def test_it_is_the_plain_sum_of_outer_products(build, layers, pack, tiny_tokenizer):
     model = build(len(tiny_tokenizer)).double().eval()
-    found = collect_statistics(
+    collected = collect_statistics(
         model, tiny_tokenizer, DOCUMENTS, layers, n_tokens=701, length=24, batch_size=5, pack=pack, sample_size=40
     )
     rows = plain_rows(tiny_tokenizer, DOCUMENTS, 24, pack, 701)
-    assert found.layers == tuple(sorted(layers))
-    places = [place for _, place in sorted(Reservoir(40, 0).take(701).items())]  # the same tokens in every layer
+    assert collected.layers == tuple(sorted(layers))
+    sampled = [item for _, item in sorted(Reservoir(40, 0).take(701).items())]  # the same tokens in every layer
     for layer in layers:
         keys = plain_keys(model, rows, layer)
-        assert found.count(layer) == keys.shape[1] == 701
+        assert collected.count(layer) == keys.shape[1] == 701
         # Llama's rotary angles are float32, and padding moves the last bit of a sum
-        assert torch.allclose(found.moment(layer), keys @ keys.mT / 701, rtol=1e-7, atol=1e-9)
-        assert torch.allclose(found.sample(layer).double(), keys[:, places], atol=1e-5)
+        assert torch.allclose(collected.moment(layer), keys @ keys.mT / 701, rtol=1e-7, atol=1e-9)
+        assert torch.allclose(collected.sample(layer).double(), keys[:, sampled], atol=1e-5)
 
 
 def test_batches_change_rounding_only_and_the_sample_not_at_all(tiny_llama, tiny_tokenizer):
@@ -38,13 +38,13 @@ def test_batches_change_rounding_only_and_the_sample_not_at_all(tiny_llama, tiny
             tiny_llama, tiny_tokenizer, DOCUMENTS, (1,), n_tokens=900, length=32, batch_size=batch_size, sample_size=50
         )
 
-    one, many = collect(1), collect(16)
-    assert torch.allclose(one.moment(1), many.moment(1), rtol=1e-5, atol=1e-7)
-    assert torch.allclose(one.sample(1), many.sample(1), atol=1e-5)
-    other = collect_statistics(
+    single, many = collect(1), collect(16)
+    assert torch.allclose(single.moment(1), many.moment(1), rtol=1e-5, atol=1e-7)
+    assert torch.allclose(single.sample(1), many.sample(1), atol=1e-5)
+    reseeded = collect_statistics(
         tiny_llama, tiny_tokenizer, DOCUMENTS, (1,), n_tokens=900, length=32, sample_size=50, seed=1
     )
-    assert not torch.allclose(one.sample(1), other.sample(1), atol=1e-2)
+    assert not torch.allclose(single.sample(1), reseeded.sample(1), atol=1e-2)
 
 
 def test_finished_statistics_are_not_written_over_unasked(tmp_path, tiny_llama, tiny_tokenizer):
@@ -71,6 +71,6 @@ def test_what_are_no_texts_or_no_tokens_of_the_model_is_refused(tiny_llama, tiny
 
 
 def test_no_sample_when_none_is_wanted(tmp_path, tiny_llama, tiny_tokenizer):
-    found = collect_into(tmp_path, tiny_llama, tiny_tokenizer, sample_size=0)
-    assert found.sample(0) is None
-    assert found.count(0) == 1200
+    collected = collect_into(tmp_path, tiny_llama, tiny_tokenizer, sample_size=0)
+    assert collected.sample(0) is None
+    assert collected.count(0) == 1200

@@ -35,16 +35,16 @@ class TestForeign:
             for layer in (0, 1)
         ]  # fmt: skip
         with caplog.at_level(logging.WARNING):
-            found = read_moments(tmp_path, tiny_llama)
+            collected = read_moments(tmp_path, tiny_llama)
         assert "do not say which model they were made of" in caplog.text
-        assert found.layers == (0, 1)
+        assert collected.layers == (0, 1)
         for layer in (0, 1):
-            assert found.count(layer) == 800
-            assert found.sample(layer) is None
-            assert torch.allclose(found.moment(layer), statistics.moment(layer), rtol=1e-5, atol=1e-7)
+            assert collected.count(layer) == 800
+            assert collected.sample(layer) is None
+            assert torch.allclose(collected.moment(layer), statistics.moment(layer), rtol=1e-5, atol=1e-7)
         by_hand = read_moments({1: files[0]})
-        assert torch.equal(by_hand.moment(1), found.moment(0))
-        found.save(tmp_path / "saved")
+        assert torch.equal(by_hand.moment(1), collected.moment(0))
+        collected.save(tmp_path / "saved")
         again = KeyStatistics.load(tmp_path / "saved")
         assert (again.fingerprint, again.sample(0)) == (None, None)
         assert again.null_space(0, HALF).n_null == 32
@@ -76,13 +76,13 @@ class TestForeign:
         stack = torch.stack([space.combine(space.coordinates(identity)[: space.n_null]) for space in spaces]).float()
         path = tmp_path / "null_space_project.pt"
         torch.save(stack, path)
-        found = read_projectors(path, (0, 1), tiny_llama)
+        collected = read_projectors(path, (0, 1), tiny_llama)
         for layer, space in zip((0, 1), spaces, strict=True):
-            assert isinstance(found[layer], NullSpace)
-            assert found[layer].n_null == 32
+            assert isinstance(collected[layer], NullSpace)
+            assert collected[layer].n_null == 32
             keys = torch.randn(64, 4)
-            one, other = (s.combine(s.coordinates(keys)[: s.n_null]) for s in (space, found[layer]))
-            assert torch.allclose(one, other, atol=1e-4)
+            projected, expected = (s.combine(s.coordinates(keys)[: s.n_null]) for s in (collected[layer], space))
+            assert torch.allclose(projected, expected, atol=1e-4)
         with pytest.raises(SettingError, match="holds 2 projectors"):
             read_projectors(path, (0,))
         torch.save(stack[0, :32, :32], path)

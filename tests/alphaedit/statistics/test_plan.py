@@ -14,10 +14,10 @@ from tests.conftest import DOCUMENTS
 
 def test_too_little_text_is_said(tiny_llama, tiny_tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        found = collect_statistics(tiny_llama, tiny_tokenizer, DOCUMENTS[:8], (1,), n_tokens=10**6, length=32)
-    assert f"the text gave {found.count(1)} tokens of the 1000000" in caplog.text
-    assert f"{found.count(1)} tokens are few for the keys of layer 1, which are 64 wide" in caplog.text
-    assert found.sample(1).shape == (64, found.count(1))  # all of them: fewer than asked for
+        collected = collect_statistics(tiny_llama, tiny_tokenizer, DOCUMENTS[:8], (1,), n_tokens=10**6, length=32)
+    assert f"the text gave {collected.count(1)} tokens of the 1000000" in caplog.text
+    assert f"{collected.count(1)} tokens are few for the keys of layer 1, which are 64 wide" in caplog.text
+    assert collected.sample(1).shape == (64, collected.count(1))  # all of them: fewer than asked for
     caplog.clear()
     with pytest.raises(StatisticsError, match=r"gave \d+ tokens, and the keys of layer 1 are 64 wide"):
         collect_statistics(tiny_llama, tiny_tokenizer, DOCUMENTS[:1], (1,), n_tokens=1000)

@@ -57,10 +57,10 @@ def test_the_testbed_has_texts_of_its_own_and_a_null_space():
     assert texts != texts_of_testbed(bed, 700, seed=2)
     names = [person.name for person in bed.world.people]
     assert all(any(name in text for name in names) for text in texts[:50])
-    found = collect_statistics(bed.model, bed.tokenizer, texts, (0,), n_tokens=10_240, length=128, batch_size=32)
-    space = found.null_space(0, NullSpaceRule("share", 0.7))
+    collected = collect_statistics(bed.model, bed.tokenizer, texts, (0,), n_tokens=10_240, length=128, batch_size=32)
+    space = collected.null_space(0, NullSpaceRule("share", 0.7))
     # What 70 % of the eigenvectors let through of the model's own keys is little: that is what makes editing safe.
     assert space.n_null == 717
     assert space.energy < 0.05
-    found.check(AutoModelForCausalLM.from_pretrained(bed.path, dtype=torch.bfloat16))
+    collected.check(AutoModelForCausalLM.from_pretrained(bed.path, dtype=torch.bfloat16))
     assert isinstance(bed.model, LlamaForCausalLM)

@@ -31,9 +31,9 @@ class TestFolder:
             assert torch.equal(loaded.moment(layer), statistics.moment(layer))
             assert torch.equal(loaded.sample(layer), statistics.sample(layer))
             assert torch.equal(loaded.eigenvalues(layer), statistics.eigenvalues(layer))
-            one, other = loaded.null_space(layer, HALF), statistics.null_space(layer, HALF)
-            assert torch.equal(one.coordinates(keys), other.coordinates(keys))
-            assert (one.n_null, one.share) == (32, 0.5)
+            first, second = loaded.null_space(layer, HALF), statistics.null_space(layer, HALF)
+            assert torch.equal(first.coordinates(keys), second.coordinates(keys))
+            assert (first.n_null, first.share) == (32, 0.5)
 
     def test_eigenvectors_are_computed_once_and_read_in_parts(self, tmp_path, statistics, monkeypatch):
         statistics.save(tmp_path)

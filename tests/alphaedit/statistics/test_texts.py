@@ -84,7 +84,7 @@ class TestTexts:
     def test_a_file_is_collected_from_as_its_documents_are(self, tmp_path, tiny_llama, tiny_tokenizer):
         lines = [text.replace("\n", " ") for text in DOCUMENTS]
         (tmp_path / "text.txt").write_text("\n".join(lines))
-        one = collect_statistics(tiny_llama, tiny_tokenizer, tmp_path / "text.txt", (1,), n_tokens=640)
-        other = collect_statistics(tiny_llama, tiny_tokenizer, lines, (1,), n_tokens=640)
-        assert torch.equal(one.moment(1), other.moment(1))
-        assert one.about == other.about
+        first = collect_statistics(tiny_llama, tiny_tokenizer, tmp_path / "text.txt", (1,), n_tokens=640)
+        second = collect_statistics(tiny_llama, tiny_tokenizer, lines, (1,), n_tokens=640)
+        assert torch.equal(first.moment(1), second.moment(1))
+        assert first.about == second.about

@@ -23,9 +23,9 @@ def test_an_earlier_loss_layer_reads_the_target_there(
 ) -> None:
     model = family("gpt2", len(tiny_tokenizer)).double()
     settings = replace(EARLY, stop_loss=0.0)
-    found = compare(model, tiny_tokenizer, layer, replace(settings, loss_layer=loss_layer), 1e-9)
+    searched = compare(model, tiny_tokenizer, layer, replace(settings, loss_layer=loss_layer), 1e-9)
     at_the_end = find_values(model, tiny_tokenizer, REQUESTS, layer, CONTEXTS, settings)
-    assert torch.allclose(found.vectors, at_the_end.vectors) == (loss_layer == 2)
+    assert torch.allclose(searched.vectors, at_the_end.vectors) == (loss_layer == 2)
 
 
 def test_blocks_and_tokens_below_are_run_once_and_requests_leave_as_they_finish(
@@ -34,15 +34,15 @@ def test_blocks_and_tokens_below_are_run_once_and_requests_leave_as_they_finish(
     sizes: dict[int, list[torch.Size]] = {0: [], 1: []}
     for index, block in enumerate(taught_llama.model.layers):
         block.mlp.register_forward_pre_hook(lambda module, args, index=index: sizes[index].append(args[0].shape[:2]))
-    found = find_values(taught_llama, tiny_tokenizer, KNOWN, 0, CONTEXTS, TAUGHT)
+    searched = find_values(taught_llama, tiny_tokenizer, KNOWN, 0, CONTEXTS, TAUGHT)
     assert len(sizes[0]) < 8 < len(sizes[1])
     rows = [shape[0] for shape in sizes[1]]
     assert rows[-1] < max(rows)
-    longest = max(len(tiny_tokenizer(CONTEXTS[1].format(one.prompt)).input_ids) for one in KNOWN)
+    longest = max(len(tiny_tokenizer(CONTEXTS[1].format(request.prompt)).input_ids) for request in KNOWN)
     assert sizes[1][-1][1] < longest
     sizes[0].clear()
     find_values(taught_llama, tiny_tokenizer, KNOWN, 0, CONTEXTS, replace(TAUGHT, reuse_prefix=False))
-    assert len(sizes[0]) == int(found.steps.max()) + 2
+    assert len(sizes[0]) == int(searched.steps.max()) + 2
 
 
 def test_without_the_kl_term_its_prompt_is_not_run(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -17,11 +17,11 @@ from tests.support.values import CLAMPED, EARLY, KNOWN, TAUGHT, compare
 @pytest.mark.parametrize("reuse", [True, False])
 def test_is_the_published_optimisation_in_float64(tiny_tokenizer: PreTrainedTokenizerFast, reuse: bool) -> None:
     model = family("gpt2", len(tiny_tokenizer)).double()
-    found = compare(model, tiny_tokenizer, 0, replace(CLAMPED, reuse_prefix=reuse), 1e-9)
-    norms = (found.vectors - found.initial).norm(dim=0) / found.initial.norm(dim=0)
+    searched = compare(model, tiny_tokenizer, 0, replace(CLAMPED, reuse_prefix=reuse), 1e-9)
+    norms = (searched.vectors - searched.initial).norm(dim=0) / searched.initial.norm(dim=0)
     assert torch.allclose(norms, torch.full_like(norms, 0.1))
-    found = compare(model, tiny_tokenizer, 1, replace(EARLY, reuse_prefix=reuse), 1e-9)
-    steps = found.steps.tolist()
+    searched = compare(model, tiny_tokenizer, 1, replace(EARLY, reuse_prefix=reuse), 1e-9)
+    steps = searched.steps.tolist()
     assert len(set(steps)) > 1
     assert min(steps) < EARLY.steps - 1
     assert max(steps) == EARLY.steps - 1
@@ -64,10 +64,12 @@ def test_half_precision_optimises_in_float32(tiny_tokenizer: PreTrainedTokenizer
     model = family("llama3", len(tiny_tokenizer))
     settings = ValueSettings(steps=8, lr=0.3, clamp=9.0)
     wanted = find_values(model, tiny_tokenizer, REQUESTS, 0, CONTEXTS, settings)
-    found = find_values(model.to(dtype), tiny_tokenizer, REQUESTS, 0, CONTEXTS, settings)
-    assert found.vectors.dtype == torch.float32
-    assert torch.allclose(found.loss, wanted.loss, rtol=0.1)
-    assert (found.loss < find_values(model, tiny_tokenizer, REQUESTS, 0, CONTEXTS, ValueSettings(steps=1)).loss).all()
+    searched = find_values(model.to(dtype), tiny_tokenizer, REQUESTS, 0, CONTEXTS, settings)
+    assert searched.vectors.dtype == torch.float32
+    assert torch.allclose(searched.loss, wanted.loss, rtol=0.1)
+    assert (
+        searched.loss < find_values(model, tiny_tokenizer, REQUESTS, 0, CONTEXTS, ValueSettings(steps=1)).loss
+    ).all()
 
 
 def test_nan_names_the_request(tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -77,15 +79,15 @@ def test_nan_names_the_request(tiny_llama: LlamaForCausalLM, tiny_tokenizer: Pre
         tiny_llama.model.embed_tokens.weight[token] = torch.nan
     with pytest.raises(NonFiniteValueError, match=r"'italy'.*loss of its value vector is nan"):
         find_values(tiny_llama, tiny_tokenizer, REQUESTS, 0, CONTEXTS, CLAMPED)
-    found = find_values(tiny_llama, tiny_tokenizer, REQUESTS[:2], 0, CONTEXTS, CLAMPED)
-    assert found.vectors.isfinite().all()
+    searched = find_values(tiny_llama, tiny_tokenizer, REQUESTS[:2], 0, CONTEXTS, CLAMPED)
+    assert searched.vectors.isfinite().all()
 
 
 def test_a_gradient_that_overflows_names_the_request(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_llama.model.layers[1].mlp.register_full_backward_hook(
-        lambda module, given, got: tuple(None if one is None else one * torch.inf for one in given)
+        lambda module, given, got: tuple(None if part is None else part * torch.inf for part in given)
     )
     with pytest.raises(NonFiniteValueError, match=r"'france'.*gradient of its value vector is nan"):
         find_values(tiny_llama, tiny_tokenizer, REQUESTS[:1], 0, CONTEXTS, CLAMPED)

@@ -20,10 +20,10 @@ def test_a_subject_at_the_very_start_without_bos(tiny_tokenizer: PreTrainedToken
     """Nothing is before it in the bare prompt, and something is in the contexts; with one context, in none."""
     tiny_tokenizer.backend_tokenizer.post_processor = None
     model = family("gpt2", len(tiny_tokenizer)).double()
-    one = [EditRequest(prompt="a was born in", target_new="Oslo", subject="a")]
+    requests = [EditRequest(prompt="a was born in", target_new="Oslo", subject="a")]
     for contexts in (CONTEXTS, ("{}",)):
-        fast = find_values(model, tiny_tokenizer, one, 1, contexts, CLAMPED)
-        whole = find_values(model, tiny_tokenizer, one, 1, contexts, replace(CLAMPED, reuse_prefix=False))
+        fast = find_values(model, tiny_tokenizer, requests, 1, contexts, CLAMPED)
+        whole = find_values(model, tiny_tokenizer, requests, 1, contexts, replace(CLAMPED, reuse_prefix=False))
         assert torch.allclose(fast.vectors, whole.vectors, rtol=1e-9)
 
 
@@ -34,7 +34,7 @@ def test_the_fact_can_be_looked_up_elsewhere(tiny_tokenizer: PreTrainedTokenizer
     rows = rewriting_rows(model, tiny_tokenizer, REQUESTS, CONTEXTS, fact_token)
     usual = rewriting_rows(model, tiny_tokenizer, REQUESTS, CONTEXTS, "subject_last")
     assert [row.position for row in rows[1]] != [row.position for row in usual[1]]
-    assert all(row.position < len(row.ids) - len(row.targets) + 1 for found in rows for row in found)
+    assert all(row.position < len(row.ids) - len(row.targets) + 1 for searched in rows for row in searched)
     fast = find_values(model, tiny_tokenizer, REQUESTS, 1, CONTEXTS, settings)
     whole = find_values(model, tiny_tokenizer, REQUESTS, 1, CONTEXTS, replace(settings, reuse_prefix=False))
     assert torch.allclose(fast.vectors, whole.vectors, rtol=1e-9)

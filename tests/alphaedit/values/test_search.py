@@ -23,30 +23,30 @@ from tests.support.values import CLAMPED, KNOWN, TAUGHT
 def test_the_probability_is_the_models_with_the_vector_in_place(
     taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    found = find_values(taught_llama, tiny_tokenizer, KNOWN, 0, ["{}"], replace(TAUGHT, stop_loss=0.1))
-    for number, one in enumerate(KNOWN):
-        place = oracle.last_token(tiny_tokenizer, one.prompt.split(str(one.subject))[0], one.subject)
+    searched = find_values(taught_llama, tiny_tokenizer, KNOWN, 0, ["{}"], replace(TAUGHT, stop_loss=0.1))
+    for number, request in enumerate(KNOWN):
+        position = oracle.last_token(tiny_tokenizer, request.prompt.split(str(request.subject))[0], request.subject)
 
-        def put(module: Any, args: Any, output: Any, place: int = place, number: int = number) -> None:
-            output[:, place] = found.vectors[:, number]
+        def put(module: Any, args: Any, output: Any, position: int = position, number: int = number) -> None:
+            output[:, position] = searched.vectors[:, number]
 
         hook = taught_llama.model.layers[0].register_forward_hook(put)
-        (score,) = score_targets(taught_llama, tiny_tokenizer, [(one.prompt, one.target_new)])
+        (score,) = score_targets(taught_llama, tiny_tokenizer, [(request.prompt, request.target_new)])
         hook.remove()
-        assert float(found.probability[number].log()) == pytest.approx(score.log_prob, rel=1e-4, abs=1e-4)
-    assert found.reached.tolist() == (found.probability >= 0.5).tolist()
-    assert found.reached.any()
+        assert float(searched.probability[number].log()) == pytest.approx(score.log_prob, rel=1e-4, abs=1e-4)
+    assert searched.reached.tolist() == (searched.probability >= 0.5).tolist()
+    assert searched.reached.any()
 
 
 def test_a_target_out_of_reach_is_reported(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="corsa_plugins"):
-        found = find_values(tiny_llama, tiny_tokenizer, REQUESTS, 0, CONTEXTS, ValueSettings(steps=2, lr=1e-4))
-    assert not found.reached.any()
-    assert (found.probability < 0.5).all()
-    for one in REQUESTS:
-        assert one.name(0) in caplog.text
+        searched = find_values(tiny_llama, tiny_tokenizer, REQUESTS, 0, CONTEXTS, ValueSettings(steps=2, lr=1e-4))
+    assert not searched.reached.any()
+    assert (searched.probability < 0.5).all()
+    for request in REQUESTS:
+        assert request.name(0) in caplog.text
 
 
 def snapshot(model: PreTrainedModel) -> dict[str, Any]:
