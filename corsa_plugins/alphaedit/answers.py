@@ -37,20 +37,28 @@ def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
+    settings: AlphaEditSettings,
     *,
     texts: bool,
-    batch_size: int,
 ) -> Answers:
     """Ask a model the edit prompts, and with ``texts`` let it answer in its own words."""
     pairs = [(request.prompt, request.target_new) for request in requests]
-    scores = score_targets(model, tokenizer, pairs, batch_size=batch_size)
+    batch_size, chat_template = settings.batch_size, bool(settings.values.chat_template)
+    scores = score_targets(model, tokenizer, pairs, batch_size=batch_size, chat_template=chat_template)
     if not texts:
         return Answers(scores, [None] * len(requests))
     prompts = [request.prompt for request in requests]
     length = max(score.n_tokens for score in scores) + 4
     if (limit := longest_text(model)) is not None:
-        length = min(length, limit - max(len(encode_prompt(tokenizer, prompt)) for prompt in prompts))
-    answers = generate_answers(model, tokenizer, prompts, max_new_tokens=max(1, length), batch_size=batch_size)
+        length = min(length, limit - max(len(encode_prompt(tokenizer, prompt, chat_template)) for prompt in prompts))
+    answers = generate_answers(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max(1, length),
+        batch_size=batch_size,
+        chat_template=chat_template,
+    )
     return Answers(scores, [answer.text for answer in answers])
 
 
@@ -79,7 +87,8 @@ def validation_score(
     settings: AlphaEditSettings,
 ) -> float:
     """val_score of Algorithm 1, line 18, higher is better: see ``AlphaEditSettings.validation_score``."""
-    scores = score_targets(model, tokenizer, pairs, batch_size=settings.batch_size)
+    chat_template = bool(settings.values.chat_template)
+    scores = score_targets(model, tokenizer, pairs, batch_size=settings.batch_size, chat_template=chat_template)
     if settings.validation_score == "accuracy":
         return sum(score.top1 for score in scores) / len(scores)
     return float(torch.tensor([score.log_prob / score.n_tokens for score in scores]).double().exp().mean())

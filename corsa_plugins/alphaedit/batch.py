@@ -177,7 +177,7 @@ class BatchEdit:
 
     def _ask(self, texts: bool) -> Answers:
         reader = self.reader
-        return ask(reader.model, reader.tokenizer, self.requests, texts=texts, batch_size=reader.settings.batch_size)
+        return ask(reader.model, reader.tokenizer, self.requests, reader.settings, texts=texts)
 
     def _refuse_non_finite(self, layer: int, what: str, columns: Tensor) -> None:
         """``columns`` has a column, or an element, for each request."""

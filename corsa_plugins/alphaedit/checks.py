@@ -50,7 +50,7 @@ def check_edit(
         if probe.answer is None:
             raise RequestError(f"keep[{i}] ({probe.prompt!r}) has no answer: give the one that should stay")
     if settings.smoothing is not None:
-        _check_lengths(model, tokenizer, requests, keep)
+        _check_lengths(model, tokenizer, requests, keep, bool(settings.values.chat_template))
     for conflict in check_requests(requests).contradictions:
         logger.warning(
             "requests %s contradict each other: the prompt %r is given %s; the edit lands between them",
@@ -61,7 +61,11 @@ def check_edit(
 
 
 def _check_lengths(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], keep: Sequence[Probe]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    keep: Sequence[Probe],
+    chat_template: bool,
 ) -> None:
     """Of what is validated on; the search for values looks at the edit prompts."""
     limit = longest_text(model)
@@ -71,7 +75,7 @@ def _check_lengths(
     pairs += [(f"keep[{i}]", probe.prompt, str(probe.answer)) for i, probe in enumerate(keep)]
     problems = []
     for name, prompt, answer in pairs:
-        length = sum(map(len, join(tokenizer, prompt, answer)))
+        length = sum(map(len, join(tokenizer, prompt, answer, chat_template)))
         if length > limit:
             problems.append(f"{name}: {length} tokens to validate on, and the model reads {limit}: shorten {prompt!r}")
     if problems:

@@ -65,6 +65,7 @@ class ModelReader:
             self.settings.layers if layers is None else layers,
             contexts,
             fact_token=self.settings.values.fact_token,
+            chat_template=bool(self.settings.values.chat_template),
             batch_size=self.settings.batch_size,
             architecture=self.architecture,
         )
@@ -109,6 +110,7 @@ class ModelReader:
             requests,
             layer,
             fact_token=self.settings.values.fact_token,
+            chat_template=bool(self.settings.values.chat_template),
             batch_size=self.settings.batch_size,
             architecture=self.architecture,
             site=self._site(layer),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,13 @@ class AlphaEditMethod:
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Session:
         """An editor on the model; ``seed`` is not needed, as an edit draws nothing that its settings do not fix."""
         return _AlphaEditSession(model, tokenizer, self)
+
+    def in_form(self, chat_template: bool) -> AlphaEditMethod:
+        """With prompts in this form, unless the settings say in which."""
+        values = self.settings.values
+        if values.chat_template is not None:
+            return self
+        return replace(self, settings=replace(self.settings, values=replace(values, chat_template=chat_template)))
 
 
 class _AlphaEditSession:

@@ -23,7 +23,7 @@ from corsa_plugins.errors import CorsaError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["JoinedIds", "TokenizationError", "encode_prompt", "join", "separate"]
+__all__ = ["JoinedIds", "TokenizationError", "as_asked", "encode_prompt", "encode_text", "join", "separate"]
 
 
 class TokenizationError(CorsaError, ValueError):
@@ -100,13 +100,35 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, chat_template
     Raises:
         TokenizationError: No tokens come out, or the tokenizer has no chat template.
     """
-    if chat_template:
-        ids = _encode(tokenizer, _render_chat(tokenizer, prompt), special=False)
-    else:
-        ids = _encode(tokenizer, prompt.rstrip(" ") or prompt, special=True)
+    text, _ = as_asked(tokenizer, prompt, chat_template)
+    ids = encode_text(tokenizer, text, special=not chat_template)
     if not ids:
         raise TokenizationError(f"the prompt {prompt!r} gives no tokens: write a prompt the tokenizer can represent")
     return ids
+
+
+def as_asked(tokenizer: PreTrainedTokenizerBase, prompt: str, chat_template: bool = False) -> tuple[str, int]:
+    """The text whose tokens a model is given to answer ``prompt``, and where in it the prompt begins.
+
+    >>> as_asked(tokenizer, "Anna Berg plays the ")  # doctest: +SKIP
+    ('Anna Berg plays the', 0)
+
+    Args:
+        tokenizer: Any Hugging Face tokenizer.
+        prompt: The prompt's text.
+        chat_template: As for :func:`encode_prompt`.
+
+    Raises:
+        TokenizationError: The tokenizer has no chat template, or one that writes the prompt in another way.
+    """
+    if not chat_template:
+        return prompt.rstrip(" ") or prompt, 0
+    text = _render_chat(tokenizer, prompt)
+    kept = prompt.strip()  # a template may leave out what is around it
+    start = text.rfind(kept)
+    if start < 0:
+        raise TokenizationError(f"the chat template does not write the prompt {prompt!r} as it is: ask it without")
+    return text, start - (len(prompt) - len(prompt.lstrip()))
 
 
 def join(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, chat_template: bool = False) -> JoinedIds:
@@ -131,7 +153,7 @@ def join(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, chat_temp
         target_text = _chat_answer(tokenizer, prompt, target, prompt_text)
     else:
         prompt_text, target_text = separate(prompt, target)
-    joint = _encode(tokenizer, prompt_text + target_text, special=not chat_template)
+    joint = encode_text(tokenizer, prompt_text + target_text, special=not chat_template)
     if joint[: len(prompt_ids)] == prompt_ids:
         target_ids = joint[len(prompt_ids) :]
     else:
@@ -141,7 +163,7 @@ def join(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str, chat_temp
     return JoinedIds(prompt_ids, target_ids)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
     """Ids of ``text``; with ``special``, what the tokenizer puts in front by default (BOS) is in front, once."""
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if not special:
@@ -158,11 +180,11 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> 
 def _encode_continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of ``text`` in mid-text: not with the space that SentencePiece-style tokenizers put before a first word."""
     for anchor in ("\n", ".", "a"):
-        before = _encode(tokenizer, anchor, special=False)
-        both = _encode(tokenizer, anchor + text, special=False)
+        before = encode_text(tokenizer, anchor, special=False)
+        both = encode_text(tokenizer, anchor + text, special=False)
         if before and both[: len(before)] == before:
             return both[len(before) :]
-    return _encode(tokenizer, text, special=False)
+    return encode_text(tokenizer, text, special=False)
 
 
 def _render_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:

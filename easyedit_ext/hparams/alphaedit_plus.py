@@ -31,6 +31,7 @@ _FIELDS: Mapping[str, str] = {
     "values.stop_loss": "v_stop_loss",
     "values.batch_size": "v_batch_size",
     "values.fact_token": "fact_token",
+    "values.chat_template": "chat_template",
     "ridge": "L2",
     "ridge_unit": "L2_unit",
     "prior_weight": "prior_weight",
@@ -64,6 +65,8 @@ class AlphaEditPlusHyperParams(HyperParams):
         layers: The blocks whose FFN is edited, counted from 0, in ascending order.
         fact_token: Which token of the prompt an edit is looked up at; see
             :class:`corsa_plugins.alphaedit.values.search.ValueSettings`.
+        chat_template: Put prompts through the tokenizer's chat template, wherever an edit reads them; ``None``: as
+            ``use_chat_template`` says, by which EasyEdit's evaluation asks them.
         v_num_grad_steps: Most evaluations of the loss of a value vector.
         v_lr: Adam's learning rate for it.
         v_lr_unit: ``"absolute"``, or ``"relative"`` to the size of the block's output.
@@ -128,6 +131,7 @@ class AlphaEditPlusHyperParams(HyperParams):
     layers: list[int]
     layer_selection: Literal["all", "random"] = "all"
     fact_token: str = "subject_last"
+    chat_template: bool | None = None
     v_num_grad_steps: int = 25
     v_lr: float = 0.1
     v_lr_unit: str = "absolute"
@@ -202,6 +206,8 @@ class AlphaEditPlusHyperParams(HyperParams):
             settings = data[part] if part else data
             if settings is not None:
                 settings[name] = getattr(self, field)
+        if self.chat_template is None:
+            data["values"]["chat_template"] = self.use_chat_template or None
         with hparams_errors():
             try:
                 return AlphaEditSettings.from_dict(data)

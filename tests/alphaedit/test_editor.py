@@ -14,6 +14,7 @@ from corsa_plugins.alphaedit.batch import BatchEdit
 from corsa_plugins.alphaedit.statistics.layer import StatisticsError
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import find_architecture
+from corsa_plugins.model.asking import score_targets
 from tests.fixtures.alphaedit import LATER, QUICK, REQUESTS, SETTINGS, Bench, TestbedBench, gpt2
 
 
@@ -40,6 +41,32 @@ def test_an_edit_is_taken(testbed_bench: TestbedBench) -> None:
     assert 0 <= later.layers[0].prior_weight < 1
     known = editor.edit([wanted.model_copy(update={"target_new": str(wanted.target_old)})]).requests[0]
     assert known.verdict == "known already"
+
+
+CHAT = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}It is known that {{ message['content'] }}"
+    "{% else %} {{ message['content'] }}{% endif %}{% endfor %}"
+)
+
+
+def test_through_a_chat_template_an_edit_is_taken_where_prompts_are_asked_through_it(
+    testbed_bench: TestbedBench,
+) -> None:
+    tokenizer = copy.deepcopy(testbed_bench.tokenizer)
+    tokenizer.chat_template = CHAT
+    bench, facts = replace(testbed_bench, tokenizer=tokenizer), testbed_bench.requests[:5]
+    pairs = [(request.prompt, request.target_new) for request in facts]
+    log_probs = {}
+    for chat_template in (False, True):
+        editor = bench.editor(values=replace(bench.settings.values, chat_template=chat_template))
+        report = editor.edit(facts)
+        scores = score_targets(bench.model, tokenizer, pairs, chat_template=chat_template)
+        assert [request.edited for request in report.requests] == [score.top1 for score in scores]
+        assert len(report.not_edited) < len(facts)
+        through_template = score_targets(bench.model, tokenizer, pairs, chat_template=True)
+        log_probs[chat_template] = sum(score.log_prob for score in through_template)
+        editor.revert_all()
+    assert log_probs[True] > log_probs[False]
 
 
 def test_editing_twice_changes_little(testbed_bench: TestbedBench) -> None:

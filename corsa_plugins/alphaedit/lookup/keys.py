@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["request_keys", "request_outputs"]
 
 
+# Nine parameters: a model's, how its prompts are read, and what most callers leave to be found.
 def request_keys(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -34,6 +35,7 @@ def request_keys(
     *,
     batch_size: int = 128,
     fact_token: FactToken = "subject_last",
+    chat_template: bool = False,
     architecture: Architecture | None = None,
 ) -> dict[int, Tensor]:
     """K1 of each layer: the input of its FFN's down map where each request looks its fact up.
@@ -49,6 +51,7 @@ def request_keys(
         contexts: As :func:`corsa_plugins.alphaedit.lookup.contexts.generate_contexts` gives them; ``"{}"`` comes first.
         batch_size: Texts per forward pass, each request being one in each context.
         fact_token: Which token of the subject.
+        chat_template: Whether prompts are read through the tokenizer's chat template, contexts and all.
         architecture: By default what :func:`corsa_plugins.model.architecture.find_architecture` finds.
 
     Returns:
@@ -65,7 +68,8 @@ def request_keys(
     if not layers:
         raise SettingError("layers is empty: name at least one block")
     maps = {layer: parts.ffn(layer).down for layer in layers}
-    rows = [row for group in prompt_rows(model, tokenizer, requests, contexts, fact_token) for row in group]
+    groups = prompt_rows(model, tokenizer, requests, contexts, fact_token, chat_template)
+    rows = [row for group in groups for row in group]
     modules = {layer: linear.module for layer, linear in maps.items()}
     captured = _at_positions(parts, rows, modules, batch_size, inputs=True)
     weights = context_weights(contexts)
@@ -75,6 +79,7 @@ def request_keys(
     }
 
 
+# Nine parameters, as those of request_keys.
 def request_outputs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -83,6 +88,7 @@ def request_outputs(
     *,
     batch_size: int = 128,
     fact_token: FactToken = "subject_last",
+    chat_template: bool = False,
     architecture: Architecture | None = None,
     site: nn.Module | None = None,
 ) -> Tensor:
@@ -95,7 +101,8 @@ def request_outputs(
     """
     parts = architecture or find_architecture(model)
     module = parts.block(layer).module if site is None else site
-    rows = [row for group in prompt_rows(model, tokenizer, requests, [BARE], fact_token) for row in group]
+    groups = prompt_rows(model, tokenizer, requests, [BARE], fact_token, chat_template)
+    rows = [row for group in groups for row in group]
     return _at_positions(parts, rows, {layer: module}, batch_size, inputs=False)[layer].t().contiguous()
 
 

@@ -40,6 +40,7 @@ def prompt_rows(
     requests: Sequence[EditRequest],
     contexts: Sequence[str],
     fact_token: FactToken,
+    chat_template: bool = False,
 ) -> list[list[Row]]:
     """For each request its prompt in each of the contexts (templates with one ``{}``).
 
@@ -49,8 +50,9 @@ def prompt_rows(
     """
 
     def rows(request: EditRequest) -> list[Row]:
-        texts = [_in_context(tokenizer, c, request.prompt, request.subject or "", fact_token) for c in contexts]
-        return [Row(tuple(encode_prompt(tokenizer, text)), position) for text, position in texts]
+        subject = request.subject or ""
+        texts = [_in_context(tokenizer, c, request.prompt, subject, fact_token, chat_template) for c in contexts]
+        return [Row(tuple(encode_prompt(tokenizer, text, chat_template)), position) for text, position in texts]
 
     return _each(model, requests, rows)
 
@@ -61,6 +63,7 @@ def rewriting_rows(
     requests: Sequence[EditRequest],
     contexts: Sequence[str],
     fact_token: FactToken,
+    chat_template: bool = False,
 ) -> list[list[Row]]:
     """For each request its prompt in each context with ``target_new`` behind it, and last "{subject} is a".
 
@@ -75,26 +78,32 @@ def rewriting_rows(
         rows = []
         subject = request.subject or ""
         for context in contexts:
-            text, position = _in_context(tokenizer, context, request.prompt, subject, fact_token)
-            prompt_ids, target_ids = join(tokenizer, text, request.target_new)
+            text, position = _in_context(tokenizer, context, request.prompt, subject, fact_token, chat_template)
+            prompt_ids, target_ids = join(tokenizer, text, request.target_new, chat_template)
             rows.append(Row((*prompt_ids, *target_ids[:-1]), position, tuple(target_ids)))
         # the subject is the one at the start, whatever it is: "a is a"
-        text, position = _in_context(tokenizer, KL_PROMPT, subject.strip(), subject, fact_token)
+        text, position = _in_context(tokenizer, KL_PROMPT, subject.strip(), subject, fact_token, chat_template)
         # what follows the position does not matter to what is predicted there
-        return [*rows, Row(tuple(encode_prompt(tokenizer, text))[: position + 1], position)]
+        return [*rows, Row(tuple(encode_prompt(tokenizer, text, chat_template))[: position + 1], position)]
 
     return _each(model, requests, rows)
 
 
 def _in_context(
-    tokenizer: PreTrainedTokenizerBase, context: str, prompt: str, subject: str, fact_token: FactToken
+    tokenizer: PreTrainedTokenizerBase,
+    context: str,
+    prompt: str,
+    subject: str,
+    fact_token: FactToken,
+    chat_template: bool,
 ) -> tuple[str, int]:
     """The prompt in its context, and the position of the prompt's subject, not of one that the context has too."""
     before, _, after = context.partition("{}")
     # Counted in the prompt alone: what follows it, target or not, must not move where the fact is looked up.
     start, end = subject_span(prompt, subject)
     text = before + prompt + after
-    return text, token_position(tokenizer, text, (len(before) + start, len(before) + end), fact_token)
+    span = (len(before) + start, len(before) + end)
+    return text, token_position(tokenizer, text, span, fact_token, chat_template)
 
 
 def _each(

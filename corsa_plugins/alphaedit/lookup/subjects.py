@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 
 from corsa_plugins.data.requests import RequestError
-from corsa_plugins.model.tokenization import encode_prompt
+from corsa_plugins.model.tokenization import as_asked, encode_prompt, encode_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +23,11 @@ FactToken = Literal["subject_last", "subject_first", "subject_first_after_last",
 
 
 def subject_position(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str, fact_token: FactToken = "subject_last"
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    subject: str,
+    fact_token: FactToken = "subject_last",
+    chat_template: bool = False,
 ) -> int:
     """The position of a subject's token among the ids of a prompt.
 
@@ -35,11 +39,12 @@ def subject_position(
         prompt: The prompt, written out in full.
         subject: What it is about; of several occurrences the one that :func:`subject_span` chooses.
         fact_token: Which token; ``"subject_first_after_last"`` is the last one where nothing follows the subject.
+        chat_template: Whether the prompt is read through the tokenizer's chat template.
 
     Raises:
         RequestError: The subject is blank or does not occur in the prompt.
     """
-    return token_position(tokenizer, prompt, subject_span(prompt, subject), fact_token)
+    return token_position(tokenizer, prompt, subject_span(prompt, subject), fact_token, chat_template)
 
 
 def subject_span(prompt: str, subject: str) -> tuple[int, int]:
@@ -64,13 +69,19 @@ def subject_span(prompt: str, subject: str) -> tuple[int, int]:
 
 
 def token_position(
-    tokenizer: PreTrainedTokenizerBase, text: str, span: tuple[int, int], fact_token: FactToken = "subject_last"
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    span: tuple[int, int],
+    fact_token: FactToken = "subject_last",
+    chat_template: bool = False,
 ) -> int:
-    """As :func:`subject_position`, for the characters from ``span[0]`` up to, not with, ``span[1]`` of ``text``."""
-    ids = encode_prompt(tokenizer, text)
+    """As :func:`subject_position`, for the characters from ``span[0]`` up to, not with, ``span[1]`` of ``prompt``."""
+    ids = encode_prompt(tokenizer, prompt, chat_template)
     if fact_token == "last":
         return len(ids) - 1
-    first, last = _by_offsets(tokenizer, text, ids, span) or _by_prefix(tokenizer, text, ids, span)
+    text, start = as_asked(tokenizer, prompt, chat_template)
+    span = (start + span[0], start + span[1])
+    first, last = _by_offsets(tokenizer, text, ids, span) or _by_prefix(tokenizer, text, ids, span, chat_template)
     if fact_token == "subject_first":
         return first
     return min(last + 1, len(ids) - 1) if fact_token == "subject_first_after_last" else last
@@ -82,8 +93,7 @@ def _by_offsets(
     """Positions of the first and the last token with characters of the span; ``None`` where no offsets tell."""
     if not tokenizer.is_fast:
         return None
-    # encode_prompt leaves spaces at the end out, which moves no character before them
-    plain = tokenizer(text.rstrip(" ") or text, add_special_tokens=False, return_offsets_mapping=True)
+    plain = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     before = len(ids) - len(plain["input_ids"])
     if before < 0 or ids[before:] != list(plain["input_ids"]):
         return None
@@ -94,17 +104,22 @@ def _by_offsets(
     return (before + first[0], before + last[-1]) if first and last and first[0] <= last[-1] else None
 
 
-def _by_prefix(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], span: tuple[int, int]) -> tuple[int, int]:
+def _by_prefix(
+    tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int], span: tuple[int, int], chat_template: bool = False
+) -> tuple[int, int]:
     """The same from the tokenisation of the text up to the end of the span, for tokenizers without offsets."""
 
     def starts(position: int) -> int:
         """How many characters of the text, whitespace at its start aside, the tokens up to ``position`` hold."""
-        text = tokenizer.decode(ids[: position + 1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        # special tokens are part of what a template writes, and in front of a plain prompt they are no text
+        text = tokenizer.decode(
+            ids[: position + 1], skip_special_tokens=not chat_template, clean_up_tokenization_spaces=False
+        )
         return len(str(text).rstrip("\ufffd").lstrip())  # of a character cut in two, nothing is there yet
 
     blank = len(text) - len(text.lstrip())
     start, end = span[0] - blank, span[1] - blank
-    until = encode_prompt(tokenizer, text[: span[1]])
+    until = encode_text(tokenizer, text[: span[1]], special=not chat_template)
     # A token that spans the end of the subject makes the two tokenisations differ.
     last = len(until) - 1
     if ids[: len(until)] != until:

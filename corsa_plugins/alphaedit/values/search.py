@@ -102,7 +102,8 @@ def find_values(
     if settings.loss_layer is not None:
         parts.block(settings.loss_layer)
     check_contexts(contexts)
-    rows = rewriting_rows(model, tokenizer, requests, contexts, settings.fact_token)
+    chat_template = bool(settings.chat_template)
+    rows = rewriting_rows(model, tokenizer, requests, contexts, settings.fact_token, chat_template)
     names = [request.name(index) for index, request in enumerate(requests)]
     # rows of similar length side by side: less padding
     order = sorted(range(len(rows)), key=lambda index: -max(len(row.ids) for row in rows[index]))

@@ -36,6 +36,9 @@ class ValueSettings(Settings):
             batched with makes no difference beyond rounding.
         fact_token: Where the fact is looked up: ``"subject_last"``, ``"subject_first"``,
             ``"subject_first_after_last"`` or ``"last"``, always in the prompt, also with the target behind it.
+        chat_template: Put prompts, contexts and all, through the tokenizer's chat template, wherever this edit reads
+            them: for keys, values, answers and validation. ``None``: in the form that they are asked in, where
+            something asks (:func:`corsa_plugins.methods.spec.in_form`), else as they are.
         reuse_prefix: Run the blocks up to the edited one, and the tokens before the edited one, once per batch: what
             they put out never changes. Off, every pass runs the whole model on the whole texts, with the same result.
     """
@@ -50,4 +53,5 @@ class ValueSettings(Settings):
     stop_loss: NonNegative = 0.05
     batch_size: Count = 16
     fact_token: FactToken = "subject_last"
+    chat_template: bool | None = None
     reuse_prefix: bool = True

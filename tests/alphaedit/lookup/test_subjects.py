@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from corsa_plugins.alphaedit.lookup.subjects import FactToken, _by_prefix, subject_position, subject_span
 from corsa_plugins.data.requests import RequestError
-from corsa_plugins.model.tokenization import encode_prompt
+from corsa_plugins.model.tokenization import TokenizationError, encode_prompt
 from tests.conftest import byte_level_tokenizer, sentencepiece_tokenizer
 
 
@@ -77,6 +78,8 @@ def pieces(tokenizer: PreTrainedTokenizer | PreTrainedTokenizerFast, prompt: str
     return [b[len(a) :] for a, b in zip(["", *grown], grown, strict=False)]
 
 
+CHAT = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] | trim }} {% endfor %}[assistant]"
+
 PROMPTS = [
     ("France is a country whose capital is", "France"),
     ("The capital of France is", "France"),
@@ -108,6 +111,30 @@ def test_the_tokens_are_the_subjects(
     behind = subject_position(tokenizer, prompt, subject, "subject_first_after_last")
     assert behind == min(last + 1, len(found) - 1)
     assert subject_position(tokenizer, prompt, subject, "last") == len(found) - 1
+
+
+@pytest.mark.parametrize(("prompt", "subject"), PROMPTS)
+def test_through_a_chat_template_the_tokens_are_the_subjects_too(
+    tokenizer: PreTrainedTokenizer | PreTrainedTokenizerFast, prompt: str, subject: str
+) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = CHAT
+    ids = encode_prompt(tokenizer, prompt, chat_template=True)
+    first, last, behind, end = (
+        subject_position(tokenizer, prompt, subject, where, chat_template=True)  # type: ignore[arg-type]
+        for where in ("subject_first", "subject_last", "subject_first_after_last", "last")
+    )
+    text = str(tokenizer.decode(ids[first : last + 1]))
+    assert text.strip().startswith(subject)
+    assert len(text.strip()) <= len(subject) + 1, "a token may span the end"
+    assert subject not in str(tokenizer.decode(ids[first:last]))
+    assert (behind, end) == (last + 1, len(ids) - 1)
+
+
+def test_a_template_that_rewrites_the_prompt_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    tiny_tokenizer.chat_template = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"
+    with pytest.raises(TokenizationError, match="does not write the prompt 'In France' as it is"):
+        subject_position(tiny_tokenizer, "In France", "France", chat_template=True)
 
 
 @settings(deadline=None, max_examples=40)

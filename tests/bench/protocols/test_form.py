@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,29 @@ def test_what_is_asked_through_the_template_is_trained_through_it(
     assert not same(plain, chat)
     for asked, expected in ((False, plain), (True, chat)):
         assert same(trained(None, asked, taught_llama, tiny_tokenizer, tmp_path / f"as asked, {asked}"), expected)
+
+
+@pytest.mark.parametrize("name", ["alphaedit", "alphaedit+"])
+def test_alphaedit_reads_prompts_in_the_form_they_are_asked_in(
+    name: str,
+    make: Callable[[str], Method],
+    taught_llama: LlamaForCausalLM,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    tiny_tokenizer.chat_template = CHAT_TEMPLATE
+    reached = {}
+    for asked in (False, True):
+        folder = tmp_path / f"{asked}"
+        run_protocol(
+            make(name), PLAN, taught_llama, tiny_tokenizer, folder, chat_template=asked, max_new_tokens=4,
+            progress=False,
+        )  # fmt: skip
+        run = json.loads((folder / "run.json").read_text())
+        assert run["method"]["settings"]["values"]["chat_template"] is asked
+        report = json.loads((folder / "updates" / "001-update" / "report.json").read_text())
+        reached[asked] = [row["value_probability"] for row in report["requests"]]
+    assert reached[False] != reached[True]
 
 
 def test_settings_that_say_otherwise_are_kept(
