@@ -1,0 +1,68 @@
+"""Tasks of lm-evaluation-harness: which names there are, and what task files of one's own hold."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from corsa_plugins.errors import SettingError
+from corsa_plugins.files import sha256_of_file
+
+__all__ = ["data_files", "find_tasks", "task_digest"]
+
+
+def find_tasks(names: Sequence[str], include_path: str | os.PathLike[str] | None) -> tuple[Any, list[str]]:
+    """The harness's manager of tasks, and the names that the patterns match."""
+    from lm_eval.tasks import TaskManager
+
+    folder = None if include_path is None else str(Path(include_path).expanduser())
+    if folder is not None:
+        # Reading the index of its own thousands of tasks takes the harness many seconds.
+        manager = TaskManager(include_path=folder, include_defaults=False)
+        if all(manager.match_tasks([name]) for name in names):
+            return manager, _matching(manager, names)
+    manager = TaskManager(include_path=folder)
+    unknown = [name for name in names if not manager.match_tasks([name])]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`lm-eval ls tasks` lists them"
+        where = f", nor in {folder}" if folder else ""
+        raise SettingError(f"no task {', '.join(unknown)} in lm-evaluation-harness{where}: {hint}")
+    return manager, _matching(manager, names)
+
+
+def _matching(manager: Any, names: Sequence[str]) -> list[str]:
+    """The tasks that names and patterns match, each once, in the order of the names."""
+    return list(dict.fromkeys(task for name in names for task in manager.match_tasks([name])))
+
+
+def task_digest(folder: Path) -> str:
+    """Digest of the task files in a folder: other tasks under the same names are other tasks."""
+    digest = hashlib.sha256()
+    for file in _task_files(folder, ".yaml", ".yml", ".py"):
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def data_files(folder: Path) -> dict[str, str]:
+    """A digest of each data file that the task files in a folder name, as far as it is there."""
+    digests = {}
+    for file in _task_files(folder, ".yaml", ".yml"):
+        for name in _DATA_FILE.findall(file.read_text(encoding="utf-8", errors="replace")):
+            for path in (Path(name), folder / name):
+                if path.is_file():
+                    digests[str(path.absolute())] = sha256_of_file(path)[:16]
+    return digests
+
+
+_DATA_FILE = re.compile(r"[^\s'\"\[\]{},]+\.(?:jsonl?|csv|tsv|txt|parquet|arrow)\b")
+"""As a task file names one behind ``data_files``: a path without spaces."""
+
+
+def _task_files(folder: Path, *kinds: str) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in kinds and path.is_file())

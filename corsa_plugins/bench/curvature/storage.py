@@ -1,0 +1,60 @@
+"""Curvatures as a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from corsa_plugins.bench.curvature.lanczos import Curvature, CurvatureError
+from corsa_plugins.files import atomic_write_text
+
+__all__ = ["load_curvature", "save_curvature"]
+
+
+def save_curvature(path: str | os.PathLike[str], curvatures: Mapping[str, Mapping[str, Curvature]]) -> Path:
+    """Write curvatures to a JSON file, whole or not at all, for :func:`load_curvature`.
+
+    Args:
+        path: For instance ``runs/curvature.json``; ``corsa report`` reads it.
+        curvatures: By model (``"LoRA SFT"``, ``"CoRSA"``), what
+            :func:`~corsa_plugins.bench.curvature.measure.curvature` gave for it.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    plain = {label: {of: _plain(found) for of, found in functions.items()} for label, functions in curvatures.items()}
+    return atomic_write_text(path, json.dumps({"curvature": plain}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain(curvature: Curvature) -> dict[str, float | None]:
+    plain = asdict(curvature)
+    return {**plain, "value": plain["value"] if math.isfinite(plain["value"]) else None}  # strict JSON has no NaN
+
+
+def load_curvature(path: str | os.PathLike[str]) -> dict[str, dict[str, Curvature]]:
+    """What :func:`save_curvature` wrote: curvatures by model and function.
+
+    Raises:
+        CurvatureError: The file holds something else.
+        OSError: It cannot be read.
+    """
+    try:
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))["curvature"]
+        return {
+            str(label): {
+                str(of): Curvature(
+                    **{name: float(found[name]) for name in ("largest", "top", "bottom", "residual")},
+                    iterations=int(found["iterations"]),
+                    converged=bool(found["converged"]),
+                    value=math.nan if found["value"] is None else float(found["value"]),
+                )
+                for of, found in functions.items()
+            }
+            for label, functions in saved.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CurvatureError(f"{path} holds no curvatures: {error!r}") from error
