@@ -8,15 +8,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+if TYPE_CHECKING:
+    from corsa_plugins.model.tokenization import JoinedIds
+
 pytest_plugins = [
     "tests.fixtures.alphaedit",
+    "tests.fixtures.atlas",
     "tests.fixtures.merging",
     "tests.fixtures.protocols",
     "tests.fixtures.routing",
@@ -134,12 +139,14 @@ def _session_taught(_session_tokenizer: PreTrainedTokenizerFast) -> LlamaForCaus
     return teach(llama(len(_session_tokenizer), seed=1), _session_tokenizer)
 
 
-def teach(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The model, once it answers ``FACTS`` and ends there."""
+def teach(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Sequence[JoinedIds] = ()
+) -> LlamaForCausalLM:
+    """The model, once it answers ``FACTS``, or the ``rows`` of prompts and answers, and ends there."""
     from corsa_plugins.model.tokenization import join
 
     model.train()
-    rows = [join(tokenizer, prompt, answer + ".") for prompt, answer in FACTS.items()]
+    rows = rows or [join(tokenizer, prompt, answer + ".") for prompt, answer in FACTS.items()]
     width = max(len(row.prompt_ids) + len(row.target_ids) + 1 for row in rows)
     ids = torch.full((len(rows), width), 2)
     labels = torch.full((len(rows), width), -100)

@@ -28,6 +28,7 @@ __all__ = ["COMMANDS", "GROUP", "build_app", "main"]
 COMMANDS = {
     "evaluate": "evaluate:evaluate",
     "testbed": "testbed:get_testbed",
+    "atlas": "atlas:atlas",
     "convert": "convert:convert",
     "stats": "stats:stats",
     "edit": "edit:edit",
