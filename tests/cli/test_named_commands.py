@@ -53,7 +53,7 @@ def options_of(name: str) -> frozenset[str] | None:
     command = typer.main.get_command(build_app([name])).commands.get(name)  # type: ignore[attr-defined]
     if name == "train":  # TRL reads them
         pytest.importorskip("trl")
-        from trl_ext.train import make_parser
+        from trl_ext.arguments import make_parser
 
         return frozenset(option for action in make_parser()._actions for option in action.option_strings) | {"--config"}
     if name == "merge":  # mergekit reads them
