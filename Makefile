@@ -1,6 +1,6 @@
 # Needs Python 3.11+ and make; everything else is installed into .venv with the tested versions (constraints.txt).
 #   make demo    set up, then edit 200 facts on the embedded testbed by every method, and compare
-#   make test    set up, then lint and run the tests
+#   make test    set up, then lint and run the tests, in two processes
 #   make lint    ruff, mypy and the order of the rooms alone
 #   make bench   the ablation of benchmarks/RESULTS.md (about half an hour on 2 cores)
 
@@ -40,7 +40,7 @@ lint: $(TOOLS)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks.ablation

@@ -296,7 +296,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_locked_is_used_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / ".lock").mkdir()
-    with caplog.at_level("INFO"), sole_use(tmp_path):
+    with caplog.at_level("INFO", logger="corsa_plugins"), sole_use(tmp_path):
         pass
     assert "cannot be locked" in caplog.text
 
