@@ -159,12 +159,16 @@ def test_the_pages_on_requests_and_evaluation_do_what_they_say(
     rows: Any = namespace["rows"]
     assert rows
     assert {"prompt", "chosen", "rejected"} <= set(rows[0])
-    (block,) = blocks(ROOT / "docs" / "evaluation.md", "python")
+    block, one_more_metric = blocks(ROOT / "docs" / "evaluation.md", "python")
     model = llama_bench.model
     known = [EditRequest(prompt="The capital of Spain is", target_new="Madrid")]
-    names = {"base": model, "edited": model, "tokenizer": llama_bench.tokenizer, "rich": rich}
-    exec(compile(block, "evaluation.md", "exec"), {**names, "requests": REQUESTS, "facts_that_should_stay": known})
+    names: dict[str, Any] = {"base": model, "edited": model, "tokenizer": llama_bench.tokenizer, "rich": rich}
+    names |= {"requests": REQUESTS, "facts_that_should_stay": known}
+    exec(compile(block, "evaluation.md", "exec"), names)
     assert "efficacy" in capsys.readouterr().out.lower()
+    exec(compile(one_more_metric, "evaluation.md", "exec"), names)
+    after: Any = names["after"]
+    assert {names["brevity"].value(record) for record in after.records} <= {True, False}
 
 
 def test_the_page_on_mergekit_sweeps_in_python(

@@ -180,19 +180,21 @@ def _answers(results: Sequence[ProtocolResult]) -> list[list[Evaluation]]:
     plan = results[0].plan
     last = len(plan.sets)
     groups = []
-    for number, one in enumerate(plan.sets, start=1):
-        asked: list[tuple[str, Evaluation]] = []
-        if (0, one.name) in results[0].evaluations:
-            asked.append(("before", results[0].at(0, one.name)))
-        moments = [(number, ", right after" if last > 1 else "")]
-        moments += [(last, ", at the end")] if last > 1 else []
-        asked += [(f"{r.method}{when}", r.at(moment, one.name)) for moment, when in moments for r in results]
-        groups.append([replace(evaluation, label=label) for label, evaluation in asked])
+    for number, update in enumerate(plan.sets, start=1):
+        moments = [(number, ", right after"), (last, ", at the end")] if last > 1 else [(number, "")]
+        before = [_labelled(results[0], 0, update.name, "before")] if (0, update.name) in results[0].evaluations else []
+        after = [
+            _labelled(result, moment, update.name, f"{result.method}{when}")
+            for moment, when in moments
+            for result in results
+        ]
+        groups.append([*before, *after])
     if plan.untouched:
         when = ", at the end" if last > 1 else ""
-        facts = [
-            ("before", results[0].at(0, UNTOUCHED)),
-            *((f"{r.method}{when}", r.at(last, UNTOUCHED)) for r in results),
-        ]
-        groups.append([replace(evaluation, label=label) for label, evaluation in facts])
+        after = [_labelled(result, last, UNTOUCHED, f"{result.method}{when}") for result in results]
+        groups.append([_labelled(results[0], 0, UNTOUCHED, "before"), *after])
     return groups
+
+
+def _labelled(result: ProtocolResult, moment: int, name: str, label: str) -> Evaluation:
+    return replace(result.at(moment, name), label=label)

@@ -200,8 +200,8 @@ class Harness:
         return self._all(kept)
 
     def _all(self, kept: KeptScores) -> dict[str, dict[str, float]]:
-        found = (kept.find(name, self.settings, self._data_files) for name in self.names)
-        return {task: scores for ability in found for task, scores in (ability or {}).items()}
+        abilities = (kept.find(name, self.settings, self._data_files) for name in self.names)
+        return {task: scores for ability in abilities for task, scores in (ability or {}).items()}
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -101,8 +101,8 @@ def _curvature(function: Function, name: str, progress: bool, search: Search) ->
             bar.update()
             return function.product(vector)
 
-        found = extreme_eigenvalues(product, function.parameters, **search)
-    return replace(found, value=function.value)
+        measured = extreme_eigenvalues(product, function.parameters, **search)
+    return replace(measured, value=function.value)
 
 
 def _adapter_parameters(model: nn.Module) -> list[nn.Parameter]:

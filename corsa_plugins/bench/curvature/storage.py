@@ -26,7 +26,9 @@ def save_curvature(path: str | os.PathLike[str], curvatures: Mapping[str, Mappin
     Raises:
         OSError: The file cannot be written.
     """
-    plain = {label: {of: _plain(found) for of, found in functions.items()} for label, functions in curvatures.items()}
+    plain = {
+        label: {of: _plain(measured) for of, measured in functions.items()} for label, functions in curvatures.items()
+    }
     return atomic_write_text(path, json.dumps({"curvature": plain}, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -47,12 +49,12 @@ def load_curvature(path: str | os.PathLike[str]) -> dict[str, dict[str, Curvatur
         return {
             str(label): {
                 str(of): Curvature(
-                    **{name: float(found[name]) for name in ("largest", "top", "bottom", "residual")},
-                    iterations=int(found["iterations"]),
-                    converged=bool(found["converged"]),
-                    value=math.nan if found["value"] is None else float(found["value"]),
+                    **{name: float(saved_of[name]) for name in ("largest", "top", "bottom", "residual")},
+                    iterations=int(saved_of["iterations"]),
+                    converged=bool(saved_of["converged"]),
+                    value=math.nan if saved_of["value"] is None else float(saved_of["value"]),
                 )
-                for of, found in functions.items()
+                for of, saved_of in functions.items()
             }
             for label, functions in saved.items()
         }

@@ -39,8 +39,8 @@ def _read(file: File) -> tuple[list[CurvatureRow], str]:
     for name, functions in models.items():
         label = name if not file.is_labelled else file.label if len(models) == 1 else f"{file.label}: {name}"
         rows += [
-            CurvatureRow(label, of, found.largest, found.top, found.iterations, found.converged)
-            for of, found in functions.items()
+            CurvatureRow(label, of, measured.largest, measured.top, measured.iterations, measured.converged)
+            for of, measured in functions.items()
         ]
     return rows, ", ".join(models)
 
