@@ -1,4 +1,13 @@
-"""Measuring what an edit did: every number follows from records of what the model actually said."""
+"""Measuring what an edit did: every number follows from records of what the model actually said.
+
+* :mod:`~corsa_plugins.bench.evaluation.evaluate` asks a model; :mod:`~corsa_plugins.bench.evaluation.prompts` is what,
+  :mod:`~corsa_plugins.bench.evaluation.judge` makes verdicts of it, :mod:`~corsa_plugins.bench.evaluation.records` are
+  kept;
+* :mod:`~corsa_plugins.bench.evaluation.metrics`: what is measured on them, a value each;
+* :mod:`~corsa_plugins.bench.evaluation.changes` compares two evaluations,
+  :mod:`~corsa_plugins.bench.evaluation.moments` two moments of one update;
+* :mod:`~corsa_plugins.bench.evaluation.storage` and :mod:`~corsa_plugins.bench.evaluation.tables`: files and tables.
+"""
 
 from corsa_plugins.bench.evaluation.changes import Change, compare
 from corsa_plugins.bench.evaluation.checkpoint import CheckpointError
