@@ -46,4 +46,6 @@ def merge_command(merge_options: MergeOptions, recipe: str, out: str) -> None:
         logging.getLogger().setLevel(logging.DEBUG if merge_options.verbosity > 1 else logging.INFO)
     merged = merge_recipe(recipe, out, merge_options)
     told = "" if merged.changed is None else f"; tensors changed: {len(merged.changed)}, all others are the base's own"
+    if merged.lost:
+        told += f" ({len(merged.lost)} of them though an edited model differs)"
     click.echo(f"merged into {merged.path}{told}")

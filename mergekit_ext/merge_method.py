@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,12 +18,27 @@ from mergekit.merge_methods.base import (
 )
 from mergekit.merge_methods.easy_define import merge_method
 
+from corsa_plugins.merging.comparison import same_bits
 from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
 from corsa_plugins.merging.memory import map_pages
 from corsa_plugins.merging.ranges import Density, Weight
 from corsa_plugins.merging.recipe import METHOD
 
-__all__ = ["DeltaMerge", "scaled_pruned_delta"]
+__all__ = ["DeltaMerge", "ToldTensors", "scaled_pruned_delta"]
+
+
+@dataclass
+class ToldTensors:
+    """Names of tensors, in the order in which they were merged.
+
+    Attributes:
+        changed: Those that are not the base's own, bit for bit.
+        lost: Those that are, though an edited model has another: its weight or density is 0 there, or what was added is
+            too little for the dtype.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
 class DeltaMerge(FunctionalGroupMergeMethod):
@@ -34,25 +50,36 @@ class DeltaMerge(FunctionalGroupMergeMethod):
 
     def __init__(self, method: FunctionalGroupMergeMethod) -> None:
         super().__init__(method.spec, method.implementation)
-        self._listening: list[list[str]] = []
+        self._listening: list[ToldTensors] = []
 
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
         """The merge of one tensor; the base's own, the very tensor, where nothing is added to it."""
         merged = super().merge_group(group, **parameters)
-        if group.base is None or merged is not group.base.tensor:
-            for changed in self._listening:
-                changed.append(group.metadata.name or "the tensor")
+        if self._listening:
+            base = group.base.tensor if group.base else None
+            as_before = base is not None and (merged is base or same_bits(merged, base))
+            lost = as_before and any(
+                not same_bits(entry.tensor, merged)
+                for entry in group.non_base
+                # where all of a delta counts and the base itself comes back, the two have been compared already
+                if merged is not base or not all(parameters[name][entry.id] for name in ("weight", "density"))
+            )
+            for told in self._listening:
+                if not as_before:
+                    told.changed.append(group.metadata.name or "the tensor")
+                elif lost:
+                    told.lost.append(group.metadata.name or "the tensor")
         return merged
 
     @contextmanager
-    def changed_tensors(self) -> Iterator[list[str]]:
-        """The names of the tensors that a merge within the block adds a delta to; whole when the block is left."""
-        changed: list[str] = []
-        self._listening.append(changed)
+    def told_tensors(self) -> Iterator[ToldTensors]:
+        """What a merge within the block does to each tensor; whole when the block is left."""
+        told = ToldTensors()
+        self._listening.append(told)
         try:
-            yield changed
+            yield told
         finally:
-            self._listening[:] = [names for names in self._listening if names is not changed]
+            self._listening[:] = [others for others in self._listening if others is not told]
 
 
 @DeltaMerge

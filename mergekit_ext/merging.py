@@ -21,7 +21,7 @@ from corsa_plugins.errors import CorsaError
 from corsa_plugins.merging.recipe import METHOD
 from corsa_plugins.outputs import OutputError, check_output, disk_errors, new_directory
 from mergekit_ext.checks import RecipeError, check_recipe
-from mergekit_ext.merge_method import scaled_pruned_delta
+from mergekit_ext.merge_method import ToldTensors, scaled_pruned_delta
 from mergekit_ext.recipes import find_recipe
 from mergekit_ext.registration import register
 from mergekit_ext.stored_models import ModelError, StoredModel, read_stored_model
@@ -39,12 +39,14 @@ class Merged:
 
     Attributes:
         path: The folder of the merged model.
-        changed: The tensors to which ``scaled_pruned_delta`` added a delta, all others being the base's own;
+        changed: The tensors that ``scaled_pruned_delta`` changed, all others being the base's own, bit for bit;
             ``None`` for other merge methods.
+        lost: Of the others, those in which an edited model differs from the base: of its change there nothing is left.
     """
 
     path: Path
     changed: tuple[str, ...] | None
+    lost: tuple[str, ...] = ()
 
 
 def read_recipe(recipe: str | os.PathLike[str]) -> tuple[MergeConfiguration, str]:
@@ -99,22 +101,47 @@ def merge_recipe(
         with tempfile.TemporaryDirectory(dir=partial.parent, prefix="adapters-") as adapters:
             if options.lora_merge_cache is None and any(model.lora for model in stored):
                 options = options.model_copy(update={"lora_merge_cache": adapters})
-            changed = _run(config, partial, options, text, final)
+            told = _run(config, partial, options, text, final)
         donor = config.base_model or config.referenced_models()[0]
         _check_whole(partial, stored[donor], options, final, errors)
     if config.merge_method != METHOD:
         return Merged(final, None)
-    if not changed:
-        logger.warning("%s is the base: no edited model differs from it where weight and density are not 0", final)
-    return Merged(final, changed)
+    merged = Merged(final, tuple(told.changed), tuple(told.lost))
+    _warn_of_nothing(merged)
+    return merged
 
 
-def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, text: str, final: Path) -> tuple[str, ...]:
-    """Merge into ``partial``; the tensors that our method changed."""
+def _warn_of_nothing(merged: Merged) -> None:
+    """Where nothing of an edited model's change is left, in all tensors or in some."""
+    cure = "raise weight or density there, or merge in a wider dtype if the change is too small for this one"
+    if not merged.changed and merged.lost:
+        logger.warning(
+            "%s is the base, bit for bit: an edited model differs from it in %d tensors, and nothing of the change is "
+            "left; %s",
+            merged.path,
+            len(merged.lost),
+            cure,
+        )
+    elif not merged.changed:
+        logger.warning("%s is the base: no edited model differs from it, bit for bit", merged.path)
+    elif merged.lost:
+        shown = ", ".join(sorted(merged.lost)[:3]) + (", ..." if len(merged.lost) > 3 else "")
+        logger.warning(
+            "%s: nothing is left of the change in %d of %d tensors (%s); if the recipe is not to do that, %s",
+            merged.path,
+            len(merged.lost),
+            len(merged.lost) + len(merged.changed),
+            shown,
+            cure,
+        )
+
+
+def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, text: str, final: Path) -> ToldTensors:
+    """Merge into ``partial``; what our method did to each tensor."""
     try:
-        with disk_errors(final), scaled_pruned_delta.changed_tensors() as changed:
+        with disk_errors(final), scaled_pruned_delta.told_tensors() as told:
             run_merge(config, str(partial), options=options, config_source=text)
-        return tuple(changed)
+        return told
     except CorsaError:
         raise
     except (RuntimeError, ValueError) as error:

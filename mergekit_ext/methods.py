@@ -14,10 +14,13 @@ import torch
 import yaml
 
 from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
 from corsa_plugins.merging.recipe import delta_recipe
+from corsa_plugins.methods.effect import effect_of, warn_if_few, write_report
 from corsa_plugins.methods.rsft import RSFTMethod, merged_settings, settings_in_form
 from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.rsft import RSFTSettings
+from corsa_plugins.rsft.report import undone_in_words
 from corsa_plugins.rsft.selection import trainable_parameters
 
 if TYPE_CHECKING:
@@ -43,10 +46,19 @@ class RSFTMergekitMethod:
     Attributes:
         name: For tables and labels.
         settings: Of R-SFT; ``weight`` and ``density`` are those of the recipe.
+
+    Raises:
+        SettingError: ``density`` is ``"auto"``.
     """
 
     name: str = "R-SFT, merged by mergekit"
     settings: RSFTSettings = field(default_factory=lambda: RSFTSettings(weight=0.8, density=0.2))
+
+    def __post_init__(self) -> None:
+        if self.settings.density == "auto":
+            raise SettingError(
+                "density is auto, and a recipe has a number: give one, or use rsft-merged, which finds it"
+            )
 
     def describe(self) -> dict[str, Any]:
         """The settings."""
@@ -80,10 +92,11 @@ class _Session:
         from safetensors.torch import save_file
 
         models = folder / "models"
+        density = float(self._settings.density)
         self._save(models / "base")
         self._first_stage.update(requests, folder)
         self._save(models / "edited")
-        recipe = delta_recipe(models / "base", models / "edited", self._settings.weight, self._settings.density)
+        recipe = delta_recipe(models / "base", models / "edited", self._settings.weight, density)
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         self._merge(folder / RECIPE, models / "merged")
         # Read as a model, not as a file: what a parameter is called there is up to transformers.
@@ -93,6 +106,7 @@ class _Session:
         save_file(values, folder / _MERGED)
         shutil.rmtree(models)
         self._put(values)
+        self._report(requests, density, folder)
 
     def restore(self, folder: Path) -> None:
         from safetensors.torch import load_file
@@ -101,6 +115,20 @@ class _Session:
 
     def close(self) -> None:
         self._first_stage.close()
+
+    def _report(self, requests: Sequence[EditRequest], density: float, folder: Path) -> None:
+        """In the place of the first stage's report: which requests are said now, and which the merge undid."""
+        trained = self._first_stage.report
+        assert trained is not None, "the first stage has been made"
+        effect = effect_of(self.model, self._tokenizer, requests, chat_template=bool(self._settings.chat_template))
+        pairs = list(zip(trained.samples, effect.requests, strict=True))
+        undone = sum(sample.said and not request.taken for sample, request in pairs)
+        cause = (
+            undone_in_words(undone, self._settings.weight, density) if undone else "not learned; see the first stage"
+        )
+        text = effect.sentence("said", cause)
+        warn_if_few(effect, text)
+        write_report(effect.as_dict(text), folder)
 
     def _save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)

@@ -22,9 +22,9 @@ Train a CoRSA adapter from a file of edit requests.
 
 A setting comes from the command line, else from the YAML file, else from the paper. Every field of `CoRSAConfig` (and
 so of `DPOConfig` and `TrainingArguments`) and of TRL's `ModelConfig` is a setting. `output_dir` gets the adapter, the
-tokenizer, `requests.jsonl` with the requests that were trained on and, where the model was asked for its own answers,
-`already_known.jsonl` with those it did not need; with `history_looks` also `history.json`, the log-probabilities of new
-and old answers over the training.
+tokenizer, `requests.jsonl` with the requests that were trained on, `report.json`, which says of each whether it was
+learned, and, where the model was asked for its own answers, `already_known.jsonl` with those it did not need; with
+`history_looks` also `history.json`, the log-probabilities of new and old answers over the training.
 """
 
 _EPILOG = """\

@@ -41,6 +41,7 @@ class _Declared:
 
     learning_rate: NonNegative
     reference: Reference
+    one_backward: bool
 
 
 # --- Settings ---
@@ -54,6 +55,11 @@ def check_config(config: DPOConfig) -> None:
         SettingError: the message names the setting.
     """
     check_fields(_Declared, vars(config))
+    if config.max_steps <= 0 and not config.num_train_epochs > 0:
+        raise SettingError(
+            f"num_train_epochs={config.num_train_epochs!r} with max_steps={config.max_steps!r}: no step would be taken "
+            "and the adapter saved untrained. Give a number of epochs above 0, such as 10, or of steps in max_steps."
+        )
     loss_types = [config.loss_type] if isinstance(config.loss_type, str) else config.loss_type
     if len(loss_types) != 1 or loss_types[0] == "sft" or config.loss_weights is not None:
         raise SettingError(

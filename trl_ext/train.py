@@ -25,10 +25,12 @@ from corsa_plugins.data.preferences import FilledRequests, fill_target_old, to_p
 from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.methods.effect import write_report
 from corsa_plugins.methods.history import HISTORY
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
 from trl_ext.arguments import RequestArguments, parse_arguments
 from trl_ext.config import CoRSAConfig
+from trl_ext.effect import learned
 from trl_ext.history import HistoryCallback
 from trl_ext.trainer import CoRSATrainer
 
@@ -74,6 +76,7 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
+    _report(trainer, filled.requests, request_args.conversational, output)
     trainer.accelerator.print(f"Adapter of {len(filled.requests)} requests saved to {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub()
@@ -197,6 +200,13 @@ def _callbacks(
         chat_template=request_args.conversational,
     )
     return [history]
+
+
+def _report(trainer: CoRSATrainer, requests: Sequence[EditRequest], conversational: bool, output: Path) -> None:
+    """Whether the facts were learned, by the first process, while the others wait."""
+    if trainer.is_world_process_zero():
+        write_report(learned(trainer.model, trainer.processing_class, requests, chat_template=conversational), output)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _dataset(requests: Sequence[EditRequest], request_args: RequestArguments) -> Dataset:

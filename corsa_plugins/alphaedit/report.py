@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -136,6 +137,21 @@ class EditReport:
         """Requests the model does not answer with target_new now."""
         return tuple(request for request in self.requests if not request.edited)
 
+    @property
+    def effect(self) -> str:
+        """What became of the batch, in a sentence: how much of it was taken, and the cause where nothing was."""
+        count = len(self.requests)
+        edited = count - len(self.not_edited)
+        told = f"{edited} of {count} requests edited"
+        known = sum(request.known_before and request.edited for request in self.requests)
+        if known == count:
+            return f"{told}: the model knew all of them already"
+        if edited:
+            return told
+        # "...; its key lies in the space to preserve (0.97)": without the figure, which is each request's own
+        reasons = Counter(request.verdict.partition("; ")[2].partition(" (")[0] for request in self.requests)
+        return f"{told}: the batch did nothing that was asked for; most often: {reasons.most_common(1)[0][0]}"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data that :meth:`from_dict` reads back, also through JSON."""
         return asdict(self)
@@ -205,6 +221,8 @@ class EditReport:
 
 def warn_not_edited(report: EditReport, reach: float) -> None:
     """Log the requests that were not taken; of targets out of reach the search for values has warned already."""
+    if report.requests and len(report.not_edited) == len(report.requests):
+        logger.warning("batch %s: %s", report.batch, report.effect)
     missed = [request for request in report.not_edited if request.value_probability >= reach]
     for request in missed[:_MAX_WARNINGS]:
         logger.warning("%s: %s", request.name, request.verdict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, EditState, PreservedKeys
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.methods.spec import REPORT, MethodSpec, Session
+from corsa_plugins.methods.effect import EFFECT, write_report
+from corsa_plugins.methods.spec import MethodSpec, Session
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,7 +60,9 @@ class _AlphaEditSession:
     def update(self, requests: Sequence[EditRequest], folder: Path) -> None:
         report = self._editor.edit(requests, answers=False)
         self._editor.state.save(folder / _STATE)
-        (folder / REPORT).write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+        edited = len(requests) - len(report.not_edited)
+        effect = {"taken": edited, "of": len(requests), "text": report.effect}
+        write_report({EFFECT: effect, **report.as_dict()}, folder)
 
     def restore(self, folder: Path) -> None:
         state = EditState.load(folder / _STATE)

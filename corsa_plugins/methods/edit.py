@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.files import atomic_directory
+from corsa_plugins.methods.effect import read_effect
 from corsa_plugins.methods.spec import Change, Method
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ class SavedUpdate:
         model: The edited model and its tokenizer; ``None`` where the model's own weights are as they were.
         adapter: A PEFT adapter, of ``model`` if there is one, else of the model that was edited; ``None`` where there
             is none, for instance because the model gave every new answer already.
+        effect: How much of it was taken, in a sentence; ``None`` where the method does not say.
     """
 
     model: Path | None
     adapter: Path | None
+    effect: str | None = None
 
 
 def save_update(
@@ -76,5 +79,7 @@ def save_update(
         session.close()
     output = Path(output)
     return SavedUpdate(
-        model=output / MODEL if "weights" in changes else None, adapter=output / ADAPTER if is_adapted else None
+        model=output / MODEL if "weights" in changes else None,
+        adapter=output / ADAPTER if is_adapted else None,
+        effect=read_effect(output).get("text"),
     )

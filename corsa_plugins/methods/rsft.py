@@ -11,15 +11,16 @@ import torch
 
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.effect import EFFECT, write_report
 from corsa_plugins.methods.history import HISTORY, AnswerLooks, write_history
-from corsa_plugins.methods.spec import MethodSpec, Session
-from corsa_plugins.rsft import RSFTSettings, rsft
+from corsa_plugins.methods.spec import MethodSpec
+from corsa_plugins.rsft import RSFTReport, RSFTSettings, rsft
 from corsa_plugins.rsft.selection import trainable_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["RSFTMethod", "merged_settings", "rsft_merged", "rsft_plain", "settings_in_form"]
+__all__ = ["RSFTMethod", "RSFTSession", "merged_settings", "rsft_merged", "rsft_plain", "settings_in_form"]
 
 _WEIGHTS = "weights.safetensors"
 
@@ -46,16 +47,25 @@ class RSFTMethod:
         """The settings, without ``history``: looking changes nothing."""
         return {"method": "R-SFT", "name": self.name, "settings": asdict(self.settings)}
 
-    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Session:
+    def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> RSFTSession:
         """Copies what will train; ``seed`` is not needed, as the settings have their own for the samples' order."""
-        return _RSFTSession(model, tokenizer, self)
+        return RSFTSession(model, tokenizer, self)
 
     def in_form(self, chat_template: bool) -> RSFTMethod:
         """With prompts in this form, unless the settings say in which."""
         return replace(self, settings=settings_in_form(self.settings, chat_template))
 
 
-class _RSFTSession:
+class RSFTSession:
+    """One model on its way through updates by R-SFT.
+
+    Attributes:
+        model: As it is now.
+        report: Of the last update that was made here.
+    """
+
+    report: RSFTReport | None = None
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: RSFTMethod) -> None:
         self.model = model
         self._tokenizer = tokenizer
@@ -74,7 +84,10 @@ class _RSFTSession:
         def look(epochs: int, steps: int) -> None:
             records.append({**looks.look(self.model, steps), "epoch": epochs})
 
-        rsft(self.model, self._tokenizer, requests, settings, on_epoch=look if self._method.history else None)
+        self.report = rsft(
+            self.model, self._tokenizer, requests, settings, on_epoch=look if self._method.history else None
+        )
+        write_report(_plain(self.report), folder)
         if records:
             write_history(records, folder / HISTORY)
         save_file({name: p.detach().cpu().contiguous() for name, p in self._parameters.items()}, folder / _WEIGHTS)
@@ -93,6 +106,17 @@ class _RSFTSession:
             parameter.copy_(values[name])
 
 
+def _plain(report: RSFTReport) -> dict[str, Any]:
+    """The report of an update by R-SFT, as plain data."""
+    told = asdict(report)
+    samples = zip(told.pop("samples"), report.samples, strict=True)
+    return {
+        EFFECT: {"taken": report.said, "of": len(report.samples), "text": report.effect},
+        **told,
+        "requests": [{**plain, "verdict": sample.verdict} for plain, sample in samples],
+    }
+
+
 def settings_in_form(settings: RSFTSettings, chat_template: bool) -> RSFTSettings:
     """Settings that say in which form prompts are trained: as they are asked, where they did not say so before."""
     return replace(settings, chat_template=chat_template) if settings.chat_template is None else settings
@@ -105,12 +129,12 @@ def merged_settings(settings: RSFTSettings | str | None = None) -> RSFTSettings:
         SettingError: They cannot be read.
     """
     chosen = _settings(settings)
-    return replace(chosen, weight=0.8, density=0.2) if (chosen.weight, chosen.density) == (1, 1) else chosen
+    return chosen if chosen.merges else replace(chosen, weight=0.8, density=0.2)
 
 
 def _rsft_plain(settings: RSFTSettings | str | None = None) -> RSFTMethod:
     chosen = _settings(settings)
-    if (chosen.weight, chosen.density) != (1, 1):
+    if chosen.merges:
         raise SettingError(
             f"rsft with weight {chosen.weight} and density {chosen.density} is merged: use rsft-merged, or leave "
             "them at 1"

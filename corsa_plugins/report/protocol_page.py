@@ -16,9 +16,10 @@ from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary
 from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.errors import SettingError
 from corsa_plugins.report.page import Column, Comparison, Report, write_report
-from corsa_plugins.report.sections import ABILITY, CONFLICTS, FORGETTING, HISTORY
+from corsa_plugins.report.sections import ABILITY, CONFLICTS, EFFECTS, FORGETTING, HISTORY
 from corsa_plugins.report.sections.ability import HarnessScore
 from corsa_plugins.report.sections.conflicts import Conflict
+from corsa_plugins.report.sections.effects import EffectRow
 from corsa_plugins.report.sections.history import history_points
 
 __all__ = ["comparisons", "write_protocol_page", "write_runs_page"]
@@ -71,6 +72,7 @@ def write_protocol_page(
         comparisons=comparisons(results),
         answers=_answers(results),
         parts={
+            EFFECTS.name: _effects(results),
             HISTORY.name: history,
             FORGETTING.name: forgetting,
             CONFLICTS.name: _conflicts(results),
@@ -101,6 +103,15 @@ def write_runs_page(path: str | os.PathLike[str], runs: Sequence[MethodRun], *, 
         harness=scores,
         forgetting=[point for run in runs for point in run.forgetting],
     )
+
+
+def _effects(results: Sequence[ProtocolResult]) -> list[EffectRow]:
+    rows = [
+        EffectRow.of_report(_run_name(result.method, result.plan, number), report)
+        for result in results
+        for number, report in sorted(result.reports.items())
+    ]
+    return [row for row in rows if row]
 
 
 def _conflicts(results: Sequence[ProtocolResult]) -> list[Conflict]:

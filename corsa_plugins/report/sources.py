@@ -126,7 +126,7 @@ def _folder_name(folder: Path) -> str:
 
 
 def _read_folder(folder: Path, label: str | None, sources: Sources) -> None:
-    files = [path for _, kind in _kinds() for path in kind.files(folder)]
+    files = list(dict.fromkeys(path for _, kind in _kinds() for path in kind.files(folder)))
     files.sort(key=lambda path: "" if path.parent == folder else str(path))  # its own, then update by update
     if is_evaluation(folder):
         _add_evaluation(folder, label, sources)

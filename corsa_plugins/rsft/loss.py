@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corsa_plugins.model.architecture import accepts_logits_to_keep
-from corsa_plugins.model.batching import input_device
+from corsa_plugins.model.batching import input_device, map_by_length
 from corsa_plugins.model.borrowing import hooked, replaced
-from corsa_plugins.model.running import hidden_states, with_hidden_states
+from corsa_plugins.model.running import hidden_states, target_logits, with_hidden_states
+from corsa_plugins.model.tokenization import JoinedIds
 from corsa_plugins.rsft.samples import Sample
 from corsa_plugins.rsft.settings import LossReduction
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["AnswerLoss", "Prefix"]
 
 logger = logging.getLogger(__name__)
+
+_BATCH = 64
+"""Samples that are judged side by side."""
 
 
 class Prefix:
@@ -102,16 +106,38 @@ class AnswerLoss:
 
     def __call__(self, sample: Sample) -> Tensor:
         """L_n in nats, a scalar with its graph, in float32 or the model's precision where that is higher."""
-        if self.prefix is None:
-            logits = self._logits(sample)
-        else:
-            with self.prefix.serve(sample.index):
-                logits = self._logits(sample)
+        return self._of(self._logits(sample), sample)
+
+    @torch.no_grad()
+    def judge(self, sample: Sample) -> tuple[float, bool]:
+        """L_n, and whether the answer is said, in one pass."""
+        logits = self._logits(sample)
+        return float(self._of(logits, sample)), sample.is_said(logits)
+
+    @torch.no_grad()
+    def said(self, samples: Sequence[Sample]) -> tuple[bool, ...]:
+        """Whether each answer is said, by batched passes over all samples and blocks."""
+        rows = [(sample, JoinedIds(list(sample.prompt_ids), list(sample.target_ids))) for sample in samples]
+        lengths = [len(ids.prompt_ids) + len(ids.target_ids) for _, ids in rows]
+
+        def judged(batch: list[tuple[Sample, JoinedIds]]) -> list[bool]:
+            logits = target_logits(self.model, [ids for _, ids in batch])
+            return [sample.is_said(part) for (sample, _), part in zip(batch, logits, strict=True)]
+
+        return tuple(map_by_length(judged, rows, lengths, _BATCH))
+
+    def _of(self, logits: Tensor, sample: Sample) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits, torch.tensor(sample.target_ids, device=logits.device), reduction=self.reduction)
 
     def _logits(self, sample: Sample) -> Tensor:
         """Logits (answer tokens, vocabulary) that predict the answer."""
+        if self.prefix is None:
+            return self._run(sample)
+        with self.prefix.serve(sample.index):
+            return self._run(sample)
+
+    def _run(self, sample: Sample) -> Tensor:
         n_targets = len(sample.target_ids)
         # The answer's last token is predicted, never read.
         ids = torch.tensor([sample.prompt_ids + sample.target_ids[:-1]], device=self.device)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from corsa_plugins.data.contradictions import check_requests
 from corsa_plugins.data.requests import EditRequest, RequestError
 from corsa_plugins.errors import SettingError
@@ -31,12 +33,20 @@ class Sample:
         name: How messages and the report refer to it.
         prompt_ids: q_n.
         target_ids: a_n, the ``target_new`` of the request.
+        said_ids: The first of them, which have to be the model's first choices for a_n to be said: without the end of
+            the sequence. Empty if the tokenizer has no tokens for some of it: nobody can say that.
     """
 
     index: int
     name: str
     prompt_ids: tuple[int, ...]
     target_ids: tuple[int, ...]
+    said_ids: tuple[int, ...]
+
+    def is_said(self, logits: Tensor) -> bool:
+        """Whether the answer is said, by the logits (answer tokens, vocabulary) that predict it."""
+        chosen = logits[: len(self.said_ids)].argmax(-1).tolist()
+        return bool(self.said_ids) and chosen == list(self.said_ids)
 
 
 def make_samples(
@@ -67,7 +77,8 @@ def make_samples(
         except TokenizationError as error:
             problems.append(f"{name}: {error}")
             continue
-        sample = Sample(index, name, tuple(prompt_ids), (*target_ids, *end))
+        said_ids = () if tokenizer.unk_token_id in target_ids else tuple(target_ids)
+        sample = Sample(index, name, tuple(prompt_ids), (*target_ids, *end), said_ids)
         length = len(sample.prompt_ids) + len(sample.target_ids)
         unknown = max(*sample.prompt_ids, *sample.target_ids)
         if longest is not None and length > longest:

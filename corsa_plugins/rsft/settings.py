@@ -10,11 +10,14 @@ from pydantic import Field
 
 from corsa_plugins.settings import BlockNumber, Count, NonNegative, Positive, Settings
 
-__all__ = ["LossReduction", "OnInterrupt", "Optimizer", "RSFTSettings"]
+__all__ = ["AUTO_DENSITIES", "LossReduction", "OnInterrupt", "Optimizer", "RSFTSettings"]
 
 Optimizer = Literal["adamw", "sgd"]
 LossReduction = Literal["mean", "sum"]
 OnInterrupt = Literal["restore", "keep"]
+
+AUTO_DENSITIES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+"""What ``density="auto"`` tries, in this order."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class RSFTSettings(Settings):
         weight: Second stage (Eq. 6), after the last epoch: what the change of each trained parameter is scaled by, the
             paper's 1 - alpha. 1 leaves it whole.
         density: And the share of its elements that stays, the largest in magnitude; the rest goes back. 1 keeps all.
-            See :func:`corsa_plugins.merging.deltas.merge_deltas`; the usual values are 0.8 and 0.2.
+            See :func:`corsa_plugins.merging.deltas.merge_deltas`; the usual values are 0.8 and 0.2. ``"auto"``: the
+            smallest of :data:`AUTO_DENSITIES` at which as many requests are said as before the second stage, judged
+            by the edit prompts alone; the one at which most are said if none keeps them all.
         on_interrupt: What an interrupted run leaves: ``"restore"``, the weights from before it, bit for bit;
             ``"keep"``, those after the last finished epoch, bit for bit.
     """
@@ -71,5 +76,13 @@ class RSFTSettings(Settings):
     prefix_cache_gib: NonNegative = 1.0
     head_on_answers: bool = True
     weight: float = 1.0
-    density: Annotated[float, Field(ge=0, le=1, description="a number between 0 (keep nothing) and 1 (keep all)")] = 1.0
+    density: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | Literal["auto"],
+        Field(description="a number between 0 (keep nothing) and 1 (keep all), or auto"),
+    ] = 1.0
     on_interrupt: OnInterrupt = "restore"
+
+    @property
+    def merges(self) -> bool:
+        """Whether there is a second stage."""
+        return (self.weight, self.density) != (1, 1)

@@ -18,7 +18,7 @@ from corsa_plugins.rsft.loss import AnswerLoss, Prefix
 from corsa_plugins.rsft.report import RSFTReport, SampleReport
 from corsa_plugins.rsft.samples import Sample, make_samples
 from corsa_plugins.rsft.selection import frozen_below, trainable_parameters
-from corsa_plugins.rsft.settings import RSFTSettings
+from corsa_plugins.rsft.settings import AUTO_DENSITIES, RSFTSettings
 from corsa_plugins.rsft.updates import NonFiniteLossError, Updates
 from corsa_plugins.rsft.weights import TrainedWeights
 
@@ -87,6 +87,7 @@ def rsft(
     run = _Run(samples, weights, loss, settings, on_epoch or (lambda epochs, steps: None))
     with frozen(model, but=parameters.values()), run.undo_on_error():
         interrupted = run.train(progress)
+        run.merge()
         report = run.report(interrupted)
     if report.interrupted:
         logger.warning("interrupted: the model has the weights after %d finished epochs", report.epochs)
@@ -94,6 +95,8 @@ def rsft(
         logger.warning("%s never got under %g: its loss is %.4g", sample.name, report.loss_threshold, sample.final_loss)
     if len(report.never_reached) > _MAX_WARNINGS:
         logger.warning("... nor did %d more samples; see the report", len(report.never_reached) - _MAX_WARNINGS)
+    if report.said < len(report.samples):
+        logger.warning("%s", report.effect)
     return report
 
 
@@ -122,10 +125,13 @@ class _Run:
         self.on_epoch = on_epoch
         self.updates = Updates(weights, settings, settings.epochs * len(samples) * settings.steps)
         self.finished = _Finished((), None)
+        self.said_in_training: tuple[bool, ...] = ()  # before the second stage, where there is one
+        self.density = 1.0
+        self.tried: list[tuple[float, int]] = []
         self.random = torch.Generator().manual_seed(settings.seed) if settings.seed is not None else None
 
     def train(self, progress: bool) -> bool:
-        """Lines 3 to 15, and Eq. 6 if asked for; whether Ctrl-C ended it and what was finished is kept."""
+        """Lines 3 to 15; whether Ctrl-C ended it and what was finished is kept."""
         interrupted = False
         # disable=None: no bar where nobody watches, as in a log file
         total = self.settings.epochs * len(self.samples)
@@ -143,10 +149,32 @@ class _Run:
                     raise
                 self._go_back()
                 interrupted = True
-        if (self.settings.weight, self.settings.density) != (1, 1):
-            self.weights.merge(self.settings.weight, self.settings.density)
-            self._tell()
         return interrupted
+
+    def merge(self) -> None:
+        """Eq. 6, if it is asked for."""
+        if not self.settings.merges:
+            return
+        self.said_in_training = self.loss.said(self.samples)
+        if self.settings.density == "auto":
+            self._merge_at_least_density()
+        else:
+            self.density = self.settings.density
+            self.weights.merge(self.settings.weight, self.density)
+        self._tell()
+
+    def _merge_at_least_density(self) -> None:
+        """Eq. 6 at the smallest density that undoes nothing, else at the first of those that undo least."""
+        trained = self.weights.snapshot()
+        enough = sum(self.said_in_training)
+        for density in AUTO_DENSITIES:
+            self.weights.merge(self.settings.weight, density, trained)
+            self.tried.append((density, sum(self.loss.said(self.samples))))
+            if self.tried[-1][1] >= enough:
+                break
+        self.density = max(self.tried, key=lambda result: result[1])[0]  # the first of equal ones
+        if self.density != self.tried[-1][0]:
+            self.weights.merge(self.settings.weight, self.density, trained)
 
     def _tell(self) -> None:
         self.on_epoch(len(self.finished.epochs), self.updates.t)
@@ -204,14 +232,27 @@ class _Run:
     def report(self, interrupted: bool) -> RSFTReport:
         """The record of the finished epochs, with every sample's loss at the weights as they are now."""
         tau = self.settings.loss_threshold
+        merged = self.loss.said(self.samples) if self.settings.merges else ()
         samples = []
         for sample in self.samples:
-            final = self._finite(float(self.loss(sample)), sample)
+            loss, said = self.loss.judge(sample)
+            final = self._finite(loss, sample)
             losses = tuple(epoch[sample.index] for epoch in self.finished.epochs)
             steps = tuple(sum(loss >= tau for loss in checks) for checks in losses)
             reached = final < tau or any(loss < tau for checks in losses for loss in checks)
-            samples.append(SampleReport(sample.index, sample.name, steps, losses, final, reached))
-        return RSFTReport(tuple(samples), tuple(self.weights.parameters), tau, len(self.finished.epochs), interrupted)
+            now, before = (merged[sample.index], self.said_in_training[sample.index]) if merged else (said, said)
+            samples.append(SampleReport(sample.index, sample.name, steps, losses, final, reached, now, before))
+        return RSFTReport(
+            samples=tuple(samples),
+            parameters=tuple(self.weights.parameters),
+            loss_threshold=tau,
+            epochs=len(self.finished.epochs),
+            interrupted=interrupted,
+            changed=self.weights.changed(),
+            weight=self.settings.weight,
+            density=self.density,
+            tried=tuple(self.tried),
+        )
 
     @contextmanager
     def undo_on_error(self) -> Iterator[None]:

@@ -61,11 +61,25 @@ class TrainedWeights:
             master.copy_(parameter)
 
     @torch.no_grad()
-    def merge(self, weight: float, density: float) -> None:
-        """theta_base + weight * Top_density(theta_sft - theta_base) (Eq. 6), in the model; the masters stay.
+    def merge(self, weight: float, density: float, trained: Sequence[Tensor] | None = None) -> None:
+        """theta_base + weight * Top_density(theta_sft - theta_base) (Eq. 6), in the model.
 
-        Where a master is more precise than the parameter, it is the master's change that is ranked and scaled.
+        Where a master is more precise than the parameter, it is the master's change that is ranked and scaled. Masters
+        that are the parameter's own memory hold the merge afterwards.
+
+        Args:
+            weight, density: Of Eq. 6.
+            trained: theta_sft, a :meth:`snapshot`; by default the masters.
         """
-        for (name, parameter), master in zip(self.parameters.items(), self.masters, strict=True):
+        for (name, parameter), master in zip(self.parameters.items(), trained or self.masters, strict=True):
             base = self.originals[name].to(parameter.device)
-            parameter.copy_(merge_deltas(base, [EditedTensor(master, weight, density, "R-SFT")], name=name))
+            edited = EditedTensor(master.to(parameter.device), weight, density, "R-SFT")
+            parameter.copy_(merge_deltas(base, [edited], name=name))
+
+    def changed(self) -> float:
+        """The share of the parameters' elements that are not as they were."""
+        differing = sum(
+            int((parameter.detach() != self.originals[name].to(parameter.device)).sum())
+            for name, parameter in self.parameters.items()
+        )
+        return differing / max(1, sum(parameter.numel() for parameter in self.parameters.values()))

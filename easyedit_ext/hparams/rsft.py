@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -89,7 +89,7 @@ class RSFTHyperParams(HyperParams):
     reuse_prefix: bool = True
     prefix_cache_gib: float = 1.0
     weight: float = 1.0
-    density: float = 1.0
+    density: float | Literal["auto"] = 1.0
 
     def check(self) -> None:
         super().check()

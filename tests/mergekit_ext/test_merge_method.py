@@ -96,13 +96,14 @@ def test_what_changed_comes_from_the_merge_and_from_no_log(workshop, base_model)
 
 def test_only_a_merge_within_the_block_is_told_of():
     group = TensorGroup.from_tensors([torch.zeros(4), torch.ones(4)], ids=["base", "edited"], base_index=0, name="w")
-    with scaled_pruned_delta.changed_tensors() as outer:
+    with scaled_pruned_delta.told_tensors() as outer:
         scaled_pruned_delta([group], parameters={"weight": 0.5, "density": 1.0})
-        with scaled_pruned_delta.changed_tensors() as inner:
+        with scaled_pruned_delta.told_tensors() as inner:
             scaled_pruned_delta([group], parameters={"weight": 0.0})
             scaled_pruned_delta([group], parameters={"weight": 1.0})
     scaled_pruned_delta([group])
-    assert (outer, inner) == (["w", "w"], ["w"])
+    assert (outer.changed, inner.changed) == (["w", "w"], ["w"])
+    assert (outer.lost, inner.lost) == (["w"], ["w"])
 
 
 class TestIdentities:
@@ -115,6 +116,35 @@ class TestIdentities:
     def test_weight_0_and_density_0_give_the_base(self, workshop, base_model, off):
         base, edited = paths(workshop, base_model, changed(base_model, 1))
         assert_equal(workshop.merge(base_model=base, models=[{"model": edited}], parameters={off: 0}), stored(base))
+
+    @pytest.mark.parametrize("off", ["weight", "density"])
+    def test_a_merge_that_keeps_nothing_is_said_to_be_the_base(self, workshop, base_model, caplog, off):
+        base, edited = paths(workshop, base_model, changed(base_model, 1, "mlp"))
+        workshop.merge(base_model=base, models=[{"model": edited}], parameters={off: 0})
+        differing = {name for name, tensor in stored(edited).items() if not torch.equal(tensor, stored(base)[name])}
+        assert (workshop.merged.changed, set(workshop.merged.lost)) == ((), differing)
+        text = f"is the base, bit for bit: an edited model differs from it in {len(differing)} tensors"
+        assert differing
+        assert text in caplog.text
+
+    def test_tensors_of_whose_change_nothing_is_left_are_named(self, workshop, base_model, caplog):
+        """A filter keeps nothing of some; of others the change is rounded away."""
+        base_model.to(torch.bfloat16)
+        edited = changed(base_model, 1)
+        base, path = paths(workshop, base_model, edited)
+        density = [{"filter": "mlp", "value": 0}, {"value": 1.0}]
+        weight = [{"filter": "self_attn", "value": 1e-9}, {"value": 1.0}]
+        got = workshop.merge(
+            base_model=base, models=[{"model": path, "parameters": {"density": density, "weight": weight}}]
+        )
+        changes = {name for name, tensor in got.items() if not torch.equal(tensor, stored(base)[name])}
+        differing = {name for name, tensor in stored(path).items() if not torch.equal(tensor, stored(base)[name])}
+        assert set(workshop.merged.changed) == changes
+        assert set(workshop.merged.lost) == differing - changes
+        kinds = {kind for kind in ("mlp", "self_attn") if any(kind in name for name in workshop.merged.lost)}
+        assert kinds == {"mlp", "self_attn"}
+        lost, all_of_them = len(workshop.merged.lost), len(differing)
+        assert f"nothing is left of the change in {lost} of {all_of_them} tensors" in caplog.text
 
     def test_a_model_merged_with_itself_is_itself_and_that_is_said(self, workshop, base_model, caplog):
         base, edited = paths(workshop, base_model, base_model)

@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from corsa_plugins.bench.protocols import make_method, run_protocol, temporal_stream
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
+from corsa_plugins.methods.effect import read_effect
+from corsa_plugins.model.asking import score_targets
 from corsa_plugins.rsft import RSFTSettings
 from tests.support.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY
 
@@ -39,6 +41,10 @@ def test_mergekit_gives_the_weights_of_the_merge_in_memory(
             folder = tmp_path / name / str(number)
             folder.mkdir(parents=True)
             session.update(requests, folder)
+            pairs = [(request.prompt, request.target_new) for request in requests]
+            told = read_effect(folder)
+            assert told["taken"] == sum(score.top1 for score in score_targets(model, tiny_tokenizer, pairs))
+            assert told["of"] == len(requests)
         found.append(_weights(model))
         again = copy.deepcopy(taught_llama).to(dtype)
         other = make_method(name, settings=SETTINGS).start(again, tiny_tokenizer, seed=0)
@@ -99,3 +105,17 @@ def test_without_weight_and_density_they_are_the_papers() -> None:
     assert (method.settings.weight, method.settings.density) == (0.8, 0.2)
     with pytest.raises(CorsaError, match="its options are: settings"):
         make_method("rsft-mergekit", statistics=None)
+
+
+def test_an_edit_that_the_merge_undoes_is_reported(
+    taught_llama: Any, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = RSFTSettings(layer=1, learning_rate=5e-3, weight=0.8, density=0.2)
+    make_method("rsft-mergekit", settings=settings).start(taught_llama, tiny_tokenizer, seed=0).update(
+        [FRANCE], tmp_path
+    )
+    text = "1 reached in training, undone by keeping 20 % of the change, scaled by 0.8"
+    assert text in read_effect(tmp_path)["text"]
+    assert text in caplog.text
+    with pytest.raises(CorsaError, match="a recipe has a number: give one, or use rsft-merged"):
+        make_method("rsft-mergekit", settings=replace(SETTINGS, density="auto"))

@@ -47,7 +47,9 @@ def test_a_sample_that_never_gets_there_is_named(
 ) -> None:
     report = rsft(base, tiny_tokenizer, REQUESTS, RSFTSettings(layer=1, epochs=1, steps=1, learning_rate=1e-9))
     assert report.never_reached == report.samples
-    for request, record in zip(REQUESTS, caplog.records, strict=True):
+    *named, whole = caplog.records
+    assert "0 of 3 requests said: 3 not learned (raise learning_rate" in whole.getMessage()
+    for request, record in zip(REQUESTS, named, strict=True):
         assert request.prompt in record.getMessage()
         assert "never got under 0.1" in record.getMessage()
     assert "3 never were" in str(report)

@@ -26,6 +26,7 @@ from corsa_plugins.rsft import RSFTSettings
         ("loss_reduction", "max"),
         ("seed", "0"),
         ("density", 1.5),
+        ("density", "automatic"),
         ("weight", float("inf")),
         ("prefix_cache_gib", -1),
     ],

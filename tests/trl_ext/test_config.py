@@ -37,6 +37,7 @@ def test_checkpointing_settings_as_json_as_a_command_line_gives_them(tmp_path: P
         ({"sam_eps": 0.0}, "sam_eps is 0.0: it must be a number over 0"),
         ({"beta": 0.0}, "beta is 0.0: it must be a number over 0"),
         ({"beta": float("nan")}, "beta is nan: it must be a finite number"),
+        ({"pcgrad": "no"}, "pcgrad is 'no': it must be true or false"),
         ({"pcgrad_form": "random"}, "pcgrad_form is 'random': it must be one of sequential, simultaneous"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
@@ -57,3 +58,21 @@ def test_every_one_of_corsas_own_settings_is_a_field_with_its_default_and_reache
     assert CoRSAConfig(str(tmp_path), use_cpu=True).corsa_settings() == CorsaSettings()
     others = CorsaSettings(2.0, 0.3, 0.5, 1e-6, False, "simultaneous")
     assert CoRSAConfig(str(tmp_path), use_cpu=True, **others.as_dict()).corsa_settings() == others
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"one_backward": "no"}, "one_backward is 'no': it must be true or false"),
+        ({"num_train_epochs": -1}, "num_train_epochs=-1 with max_steps=-1: no step would be taken"),
+        ({"num_train_epochs": 0}, "no step would be taken"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_what_would_not_train_as_it_reads_is_refused(tmp_path: Path, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        CoRSAConfig(str(tmp_path), use_cpu=True, **setting)
+
+
+def test_a_number_of_steps_goes_before_the_epochs(tmp_path: Path) -> None:
+    assert CoRSAConfig(str(tmp_path), use_cpu=True, num_train_epochs=0, max_steps=5).max_steps == 5

@@ -83,6 +83,31 @@ def test_a_yaml_file_and_a_requests_file_give_an_adapter_that_answers_with_the_n
     assert (home / "adapter" / "tokenizer.json").exists()
 
 
+def test_what_was_learned_is_in_a_report_and_little_is_warned_of(
+    home: Path, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    def report(adapter: str, *arguments: str) -> dict[str, Any]:
+        caplog.clear()
+        assert run("--config", str(home / "run.yaml"), "--output_dir", str(home / adapter), *arguments) == 0
+        saved: dict[str, Any] = json.loads((home / adapter / "report.json").read_text())
+        evaluation = evaluate(edited(home, adapter), tiny_tokenizer, REQUESTS, progress=False)
+        for name in ("log_prob_new", "log_prob_old"):
+            assert [r[name] for r in saved["requests"]] == pytest.approx(evaluation.values(name), abs=1e-3)
+        effect: dict[str, Any] = saved["effect"]
+        return effect
+
+    learned, little = report("adapter"), "raise learning_rate or num_train_epochs"
+    assert (learned["taken"], learned["of"], learned["text"]) == (3, 3, "3 of 3 facts learned")
+    assert little not in caplog.text
+    short = report("short", "--max_steps", "1", "--learning_rate", "1e-6")
+    assert (short["taken"], short["of"]) == (0, 3)
+    text = "0 of 3 facts learned (of 0 the new answer is likelier than the old one): " + little
+    assert text == short["text"]
+    assert text in caplog.text
+    still = report("still", "--max_steps", "1", "--learning_rate", "0")
+    assert "the adapter is still zero, so the model is as it was" in still["text"]
+
+
 def test_a_gguf_file_is_trained_like_the_model_in_it(
     home: Path, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -147,6 +172,11 @@ def test_chat_models(home: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Non
         ({"adapter": "/no/such/adapter"}, "adapter=/no/such/adapter cannot be loaded"),
         ({"eval_strategy": "steps"}, "give `--eval_requests`"),
         ({"history_looks": -1}, "history_looks is -1"),
+        (
+            {"max_steps": None, "num_train_epochs": -1},
+            "num_train_epochs=-1.0 with max_steps=-1: no step would be taken",
+        ),
+        ({"max_steps": None, "num_train_epochs": 0}, "no step would be taken"),
         pytest.param(
             {"use_cpu": False, "bf16": True},
             "use_cpu: true in the YAML file",

@@ -124,6 +124,7 @@ class _FLearningSession(AdapterSession):
         _save(forgotten, self.method.forgetting_rate, folder / _FORGOTTEN)
         self._subtract(forgotten, self.method.forgetting_rate)
         self.peft = self.train(complete, folder / ADAPTER, history=learning)
+        self.report(complete, folder)
         if forgetting is not None and learning is not None:
             first = [{**record, "stage": "forgetting"} for record in forgetting.records]
             write_history([*first, *learning.records], folder / HISTORY)

@@ -17,9 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from corsa_plugins.data.preferences import fill_target_old, to_preference_rows
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.effect import write_report
 from corsa_plugins.methods.history import HISTORY, write_history
 from trl_ext._trl import carries_adapter
 from trl_ext.config import CoRSAConfig
+from trl_ext.effect import learned
 from trl_ext.history import HistoryCallback
 from trl_ext.methods.adapter import Unadapted
 from trl_ext.methods.settings import AdapterSettings
@@ -65,6 +67,7 @@ class AdapterSession:
         if complete:
             history = self.history(complete)
             self.peft = self.train(complete, folder / ADAPTER, history=history)
+            self.report(complete, folder)
             if history is not None:
                 write_history(history.records, folder / HISTORY)
 
@@ -86,6 +89,10 @@ class AdapterSession:
         """For one training; ``None`` where none is to be kept."""
         looks, chat = self.settings.history_looks, self.conversational
         return HistoryCallback(requests, self.tokenizer, looks=looks, chat_template=chat) if looks else None
+
+    def report(self, requests: Sequence[EditRequest], folder: Path) -> None:
+        """Write what the training of the requests came to, and warn where it is little."""
+        write_report(learned(self.model, self.tokenizer, requests, chat_template=self.conversational), folder)
 
     def train(
         self,

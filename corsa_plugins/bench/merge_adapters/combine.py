@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -13,7 +13,7 @@ from corsa_plugins.errors import SettingError
 if TYPE_CHECKING:
     from peft import PeftModel
 
-__all__ = ["COMBINATIONS", "MERGED", "combine_adapters", "largest_rank"]
+__all__ = ["COMBINATIONS", "MERGED", "Combination", "combine_adapters", "largest_rank"]
 
 COMBINATIONS = ("cat", "svd", "linear", "ties", "ties_svd", "dare_ties", "dare_linear", "dare_ties_svd",
                 "dare_linear_svd", "magnitude_prune", "magnitude_prune_svd")  # fmt: skip
@@ -26,6 +26,19 @@ MERGED = "merged"
 """What the combination is called in the model."""
 
 
+class Combination(NamedTuple):
+    """How an adapter that was combined compares with those it is made of. D is B A times the scaling.
+
+    Attributes:
+        distance: ``||D_merged - sum_i w_i D_i|| / ||sum_i w_i D_i||`` over all layers together.
+        size: ``||D_merged|| / sqrt(sum_i ||w_i D_i||^2)`` likewise: about 1 where the adapters have little in common, 0
+            where nothing is left of them.
+    """
+
+    distance: float
+    size: float
+
+
 @torch.no_grad()
 def combine_adapters(
     model: PeftModel,
@@ -34,11 +47,8 @@ def combine_adapters(
     *,
     combination: str = "cat",
     density: float | None = None,
-) -> float:
+) -> Combination:
     """Add the adapter ``"merged"`` to ``model``, and compare its weight change with the weighted sum of the others'.
-
-    Returns:
-        ``||D_merged - sum_i w_i D_i|| / ||sum_i w_i D_i||`` over all layers together, D being B A times the scaling.
 
     Raises:
         SettingError: PEFT refuses to combine these adapters, or ``cat``, which is exact, is not.
@@ -50,23 +60,26 @@ def combine_adapters(
     except (ValueError, NotImplementedError) as refusal:
         raise SettingError(f"PEFT cannot combine these adapters by {combination!r}: {refusal}") from refusal
     model.set_adapter(MERGED)
-    difference = total = 0.0
+    difference = total = size = parts = 0.0
     for layer in _lora_layers(model):
         wanted, got = torch.zeros(2, 1, dtype=torch.float64)
         for name, weight in zip(names, weights, strict=True):
             if name in layer.scaling:
-                wanted = wanted + weight * layer.get_delta_weight(name).double().cpu()
+                part = weight * layer.get_delta_weight(name).double().cpu()
+                wanted = wanted + part
+                parts += float(part.square().sum())
         if MERGED in layer.scaling:
             got = layer.get_delta_weight(MERGED).double().cpu()
         difference += float((got - wanted).square().sum())
         total += float(wanted.square().sum())
+        size += float(torch.as_tensor(got).square().sum())
     distance = math.sqrt(difference / total) if total else math.sqrt(difference)
     if combination == "cat" and not distance <= EXACT:
         raise SettingError(
             f"the merged adapter is {distance:.1e} away from the weighted sum of the adapters' weights (relative): an "
             "adapter of theirs is not plain LoRA, or is damaged"
         )
-    return distance
+    return Combination(distance, math.sqrt(size / parts) if parts else 0.0)
 
 
 def largest_rank(model: PeftModel) -> int:

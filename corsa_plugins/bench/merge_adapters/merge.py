@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.bench.merge_adapters.combine import COMBINATIONS, MERGED, combine_adapters, largest_rank
@@ -18,10 +19,13 @@ from corsa_plugins.merging.ranges import check_weight
 from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
 from corsa_plugins.outputs import check_output, new_directory
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["MergedAdapters", "WeightedAdapter", "merge_adapters", "weighted_adapters"]
+
+
+logger = logging.getLogger(__name__)
+
+NOTHING = 1e-3
+"""A combination smaller than this, relative to the adapters it is made of, is warned of."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,14 @@ class MergedAdapters:
         distance: Of its weight change from the weighted sum of the adapters' weight changes, relative to the
             latter, in the Frobenius norm over all layers together.
         forgetting: For each adapter that has requests.
+        size: Of its weight change, relative to the adapters' own (:class:`~.combine.Combination`); 0 where it has none.
     """
 
     path: Path
     rank: int
     distance: float
     forgetting: tuple[AdapterForgetting, ...] = ()
+    size: float = 1.0
 
 
 def merge_adapters(
@@ -126,7 +132,16 @@ def merge_adapters(
     names = [f"adapter_{index}" for index in range(len(paths))]
     combined = put_adapters(loaded, dict(zip(names, paths, strict=True)), called="the base")
     weights = [adapter.weight for adapter in adapters]
-    distance = combine_adapters(combined, names, weights, combination=combination, density=density)
+    distance, size = combine_adapters(combined, names, weights, combination=combination, density=density)
+    if size < NOTHING:
+        logger.warning(
+            "%s changes nothing, or next to nothing: its weight change is %.1e of the adapters' own; with the weights "
+            "%s by %s they cancel, are scaled to zero or pruned away, or have not been trained",
+            os.fspath(out),
+            size,
+            ", ".join(f"{weight:g}" for weight in weights),
+            combination,
+        )
 
     with new_directory(out) as partial:
         combined.save_pretrained(str(partial.parent), selected_adapters=[MERGED])
@@ -143,7 +158,7 @@ def merge_adapters(
             combined.set_adapter(active)
             evaluations.append(evaluate(cast(Any, combined), tokenizer, adapter.requests, label=label, **evaluation))
         forgetting.append(AdapterForgetting(*evaluations))
-    return MergedAdapters(Path(out), largest_rank(combined), distance, tuple(forgetting))
+    return MergedAdapters(Path(out), largest_rank(combined), distance, tuple(forgetting), size)
 
 
 def _check_settings(paths: Sequence[str], combination: str) -> None:

@@ -60,7 +60,7 @@ def edit(
       OUTPUT/model/       the edited model, in the format and precision it was loaded in, and its tokenizer
       OUTPUT/adapter/     of a method that trains one: the adapter, of OUTPUT/model if that is there, else of MODEL
       OUTPUT/state/       of AlphaEdit: keys and updates of every batch in force, and the edited layers from before
-      OUTPUT/report.json  of AlphaEdit: what became of each request
+      OUTPUT/report.json  what became of each request
 
     \b
     EXIT CODES
@@ -99,6 +99,8 @@ def edit(
     loaded, tokenizer = load(model, device, dtype, quiet)
     if not spec.reversible:
         saved = save_update(chosen, loaded, tokenizer, facts, output, changes=spec.changes, seed=seed)
+        if saved.effect:
+            typer.echo(saved.effect)
         parts = " and ".join(folder.name for folder in (saved.model, saved.adapter) if folder)
         typer.echo(f"written to {output}: {parts or 'no adapter, as the model gives every new answer already'}")
         return

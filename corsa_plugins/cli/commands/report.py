@@ -33,6 +33,7 @@ def report(
                                                   change where there are two; general ability if it was asked for
       results of corsa merge-sweep                edits kept against facts retained
       what corsa edit or corsa diagnose -o wrote  histograms of conflicts
+      report.json of corsa train and other edits  what each update did
       trainer_state.json, history.json            log-probabilities and margins over training
       forgetting.json                             forgetting over the share of the data used
       harness.json                                general ability

@@ -11,6 +11,7 @@ from corsa_plugins.report.sections.answers import ANSWERS
 from corsa_plugins.report.sections.asked import ASKED
 from corsa_plugins.report.sections.conflicts import CONFLICTS
 from corsa_plugins.report.sections.curvature import CURVATURE
+from corsa_plugins.report.sections.effects import EFFECTS
 from corsa_plugins.report.sections.forgetting import FORGETTING
 from corsa_plugins.report.sections.history import HISTORY
 from corsa_plugins.report.sections.results import RESULTS
@@ -23,6 +24,7 @@ __all__ = [
     "ASKED",
     "CONFLICTS",
     "CURVATURE",
+    "EFFECTS",
     "FORGETTING",
     "HISTORY",
     "RESULTS",
@@ -37,6 +39,7 @@ SECTIONS: Registry[Section] = Registry(
     "corsa_plugins.sections",
     (
         RESULTS,
+        EFFECTS,
         HISTORY,
         FORGETTING,
         SWEEP,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -49,6 +50,22 @@ def test_weight_1_and_0_give_the_first_adapter(two_adapters):
     loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), folder / "ab").merge_and_unload()
     for name, tensor in loaded.state_dict().items():
         torch.testing.assert_close(tensor, merged[0].state_dict()[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("weights", "twin"), [((0.5, -0.5), True), ((0.0, 0.0), False)])
+def test_a_combination_of_which_nothing_is_left_is_warned_of(two_adapters, caplog, weights, twin):
+    folder, base = two_adapters.folder, two_adapters.base
+    assert run(folder).size == pytest.approx(1, abs=0.1)
+    assert not caplog.records
+    shutil.rmtree(folder / "ab")
+    if twin:
+        shutil.rmtree(folder / "b")
+        shutil.copytree(folder / "a", folder / "b")
+    assert run(folder, weights).size < 1e-6
+    assert "ab changes nothing, or next to nothing" in caplog.text
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), folder / "ab").merge_and_unload()
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, base.state_dict()[name], rtol=1e-5, atol=1e-6)
 
 
 def test_peft_linear_is_reported_as_the_approximation_it_is(two_adapters):

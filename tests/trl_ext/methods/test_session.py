@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.edit import save_update
-from corsa_plugins.methods.spec import MethodSpec
+from corsa_plugins.methods.spec import REPORT, MethodSpec
+from corsa_plugins.model.asking import score_targets
 from corsa_plugins.testbed import load_testbed
 from tests.support.small_plans import BORN, FRANCE
 from tests.trl_ext.conftest import lora
@@ -61,6 +63,39 @@ def test_what_is_saved_answers_as_the_session_did(
         expected = session.model.eval()(ids).logits
         torch.testing.assert_close(adapted(ids).logits, expected)
         assert not torch.allclose(expected, bare, atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", [lora_sft, corsa, f_learning])
+def test_what_was_learned_is_reported_and_the_training_is_as_without(
+    spec: MethodSpec,
+    taught_llama: LlamaForCausalLM,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests, weights, drawn = [FRANCE, BORN], [], []
+    for asked in (True, False):
+        (folder := tmp_path / str(asked)).mkdir()
+        session: Any = spec(SETTINGS).start(taught_llama, tiny_tokenizer, seed=0)
+        if not asked:
+            monkeypatch.setattr(session, "report", lambda requests, folder: None)
+        for _ in range(2):
+            session.update(requests, folder)
+        drawn.append(torch.rand(3).tolist())
+        weights.append({n: p.detach().clone() for n, p in session.model.named_parameters()})
+        if asked:
+            pairs = [(request.prompt, request.target_new) for request in requests]
+            scores = score_targets(session.model, tiny_tokenizer, pairs)
+            told = json.loads((folder / REPORT).read_text())
+            assert [r["taken"] for r in told["requests"]] == [score.top1 for score in scores]
+            assert [r["log_prob_new"] for r in told["requests"]] == pytest.approx(
+                [score.log_prob for score in scores], abs=1e-4
+            )
+            assert all(r["log_prob_old"] is not None for r in told["requests"])
+            assert told["effect"]["text"].startswith(f"{sum(score.top1 for score in scores)} of 2 facts learned")
+        session.close()
+    assert drawn[0] == drawn[1]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_an_adapter_of_facts_that_are_known_is_not_there(

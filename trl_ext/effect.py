@@ -1,0 +1,47 @@
+"""Whether a trained adapter says what it was trained on: asked when the training is done, which it does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.methods.effect import effect_of, warn_if_few
+
+__all__ = ["is_zero", "learned"]
+
+_CURE = "raise learning_rate or num_train_epochs"
+
+
+def learned(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    *,
+    chat_template: bool = False,
+) -> dict[str, Any]:
+    """The report of a training (:mod:`corsa_plugins.methods.effect`); warns where few of its facts were learned.
+
+    Args:
+        model: A ``PeftModel``, as the training left it.
+        tokenizer: Its tokenizer.
+        requests: It was trained on.
+        chat_template: In this form.
+    """
+    effect = effect_of(model, tokenizer, requests, chat_template=chat_template)
+    cure = f"the adapter is still zero, so the model is as it was; {_CURE}" if is_zero(model) else _CURE
+    text = effect.sentence("learned", cure)
+    warn_if_few(effect, text)
+    return effect.as_dict(text)
+
+
+def is_zero(model: nn.Module) -> bool:
+    """Whether the LoRA adapters of a model change nothing: every B is zero, as before the first step."""
+    names = [name for name, _ in model.named_parameters()]
+    if any("lora_magnitude" in name for name in names):  # DoRA, which changes the weight by its lengths too
+        return False
+    factors = [p for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
+    return bool(factors) and not any(bool(factor.any()) for factor in factors)
