@@ -174,7 +174,7 @@ def test_chat_models(home: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Non
         ({"history_looks": -1}, "history_looks is -1"),
         (
             {"max_steps": None, "num_train_epochs": -1},
-            "num_train_epochs=-1.0 with max_steps=-1: no step would be taken",
+            "num_train_epochs=-1 with max_steps=-1: no step would be taken",
         ),
         ({"max_steps": None, "num_train_epochs": 0}, "no step would be taken"),
         pytest.param(
