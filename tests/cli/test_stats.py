@@ -83,7 +83,7 @@ def test_it_goes_on_where_it_was_or_begins_anew(world, capsys, monkeypatch):
 
 @pytest.mark.parametrize("name", ["--model", "--text", "--layers", "--out"])
 def test_what_is_missing_is_said(world, name):
-    with pytest.raises(SettingError, match="needs --model, --text, --layers and --out"):
+    with pytest.raises(SettingError, match="needs --model, --text or --self, --layers and --out"):
         run(*without(name))
 
 
@@ -124,3 +124,14 @@ def test_a_typo_does_not_cost_the_loading_of_a_model(world, monkeypatch):
 def test_its_help_has_the_sections_of_the_others():
     for section in ("EXAMPLES", "FILES", "EXIT CODES"):
         assert f"\n    {section}\n" in stats.__doc__
+
+
+def test_text_of_the_models_own(world, capsys):
+    arguments = [*without("--text"), "--self", "900"]
+    run(*arguments)
+    assert KeyStatistics.load("stats").count(1) == 900
+    sampled = (world / "stats" / "self.jsonl").read_bytes()
+    run(*arguments, "--fresh")
+    assert (world / "stats" / "self.jsonl").read_bytes() == sampled
+    with pytest.raises(SettingError, match="--text and --self: give one of them"):
+        run(*ARGUMENTS, "--self", "900")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,10 @@ def stats(
     text: Annotated[
         str | None,
         typer.Option(help="A text file (a document per line), JSON Lines, or a data set: a folder or a name."),
+    ] = None,
+    self_text: Annotated[
+        str | None,
+        typer.Option("--self", help="In place of --text and --tokens: so many tokens that the model writes by itself."),
     ] = None,
     layers: options.Layers = None,
     tokens: Annotated[str, typer.Option(help="How many tokens to read: 500000, 100k, 1M.")] = "1M",
@@ -55,6 +60,7 @@ def stats(
       corsa stats --model M --text wiki.jsonl --layers 4-8 --tokens 1M --output stats/M
       corsa stats --model M --text wikimedia/wikipedia --config 20231101.en \\
           --layers 4-8 --output stats/M
+      corsa stats --model M --self 50k --layers 4-8 --output stats/M
       corsa stats stats/M
 
     \b
@@ -63,6 +69,7 @@ def stats(
       OUTPUT/layer_4.safetensors        second moment and a sample of the keys of layer 4
       OUTPUT/layer_4.eigen.safetensors  eigenvalues and eigenvectors of the moment, one per row
       OUTPUT/partial.safetensors        the work so far, until it is done
+      OUTPUT/self.jsonl                 with --self, the text; what is there is not sampled again
 
     \b
     EXIT CODES
@@ -72,22 +79,30 @@ def stats(
     from corsa_plugins.alphaedit.statistics.table import statistics_table
 
     if directory is not None:
-        if model or text or layers or output:
+        if model or text or self_text or layers or output:
             raise SettingError(f"{directory} is a folder to show: it goes with no other option")
         show(statistics_table(KeyStatistics.load(directory)))
         return
-    numbers, n_tokens = parse_layers(layers), parse_tokens(tokens)
-    if not model or not text or not numbers or output is None:
+    if text and self_text:
+        raise SettingError("--text and --self: give one of them")
+    numbers, n_tokens = parse_layers(layers), parse_tokens(self_text or tokens)
+    if not model or not (text or self_text) or not numbers or output is None:
         raise SettingError(
-            "corsa stats needs --model, --text, --layers and --output; or a folder of statistics to show"
+            "corsa stats needs --model, --text or --self, --layers and --output; or a folder of statistics to show"
         )
     from corsa_plugins.alphaedit.statistics.collect import check_folder, collect_statistics
     from corsa_plugins.alphaedit.statistics.texts import read_texts
+    from corsa_plugins.model.sampling import sample_texts
 
     # What can be checked comes first: a typo should not cost the loading of a model.
-    texts = read_texts(text, field=field, split=split, config=config)
+    texts: Iterable[str] = read_texts(text, field=field, split=split, config=config) if text else ()
     check_folder(output, fresh)
     loaded, tokenizer = load(model, device, dtype, quiet)
+    if not text:
+        journal = output / "self.jsonl"
+        if fresh:
+            journal.unlink(missing_ok=True)
+        texts = sample_texts(loaded, tokenizer, n_tokens, seed=seed, journal=journal, progress=not quiet)
     collected = collect_statistics(
         loaded,
         tokenizer,

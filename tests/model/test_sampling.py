@@ -1,0 +1,71 @@
+"""Text of a model's own: by seed, as long as asked for, and taken up where it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from corsa_plugins.errors import SettingError
+from corsa_plugins.journal import OtherWorkError
+from corsa_plugins.model.sampling import sample_texts
+
+SIZE = {"length": 16, "batch_size": 4}
+
+
+def _count(tokenizer, texts) -> int:
+    return sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+
+
+def test_the_seed_decides_and_there_are_as_many_tokens_as_asked_for(taught_llama, tiny_tokenizer) -> None:
+    first, again, other = (sample_texts(taught_llama, tiny_tokenizer, 200, seed=seed, **SIZE) for seed in (0, 0, 1))
+    assert first == again != other
+    assert 200 <= _count(tiny_tokenizer, first) < 200 + 4 * 16 * 2
+    assert all(text.strip() for text in first)
+    assert first == sample_texts(taught_llama, tiny_tokenizer, 400, **SIZE)[: len(first)]
+
+
+def test_cold_sampling_says_what_the_model_holds_most_likely(taught_llama, tiny_tokenizer) -> None:
+    texts = sample_texts(taught_llama, tiny_tokenizer, 20, temperature=1e-4, **SIZE)
+    ids = torch.tensor([[tiny_tokenizer.bos_token_id]])
+    with torch.no_grad():
+        expected = taught_llama.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=2)
+    begins = tiny_tokenizer.decode(expected[0, 1:], skip_special_tokens=True)
+    assert texts[0].startswith(begins.split("<")[0])
+
+
+def test_rows_go_on_behind_an_end_and_are_cut_there(taught_llama, tiny_tokenizer) -> None:
+    texts = sample_texts(taught_llama, tiny_tokenizer, 300, length=64, batch_size=4)
+    assert len(texts) > 300 // 64  # the taught model ends its sentences
+    special = tiny_tokenizer.all_special_tokens
+    assert not any(token in text for text in texts for token in special)
+
+
+def test_it_goes_on_where_it_was(tmp_path, taught_llama, tiny_tokenizer, monkeypatch) -> None:
+    journal = tmp_path / "self.jsonl"
+    whole = sample_texts(taught_llama, tiny_tokenizer, 300, **SIZE)
+    sample_texts(taught_llama, tiny_tokenizer, 100, journal=journal, **SIZE)
+    begun = journal.read_bytes()
+    assert sample_texts(taught_llama, tiny_tokenizer, 300, journal=journal, **SIZE) == whole
+    assert journal.read_bytes().startswith(begun)
+    monkeypatch.setattr("corsa_plugins.model.sampling._rows", None)  # sampling would fail
+    assert sample_texts(taught_llama, tiny_tokenizer, 300, journal=journal, **SIZE) == whole
+    with pytest.raises(OtherWorkError, match="other seed"):
+        sample_texts(taught_llama, tiny_tokenizer, 300, seed=3, journal=journal, **SIZE)
+
+
+def test_nothing_else_is_changed(taught_llama, tiny_tokenizer) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    taught_llama.train()
+    config = taught_llama.generation_config
+    sample_texts(taught_llama, tiny_tokenizer, 10, **SIZE)
+    assert torch.equal(torch.rand(3), expected)
+    assert taught_llama.training
+    assert taught_llama.generation_config is config
+
+
+def test_settings(taught_llama, tiny_tokenizer) -> None:
+    for settings, message in (({"length": 0}, "length is 0"), ({"temperature": 0.0}, "temperature is 0")):
+        with pytest.raises(SettingError, match=message):
+            sample_texts(taught_llama, tiny_tokenizer, 10, **settings)
