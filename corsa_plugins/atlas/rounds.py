@@ -25,12 +25,15 @@ class Draw:
         size: Edits in each.
         seed: Of everything that is drawn: which facts are edited, to what, and which are watched.
         untouched: Most facts that are watched.
+        question: Whether prompts are the first questions, which are known in chat, and statements are among the other
+            wordings: for those who edit and ask through the chat template. Off, it is the other way round.
     """
 
     rounds: int = 2
     size: int = 60
     seed: int = 0
     untouched: int = 200
+    question: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def plan_rounds(known: Sequence[Fact], draw: Draw) -> Rounds:
     rng.shuffle(edited)
     changed = set(edited)
     touched = {fact.subject for fact in edited}
-    requests = [_edit(fact, by_relation, changed, rng) for fact in edited]
+    wording = _Wording(draw.question)
+    requests = [_edit(fact, wording, by_relation, changed, rng) for fact in edited]
     others = [fact for fact in known if fact.subject not in touched]
     same_subject = [fact for fact in known if fact.subject in touched and fact not in changed]
     watched = rng.sample(others, min(draw.untouched, len(others)))
@@ -86,8 +90,8 @@ def plan_rounds(known: Sequence[Fact], draw: Draw) -> Rounds:
             [_named(request, f"round{number + 1}-{index}") for index, request in enumerate(requests[number::rounds])]
             for number in range(rounds)
         ],
-        untouched=[_watch(fact, f"untouched-{index}") for index, fact in enumerate(watched)],
-        same_subject=[_watch(fact, f"same_subject-{index}") for index, fact in enumerate(same_subject)],
+        untouched=[_watch(fact, wording, f"untouched-{index}") for index, fact in enumerate(watched)],
+        same_subject=[_watch(fact, wording, f"same_subject-{index}") for index, fact in enumerate(same_subject)],
     )
 
 
@@ -112,7 +116,11 @@ def _draw(by_relation: Mapping[str, Sequence[Fact]], count: int, rng: random.Ran
 
 
 def _edit(
-    fact: Fact, by_relation: Mapping[str, Sequence[Fact]], changed: Collection[Fact], rng: random.Random
+    fact: Fact,
+    wording: _Wording,
+    by_relation: Mapping[str, Sequence[Fact]],
+    changed: Collection[Fact],
+    rng: random.Random,
 ) -> EditRequest:
     relation = by_relation[fact.relation]
     right = {name.casefold() for name in fact.answers}
@@ -123,22 +131,37 @@ def _edit(
     others = [other for other in staying if other.answer != fact.answer]
     neighbours += rng.sample(others, min(_MOST_NEIGHBOURS - len(neighbours), len(others)))
     return EditRequest(
-        prompt=fact.written(fact.statements[0]),
+        prompt=wording.prompt(fact),
         target_new=target,
         subject=fact.subject,
         target_old=fact.answer,
-        paraphrases=_wordings(fact)[0],
-        neighborhood=tuple(_probe(neighbour) for neighbour in neighbours),
+        paraphrases=wording.others(fact),
+        neighborhood=tuple(_probe(neighbour, wording) for neighbour in neighbours),
         portability=_consequences(fact, target, by_relation),
-        validation_prompts=_wordings(fact)[1],
+        validation_prompts=wording.validation(fact),
     )
 
 
-def _wordings(fact: Fact) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Other wordings of the statement: to test with, and to choose settings with."""
-    spare = fact.questions[-1:] if len(fact.questions) > 1 else ()
-    test = (*fact.questions[: len(fact.questions) - len(spare)], *fact.statements[1:])
-    return tuple(map(fact.written, test)), tuple(map(fact.written, spare))
+@dataclass(frozen=True)
+class _Wording:
+    """Which form of a fact is its prompt: the first statement, or the first question."""
+
+    question: bool
+
+    def prompt(self, fact: Fact) -> str:
+        """The one that is edited, or asked of a fact that is watched."""
+        return fact.written((fact.questions if self.question else fact.statements)[0])
+
+    def validation(self, fact: Fact) -> tuple[str, ...]:
+        """Those to choose settings with: the last of several questions."""
+        return tuple(map(fact.written, fact.questions[-1:] if len(fact.questions) > 1 else ()))
+
+    def others(self, fact: Fact) -> tuple[str, ...]:
+        """Those to test with: all the rest."""
+        taken = {self.prompt(fact), *self.validation(fact)}
+        first, second = fact.questions, fact.statements
+        forms = (*second, *first) if self.question else (*first, *second)
+        return tuple(text for text in map(fact.written, forms) if text not in taken)
 
 
 def _consequences(fact: Fact, target: str, by_relation: Mapping[str, Iterable[Fact]]) -> tuple[Probe, ...]:
@@ -153,16 +176,16 @@ def _consequences(fact: Fact, target: str, by_relation: Mapping[str, Iterable[Fa
     return (Probe(prompt=fact.written(form), answer=new.answer, aliases=new.aliases),)
 
 
-def _probe(fact: Fact) -> Probe:
-    return Probe(prompt=fact.written(fact.statements[0]), answer=fact.answer, aliases=fact.aliases)
+def _probe(fact: Fact, wording: _Wording) -> Probe:
+    return Probe(prompt=wording.prompt(fact), answer=fact.answer, aliases=fact.aliases)
 
 
-def _watch(fact: Fact, case_id: str) -> EditRequest:
+def _watch(fact: Fact, wording: _Wording, case_id: str) -> EditRequest:
     return EditRequest(
-        prompt=fact.written(fact.statements[0]),
+        prompt=wording.prompt(fact),
         target_new=fact.answer,
         subject=fact.subject,
-        paraphrases=(fact.written(fact.questions[0]),),
+        paraphrases=wording.others(fact)[:1],
         case_id=case_id,
     )
 

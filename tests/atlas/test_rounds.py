@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from corsa_plugins.atlas import Draw, Relation, plan_rounds
@@ -84,6 +86,18 @@ def test_the_seed_decides(plan) -> None:
     first, again, other = (plan_rounds(FACTS, Draw(2, 9, seed, 15)) for seed in (5, 5, 6))
     assert first == again
     assert {edit.prompt for edit in first.rounds[0]} != {edit.prompt for edit in other.rounds[0]}
+
+
+def test_prompts_may_be_the_questions() -> None:
+    draw = Draw(2, 9, 5, 15)
+    first, second = plan_rounds(FACTS, draw), plan_rounds(FACTS, replace(draw, question=True))
+    for statement, question in zip(first.rounds[0], second.rounds[0], strict=True):
+        assert (question.prompt, statement.prompt) == (statement.paraphrases[0], question.paraphrases[0])
+        assert {question.prompt, *question.paraphrases} == {statement.prompt, *statement.paraphrases}
+        assert question.validation_prompts == statement.validation_prompts
+        assert question.target_new == statement.target_new
+        assert all(probe.prompt.endswith("?") for probe in question.neighborhood)
+    assert all(watched.prompt.endswith("?") for watched in second.untouched)
 
 
 def test_too_few_facts() -> None:

@@ -22,6 +22,10 @@ def atlas(
     rounds: Annotated[int, typer.Option("--n-rounds", min=1, help="How many rounds of edits.")] = 2,
     size: options.Size = 60,
     seed: options.Seed = 0,
+    question: Annotated[
+        bool,
+        typer.Option("--question/--statement", help="What prompts are: questions are for use with --chat-template."),
+    ] = False,
     watched: Annotated[int, typer.Option("--watched", min=0, help="Most facts in untouched.jsonl.")] = 200,
     wanted: Annotated[int, typer.Option("--wanted", min=1, help="Stop asking when so many facts are known.")] = 400,
     least: Annotated[
@@ -84,7 +88,7 @@ def atlas(
         model or packaged_model(),
         output,
         facts=facts_of_file(facts) if facts else None,
-        draw=Draw(rounds, size, seed, watched),
+        draw=Draw(rounds, size, seed, watched, question),
         asking=Asking(wanted, least, device, precision, batch_size, progress=not quiet),
         copy=copy,
     )
