@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)  # these models are so small that threads only wait for each other
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _level_of_the_log() -> Iterator[None]:
+    """A command sets how much is logged; the next test is not to notice."""
+    logger = logging.getLogger("corsa_plugins")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

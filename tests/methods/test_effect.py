@@ -61,7 +61,7 @@ def test_the_answers_of_a_model_are_scored_as_they_are_everywhere(
 
 
 def test_few_is_a_warning_with_figure_and_cure(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="corsa_plugins"):
         few, most = effect(5, 60), effect(54, 60)
         for each in (few, most):
             warn_if_few(each, each.sentence("learned", "raise learning_rate"))
