@@ -14,8 +14,10 @@ here is a function of its arguments; what reads a model and what writes to one i
 An update is two factors, Delta = left right^T: the left one is R^t, and the right one is the same for every t. With the
 three parts of AlphaEdit+ off it is AlphaEdit's (Eq. 2).
 
-Beyond the algorithm as printed: of several layers each takes a share of what is missing (MEMIT, Meng et al. 2023);
-which requests are inconsistent is told from all of it, not from the share; earlier edits have a weight (beta of A.5).
+Beyond the algorithm as printed: unless a threshold is given, what an eigenvector costs the preserved keys decides how
+far it is added, and P~ is no projector then (:mod:`~corsa_plugins.alphaedit.solver.price`); of several layers each
+takes a share of what is missing (MEMIT, Meng et al. 2023); which requests are inconsistent is told from all of it, not
+from the share; earlier edits have a weight (beta of A.5).
 """
 
 from __future__ import annotations
@@ -163,7 +165,7 @@ def residual(problem: LayerProblem, t: int, settings: AlphaEditSettings) -> Tens
 
 
 def relax(problem: LayerProblem, weighting: Tensor, settings: AlphaEditSettings) -> Relaxed:
-    """Add eigenvectors to the null space for as long as Eq. 7 at t = 0 falls, and solve Eq. 8 in it (lines 3-10).
+    """Add eigenvectors to the null space where they are worth it, by Eq. 7 at t = 0, and solve Eq. 8 (lines 3-10).
 
     Args:
         problem: The inputs.
@@ -185,6 +187,7 @@ def relax(problem: LayerProblem, weighting: Tensor, settings: AlphaEditSettings)
         ridge=ridge,
         n_null=space.n_null,
         search=settings.search if space.ordered else None,
+        eigenvalues=space.eigenvalues,
     )
     return Relaxed(space.combine(solution.coefficients), ridge, solution)
 

@@ -219,6 +219,11 @@ class BatchEdit:
         return replace(report, verdict=verdict(report, self.reader.settings.reach))
 
 
+def _protected(space: NullSpace, grades: Tensor) -> tuple[float, float] | None:
+    before, after = space.protected(), space.protected(grades)
+    return None if before is None or after is None else (before, after)
+
+
 def _layer_report(layer: int, problem: LayerProblem, edit: LayerEdit) -> LayerReport:
     solution, choice = edit.relaxed.solution, edit.choice
     return LayerReport(
@@ -226,6 +231,8 @@ def _layer_report(layer: int, problem: LayerProblem, edit: LayerEdit) -> LayerRe
         width=problem.space.d,
         null_space=problem.space.n_null,
         added=solution.added,
+        graded=float(solution.grades[problem.space.n_null :].sum()),
+        protected=_protected(problem.space, solution.grades),
         ridge=edit.relaxed.ridge,
         objective=(solution.objective[0], solution.objective[-1]),
         prior_weight=float(edit.prior_weighting.mean()) if len(edit.prior_weighting) else None,

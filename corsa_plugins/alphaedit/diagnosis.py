@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ class Diagnosis:
         conflicts: Of the requests.
         reach: By request, the probability of its target with its v* in place; ``None`` if values were not asked for.
         inconsistency: By request, |r| = |v* - Wk|; ``None`` likewise.
+        protected: By layer, the share of the energy of the keys to preserve that is outside the null space, where it
+            is known.
     """
 
     conflicts: Conflicts
     reach: tuple[float, ...] | None = None
     inconsistency: tuple[float, ...] | None = None
+    protected: Mapping[int, float] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
         """One mapping of plain data for each request."""
@@ -114,7 +118,11 @@ class Diagnosis:
         """One line."""
         means = {name: value for name, value in self.conflicts.means().items() if value is not None}
         shown = ", ".join(f"{name.removesuffix('_conflict')} {value:.2f}" for name, value in means.items())
-        return f"mean conflicts of {len(self.conflicts.names)} requests: {shown}"
+        line = f"mean conflicts of {len(self.conflicts.names)} requests: {shown}"
+        if self.protected:
+            shares = ", ".join(f"{share:.2f} at layer {layer}" for layer, share in self.protected.items())
+            line += f"; protected share of the energy of the keys to preserve: {shares}"
+        return line
 
 
 def _worst(row: dict[str, Any]) -> float:

@@ -15,7 +15,7 @@ from corsa_plugins.alphaedit.checks import check_edit, editable_maps
 from corsa_plugins.alphaedit.diagnosis import Diagnosis
 from corsa_plugins.alphaedit.preserved import PreservedKeys, PreservedSpaces
 from corsa_plugins.alphaedit.reader import ModelReader
-from corsa_plugins.alphaedit.report import EditReport, warn_not_edited
+from corsa_plugins.alphaedit.report import EditReport, warn_not_edited, warn_unprotected
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditState, StateError
@@ -150,6 +150,7 @@ class AlphaEditor:
             edit = self._batch_edit(state, requests, keep)
             batch = edit.run(name, answers=answers, progress=progress)
             self._weights.put(edit.state.with_batch(batch))
+        warn_unprotected(batch.report)
         warn_not_edited(batch.report, self.settings.reach)
         return batch.report
 
@@ -203,11 +204,13 @@ class AlphaEditor:
         self._check(requests)
         batch = self._batch_edit(self._weights.known_state(), requests)
         conflicts = batch.conflicts()
+        shares = {layer: self.null_space(layer).protected() for layer in self.settings.layers}
+        protected = {layer: share for layer, share in shares.items() if share is not None}
         if not values:
-            return Diagnosis(conflicts)
+            return Diagnosis(conflicts, protected=protected)
         searched = self._reader.values(requests, batch.state.contexts, progress=progress)
         inconsistency = (searched.vectors - searched.initial).norm(dim=0)
-        return Diagnosis(conflicts, tuple(searched.probability.tolist()), tuple(inconsistency.tolist()))
+        return Diagnosis(conflicts, tuple(searched.probability.tolist()), tuple(inconsistency.tolist()), protected)
 
     def residuals(self, requests: Iterable[EditRequest], position: int, *, progress: bool = False) -> list[float]:
         """|v* - W k| of each request when an edit of all of them, as one batch, comes to a layer.

@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["EditReport", "LayerReport", "RequestReport", "verdict", "warn_not_edited"]
+__all__ = ["EditReport", "LayerReport", "RequestReport", "verdict", "warn_not_edited", "warn_unprotected"]
 
 logger = logging.getLogger(__name__)
 
 HIGH_CONFLICT = 0.9
 """From here on a conflict is named as the likely cause of an edit that was not taken."""
+
+NEARLY_GONE = 0.5
+"""Of a protected share less than this a warning is given."""
 
 _MAX_WARNINGS = 10
 
@@ -26,12 +29,15 @@ class LayerReport:
         layer: The block.
         width: d_in.
         null_space: Eigenvectors in the null space before the search.
-        added: Eigenvectors the search added to it.
+        added: Eigenvectors that were added to it, in full or graded.
         ridge: lambda, absolute.
         objective: Of Eq. 7 at the first smoothed target, before the search and after it.
         prior_weight: Mean of Lambda_p over the earlier edits; ``None`` without any.
         smoothing_step: t of the smoothed target that was chosen; ``None`` where no request was smoothed.
         validation_scores: By t, of the smoothed targets that were tried.
+        graded: How many they are where each counts by how far it was added; ``None`` where that was not reported.
+        protected: The share of the energy of preserved keys, their mean squared norm, that edits do not reach: before
+            anything was added, and after. ``None`` where the null space does not say.
     """
 
     layer: int
@@ -43,6 +49,40 @@ class LayerReport:
     prior_weight: float | None
     smoothing_step: int | None
     validation_scores: tuple[float, ...]
+    graded: float | None = None
+    protected: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        """What was added, and what stays protected."""
+        found = f"layer {self.layer}: added {self.added} of {self.width - self.null_space}"
+        if self.graded is not None and self.graded < self.added - 1e-9:
+            found += f" by degrees, as much as {self.graded:.1f} in full"
+        if self.protected is not None:
+            found += ", protected share {:.2f} -> {:.2f}".format(*self.protected)
+        return found
+
+    @property
+    def unprotected(self) -> str | None:
+        """What is wrong, and the cure, where the edit may reach most of what it should spare; else ``None``."""
+        if self.protected is None:
+            return None
+        before, after = self.protected
+        rest = self.width - self.null_space
+        all_in_full = bool(rest) and self.added == rest and (self.graded is None or self.graded > self.added - 1e-9)
+        if before < NEARLY_GONE:
+            return (
+                f"layer {self.layer}: the null space itself holds {100 * (1 - before):.0f} % of the energy of the keys "
+                "to preserve, and edits may write all over it: give null_space a smaller value, or choose it by energy "
+                'such as NullSpaceRule("energy", 0.02)'
+            )
+        if after < NEARLY_GONE or all_in_full:
+            return (
+                f"layer {self.layer}: {self.added} of {rest} eigenvectors were added to the null space, and "
+                f"{100 * after:.0f} % of the energy of the keys to preserve stays protected, where it was "
+                f"{100 * before:.0f} %: leave search.threshold out, so that the price decides, or give search a limit "
+                "or a larger weight"
+            )
+        return None
 
 
 @dataclass(frozen=True)
@@ -168,6 +208,7 @@ class EditReport:
                         **layer,
                         "objective": tuple(layer["objective"]),
                         "validation_scores": tuple(layer["validation_scores"]),
+                        "protected": tuple(layer["protected"]) if layer.get("protected") else None,
                     }
                 )
                 for layer in data["layers"]
@@ -212,11 +253,15 @@ class EditReport:
     def __str__(self) -> str:
         """One line."""
         edited = len(self.requests) - len(self.not_edited)
-        added = ", ".join(f"{layer.added} at layer {layer.layer}" for layer in self.layers)
-        return (
-            f"batch {self.batch}: {edited} of {len(self.requests)} requests edited; eigenvectors added to the null "
-            f"space: {added}"
-        )
+        layers = "; ".join(map(str, self.layers))
+        return f"batch {self.batch}: {edited} of {len(self.requests)} requests edited; eigenvectors, {layers}"
+
+
+def warn_unprotected(report: EditReport) -> None:
+    """Log the layers where edits may reach most of what they should spare."""
+    for layer in report.layers:
+        if layer.unprotected:
+            logger.warning("%s", layer.unprotected)
 
 
 def warn_not_edited(report: EditReport, reach: float) -> None:

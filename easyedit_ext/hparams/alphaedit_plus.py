@@ -40,6 +40,8 @@ _FIELDS: Mapping[str, str] = {
     "search.threshold": "search_threshold",
     "search.block": "search_block",
     "search.limit": "search_limit",
+    "search.rule": "search_rule",
+    "search.weight": "search_weight",
     "smoothing.steps": "smoothing_steps",
     "smoothing.share": "smoothing_share",
     "smoothing.threshold": "smoothing_threshold",
@@ -86,9 +88,12 @@ class AlphaEditPlusHyperParams(HyperParams):
         conflict_weights: Part one: weigh earlier edits down where they conflict with the new ones.
         search: Part two: search for eigenvectors to add to the null space.
         search_threshold: epsilon, the relative gain that an eigenvector must bring: 3.0e-4 for GPT2-XL, 1.2e-4 for
-            GPT-J, 1.4e-4 for LLaMA3 in the paper.
+            GPT-J, 1.4e-4 for LLaMA3 in the paper. ``None``: the price decides, on any model.
         search_block: Eigenvectors added and judged together; 10 in the published code.
         search_limit: The most to add; ``None``: all there are.
+        search_rule: ``"graded"``, ``"price"`` or ``"threshold"``; ``None``: by the threshold if there is one, else
+            graded.
+        search_weight: Of what is preserved, where the price decides.
         smoothing: Part three: smooth the targets of requests of high inconsistency.
         smoothing_steps: T.
         smoothing_share: The share of a batch that is smoothed.
@@ -166,9 +171,11 @@ class AlphaEditPlusHyperParams(HyperParams):
     prior_weight_by_layer: bool = False
     conflict_weights: bool = True
     search: bool = True
-    search_threshold: float = 1.4e-4
+    search_threshold: float | None = None
     search_block: int = 1
     search_limit: int | None = None
+    search_rule: str | None = None
+    search_weight: float = 4.0
     smoothing: bool = True
     smoothing_steps: int = 10
     smoothing_share: float = 0.2

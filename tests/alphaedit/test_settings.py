@@ -57,3 +57,12 @@ def test_settings_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"layers: [1]\n# \xff\n")
     with pytest.raises(SettingError, match=r"bytes\.yaml is not UTF-8"):
         AlphaEditSettings.load(tmp_path / "bytes.yaml")
+
+
+def test_published_thresholds_are_in_the_presets_of_their_models_and_nowhere_else() -> None:
+    searches = {name: AlphaEditSettings.load(name).search for name in preset_names()}
+    published = {name: search.threshold for name, search in searches.items() if search and search.threshold is not None}
+    assert published == {"gpt2-xl": 3.0e-4, "gpt-j-6b": 1.2e-4, "llama3-8b": 1.4e-4, "testbed": 7.0e-3}
+    default = AlphaEditSettings(layers=(0,)).search
+    assert default is not None
+    assert default.decides == "graded"

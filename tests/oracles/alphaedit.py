@@ -94,6 +94,43 @@ def search(W, K1, V, Kp, Lp, U, n_null, lam, beta, epsilon, at_a_time=1):
     return used, P_mod, values
 
 
+def price(delta, P_tilde, C, c):
+    """c E|delta k0|^2 of what delta writes in the space of P_tilde; C is the second moment of the preserved keys."""
+    written = delta @ P_tilde
+    return c * np.trace(written @ C @ written.T)
+
+
+def priced_search(W, K1, V, Kp, Lp, U, s, n_null, lam, beta, weight, at_a_time=1):
+    """As ``search``, for as long as an addition costs no more than it gains; ``s``: the eigenvalues, ascending."""
+    R, C, c = V - W @ K1, U @ np.diag(s) @ U.T, weight * lam / s[n_null - 1]
+    used = list(range(n_null))
+    P_mod = projector(U, used)
+    values = [objective(W, solution(R, K1, Kp, Lp, P_mod, lam, beta), K1, V, Kp, Lp, lam, beta)]
+    while len(used) < U.shape[1]:
+        more = list(range(len(used), min(len(used) + at_a_time, U.shape[1])))
+        P_tilde = projector(U, more)
+        delta = solution(R, K1, Kp, Lp, P_mod + P_tilde, lam, beta)
+        value = objective(W, delta, K1, V, Kp, Lp, lam, beta)
+        if price(delta, P_tilde, C, c) > values[-1] - value:
+            break
+        used, P_mod = used + more, P_mod + P_tilde
+        values.append(value)
+    return used, P_mod, values
+
+
+def priced_objective(W, delta, K1, V, Kp, Lp, U, s, n_null, lam, beta, weight):
+    """Eq. 7 and, as one more term, the price of what delta writes outside the null space."""
+    P_tilde, C = projector(U, range(n_null, U.shape[1])), U @ np.diag(s) @ U.T
+    return objective(W, delta, K1, V, Kp, Lp, lam, beta) + price(delta, P_tilde, C, weight * lam / s[n_null - 1])
+
+
+def priced(R, K1, Kp, Lp, U, s, n_null, lam, beta, weight):
+    """The delta at which the gradient of ``priced_objective`` is zero, of all matrices there are."""
+    d = U.shape[0]
+    P_tilde, C, c = projector(U, range(n_null, d)), U @ np.diag(s) @ U.T, weight * lam / s[n_null - 1]
+    return R @ K1.T @ np.linalg.inv(K1 @ K1.T + beta * Kp @ Lp @ Kp.T + lam * np.eye(d) + c * P_tilde @ C @ P_tilde)
+
+
 def published_search(W, K1, V, Kp, Lp, U, n_null, lam, beta, epsilon, layer_position=1):
     """The published code's: ten eigenvectors at a time against 10 epsilon, beta times the 1-based layer position."""
     return search(W, K1, V, Kp, Lp, U, n_null, lam, beta * layer_position, epsilon, at_a_time=10)

@@ -7,7 +7,7 @@ With Z = [K1, Kp (beta Lambda_p)^(1/2)], G = Z^T P Z and A = (G + lambda I)^-1, 
 Eigenvectors V added to the null space add the rows B = V^T Z to the coordinates. With I + B A B^T = F F^T and
 H = F^-1 B A, the objective falls by lambda ||H[:, :N] R^T||^2 and A becomes A - H^T H: for one eigenvector O(n^2)
 instead of a solve, and all that is needed of it is one row of coordinates. By hand, as torch has no update of a
-factorisation.
+factorisation. B times the new A is F^-T H, so that the new solution writes Delta V = R H[:, :N]^T F^-1 along V.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from corsa_plugins.alphaedit.solver.price import Proposal
 from corsa_plugins.alphaedit.solver.ridge import factorise
 
 __all__ = ["DualForm"]
@@ -28,13 +29,14 @@ class DualForm:
 
     Attributes:
         rank: m, the rows of the coordinates in use.
+        ridge: lambda.
         objective: Eq. 7 at its minimum for that rank.
     """
 
     def __init__(self, new: Tensor, prior: Tensor, residual: Tensor, ridge: float, rank: int) -> None:
         """``residual`` is (r, N), any matrix with the R^T R of the residual."""
         self.rank = rank
-        self._new, self._prior, self._residual, self._ridge = new, prior, residual, ridge
+        self._new, self._prior, self._residual, self.ridge = new, prior, residual, ridge
         self._n_new = new.shape[1]
         n = self._n_new + prior.shape[1]
         self._gram = new.new_zeros(n, n)
@@ -43,30 +45,33 @@ class DualForm:
         self._step: tuple[Tensor, float] | None = None
         self._renew()
 
-    def propose(self, count: int) -> float:
-        """By how much the next ``count`` eigenvectors would lower the objective."""
+    def propose(self, count: int) -> Proposal:
+        """What the next ``count`` eigenvectors would gain, and what would be written along them."""
         if self._inverse is None:
             self._inverse = torch.cholesky_inverse(self._factor)
         rows = self._rows(self.rank, self.rank + count)
         half = rows @ self._inverse
         inner = half @ rows.T
         inner.diagonal().add_(1)
-        step = torch.linalg.solve_triangular(factorise(inner), half, upper=False)
-        fall = self._ridge * float((step[:, : self._n_new] @ self._residual.T).square().sum())
-        self._step = step, fall
-        return fall
+        tip = factorise(inner)
+        step = torch.linalg.solve_triangular(tip, half, upper=False)
+        fitted = step[:, : self._n_new] @ self._residual.T
+        gain = self.ridge * float(fitted.square().sum())
+        self._step = step, gain
+        written = torch.linalg.solve_triangular(tip.mT, fitted, upper=True)
+        return Proposal(gain, written.square().sum(1))
 
     def accept(self) -> None:
         """Add the eigenvectors last proposed."""
         assert self._step is not None
         assert self._inverse is not None
-        step, fall = self._step
+        step, gain = self._step
         self._step = None
         self.rank += step.shape[0]
         if self.rank - self._in_gram >= REFRESH:
             self._renew()
             return
-        self.objective -= fall
+        self.objective -= gain
         self._inverse.addmm_(step.T, step, alpha=-1)
 
     def finish(self) -> tuple[Tensor, Tensor]:
@@ -77,7 +82,7 @@ class DualForm:
         coefficients = self._new[: self.rank] @ columns[: self._n_new]
         coefficients += self._prior[: self.rank] @ columns[self._n_new :]
         # I - (A G)_11 = lambda A_11, and nothing cancels in the latter
-        return coefficients, self._ridge * columns[: self._n_new]
+        return coefficients, self.ridge * columns[: self._n_new]
 
     def _rows(self, start: int, stop: int) -> Tensor:
         return torch.cat([self._new[start:stop], self._prior[start:stop]], dim=1)
@@ -90,10 +95,10 @@ class DualForm:
             self._gram.addmm_(rows.T, rows)
         self._in_gram = self.rank
         regular = self._gram.clone()
-        regular.diagonal().add_(self._ridge)
+        regular.diagonal().add_(self.ridge)
         self._factor = factorise(regular)
         unit = torch.eye(regular.shape[0], self._n_new, dtype=regular.dtype, device=regular.device)
         self._columns = torch.cholesky_solve(unit, self._factor)
         self._inverse = None
         product = self._residual @ self._columns[: self._n_new]
-        self.objective = self._ridge * float((product * self._residual).sum())
+        self.objective = self.ridge * float((product * self._residual).sum())

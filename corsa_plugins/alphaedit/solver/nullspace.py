@@ -102,6 +102,19 @@ class NullSpace:
         total = float(self.eigenvalues.sum())
         return float(self.eigenvalues[: self.n_null].sum()) / total if total else 0.0
 
+    def protected(self, grades: Tensor | None = None) -> float | None:
+        """The share of the preserved keys' mean squared norm that edits do not reach; ``None`` where it is unknown.
+
+        Args:
+            grades: (m,), how far edits may use each of the first m eigenvectors, from 0 to 1; by default those of the
+                null space in full.
+        """
+        total = float(self.eigenvalues.clamp(min=0.0).sum())
+        if not self.ordered or not total:
+            return None
+        reached = self.eigenvalues.clamp(min=0.0)[: self.n_null if grades is None else len(grades)]
+        return 1 - float(reached.sum() if grades is None else reached @ grades.to(reached)) / total
+
     @classmethod
     def from_basis(cls, basis: Eigenbasis, rule: NullSpaceRule | None = None, what: str = "") -> NullSpace:
         """The null space that ``rule`` (by default AlphaEdit's threshold of 0.02) takes of a basis.

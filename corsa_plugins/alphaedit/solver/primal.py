@@ -7,7 +7,7 @@ Eq. 8 is
 
 An eigenvector added to the null space is one row more of B, L and F: the rows above stay as they are, so the step is
 O(m (m + n)), the rounding is that of a factorisation from scratch, and the objective falls by the square of F's new
-row.
+row. What the new solution writes along it is that row over L's new diagonal element, as (Delta U)^T = L^-T F ends in.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from corsa_plugins.alphaedit.solver.price import Proposal
 from corsa_plugins.alphaedit.solver.ridge import factorise
 
 __all__ = ["PrimalForm"]
@@ -31,20 +32,21 @@ class PrimalForm:
 
     Attributes:
         rank: m, the rows of the coordinates in use.
+        ridge: lambda.
         objective: Eq. 7 at its minimum for that rank.
     """
 
     def __init__(self, new: Tensor, prior: Tensor, residual: Tensor, ridge: float, rank: int) -> None:
         """``residual`` is (r, N), any matrix with the R^T R of the residual."""
         self.rank = rank
-        self._new, self._prior, self._residual, self._ridge = new, prior, residual, ridge
+        self._new, self._prior, self._residual, self.ridge = new, prior, residual, ridge
         self._step: tuple[Tensor, Tensor, Tensor] | None = None
         self._factor = factorise(self._moment(rank, 0, rank))
         self._fitted = torch.linalg.solve_triangular(self._factor, new[:rank] @ residual.T, upper=False)
         self.objective = float(residual.square().sum() - self._fitted.square().sum())
 
-    def propose(self, count: int) -> float:
-        """By how much the next ``count`` eigenvectors would lower the objective."""
+    def propose(self, count: int) -> Proposal:
+        """What the next ``count`` eigenvectors would gain, and what would be written along them."""
         m = self.rank
         border = self._moment(m, m, m + count)
         left = self._forward(border)
@@ -52,7 +54,8 @@ class PrimalForm:
         fresh = self._new[m : m + count] @ self._residual.T - left.T @ self._fitted[:m]
         fresh = torch.linalg.solve_triangular(tip, fresh, upper=False)
         self._step = left, tip, fresh
-        return float(fresh.square().sum())
+        written = torch.linalg.solve_triangular(tip.mT, fresh, upper=True)
+        return Proposal(float(fresh.square().sum()), written.square().sum(1))
 
     def accept(self) -> None:
         """Add the eigenvectors last proposed."""
@@ -80,7 +83,7 @@ class PrimalForm:
         block = self._new[:rows] @ self._new[start:stop].T
         block.addmm_(self._prior[:rows], self._prior[start:stop].T)
         # Above the diagonal of B there are no such rows, and nothing is added.
-        block[start:stop].diagonal().add_(self._ridge)
+        block[start:stop].diagonal().add_(self.ridge)
         return block
 
     def _forward(self, right: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def test_each_part_does_something_where_its_condition_fails() -> None:
     R = torch.as_tensor(p.R)
     plain = p.delta(alphaedit(p, "dual"))
     assert error(p.delta(p.solve()), plain) > 1e-3  # the weights
-    searched = solve(p.new, p.coordinates(p.Kp), R, ridge=p.ridge, n_null=p.n_null, search=SearchSettings())
+    searched = solve(p.new, p.coordinates(p.Kp), R, ridge=p.ridge, n_null=p.n_null, search=SearchSettings(1.4e-4))
     assert searched.added > 0
     assert error(p.delta(searched), plain) > 1e-3
     smoothed = R * (1 - smoothing(R.norm(dim=0), 0, SmoothingSettings()))

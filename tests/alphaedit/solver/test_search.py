@@ -84,8 +84,8 @@ def test_a_solution_says_what_ended_the_search() -> None:
 
 def test_search_settings_out_of_range_are_refused_by_name() -> None:
     wrong: list[tuple[str, Any]] = [
-        ("threshold", -1e-4), ("threshold", math.nan), ("threshold", None), ("block", 0), ("block", 1.0), ("limit", -1),
-        ("limit", 2.5),
+        ("threshold", -1e-4), ("threshold", math.nan), ("threshold", "low"), ("block", 0), ("block", 1.0),
+        ("limit", -1), ("limit", 2.5), ("rule", "prize"), ("weight", -1.0), ("weight", None),
     ]  # fmt: skip
     for name, value in wrong:
         with pytest.raises(SettingError, match=f"^{name} is"):
