@@ -12,15 +12,16 @@ import torch
 from mergekit.common import ModelReference
 from mergekit.config import ConditionalParameter, MergeConfiguration
 from mergekit.options import MergeOptions
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.merging.recipe import METHOD
 from corsa_plugins.model.gguf import refuse_gguf
+from corsa_plugins.settings import did_you_mean
 from mergekit_ext.merge_method import scaled_pruned_delta
 from mergekit_ext.stored_models import StoredModel, read_stored_model
 
-__all__ = ["RecipeError", "check_recipe", "check_settings"]
+__all__ = ["RecipeError", "check_names", "check_recipe", "check_settings"]
 
 
 class RecipeError(CorsaError, ValueError):
@@ -57,6 +58,38 @@ def check_recipe(config: MergeConfiguration, options: MergeOptions, out: Path) -
     return stored
 
 
+def check_names(config: Any, content: Any, where: str) -> None:
+    """Refuse a recipe of our own method with a name that mergekit does not know: it would go on without what it says.
+
+    Args:
+        config: The recipe as mergekit reads it.
+        content: The same as it is written.
+        where: The file.
+
+    Raises:
+        RecipeError: Naming the first such name, and where it belongs or what may have been meant.
+    """
+    if isinstance(config, BaseModel) and isinstance(content, Mapping):
+        known = type(config).model_fields
+        for name, value in content.items():
+            if name in known:
+                check_names(getattr(config, name), value, f"{where}, {name}")
+            elif "parameters" in known and name in _parameters():
+                raise RecipeError(f"{where}: {name} belongs under `parameters:`")
+            else:
+                raise RecipeError(f"{where}: {name} is not known here: {did_you_mean(str(name), known, 'there are')}")
+    elif isinstance(config, Mapping) and isinstance(content, Mapping):
+        for name, value in content.items():
+            check_names(config.get(name), value, f"{where}, {name}")
+    elif isinstance(config, list | tuple) and isinstance(content, list):
+        for index, (part, written) in enumerate(zip(config, content, strict=True)):
+            check_names(part, written, f"{where}[{index}]")
+
+
+def _parameters() -> dict[str, Any]:
+    return {parameter.name: parameter for parameter in scaled_pruned_delta.spec.parameters}
+
+
 def check_settings(config: MergeConfiguration) -> None:
     """Refuse a recipe of our own method without a base, or with a parameter that is unknown or out of range.
 
@@ -66,12 +99,14 @@ def check_settings(config: MergeConfiguration) -> None:
     slices = config.slices or []
     if config.base_model is None and not (slices and all(piece.base_model for piece in slices)):
         raise RecipeError(f"{METHOD} needs a base: add `base_model:` to the recipe")
-    specs = {parameter.name: parameter for parameter in scaled_pruned_delta.spec.parameters}
+    specs = _parameters()
     for where, settings in _all_settings(config):
         for name, setting in settings.items():
             if name not in specs:
                 raise RecipeError(f"{where}: {METHOD} has no parameter {name!r}; it has {', '.join(specs)}")
             for value in _values(setting):
+                if value == []:
+                    raise RecipeError(f"{where}: {name} is an empty list: give a number, or leave it out")
                 try:
                     specs[name].validate(value)
                 except ValidationError as error:
@@ -97,10 +132,10 @@ def _all_settings(config: MergeConfiguration) -> Iterator[tuple[str, Mapping[str
 
 
 def _values(setting: Any) -> Iterator[Any]:
-    """The scalars in a setting: a number, a gradient over layers, or filters with either."""
+    """The scalars in a setting: a number, a gradient over layers, or filters with either; an empty list as it is."""
     if isinstance(setting, ConditionalParameter):
         yield from _values(setting.value)
-    elif isinstance(setting, list):
+    elif isinstance(setting, list) and setting:
         for part in setting:
             yield from _values(part)
     else:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.merging.recipe import METHOD
 from corsa_plugins.outputs import OutputError, check_output, disk_errors, new_directory
-from mergekit_ext.checks import RecipeError, check_recipe
+from mergekit_ext.checks import RecipeError, check_names, check_recipe
 from mergekit_ext.merge_method import ToldTensors, scaled_pruned_delta
 from mergekit_ext.recipes import find_recipe
 from mergekit_ext.registration import register
@@ -61,7 +61,8 @@ def read_recipe(recipe: str | os.PathLike[str]) -> tuple[MergeConfiguration, str
     path = find_recipe(recipe)
     try:
         text = path.read_text(encoding="utf-8")
-        return MergeConfiguration.model_validate(yaml.safe_load(text)), text
+        content = yaml.safe_load(text)
+        config = MergeConfiguration.model_validate(content)
     except ValidationError as error:
         details = error.errors(include_url=False)
         told = "; ".join(f"{'.'.join(map(str, d['loc'])) or 'the recipe'}: {d['msg']}" for d in details[:3])
@@ -70,6 +71,9 @@ def read_recipe(recipe: str | os.PathLike[str]) -> tuple[MergeConfiguration, str
         raise RecipeError(f"{path}: {error}") from error
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+    if config.merge_method == METHOD:
+        check_names(config, content, str(path))
+    return config, text
 
 
 def merge_recipe(

@@ -80,8 +80,8 @@ def merge_deltas(
         tensor differs from it, or all weights or densities are 0.
 
     Raises:
-        DeltaError: Shapes or devices differ, a tensor is not of floating point, or one that enters the result holds NaN
-            or infinity. The message names tensor and model.
+        DeltaError: Shapes or devices differ, a tensor is not of floating point, one that enters the result holds NaN
+            or infinity, or the result would. The message names tensor and model.
         SettingError: A weight is not finite or a density is outside [0, 1].
     """
     entering = []
@@ -114,12 +114,18 @@ def merge_deltas(
         if alone:
             kept = kept_of_first.prune(of_first.delta(part)) != 0
             result[part] = torch.where(kept, of_first.edited[part].to(base.dtype), before)
-            continue
-        total = buffer[: len(before)].copy_(before)
-        for item, chunks, selection in terms:
-            # not add_(..., alpha=weight): some devices fuse it, and half-way cases would then round differently
-            total.add_(selection.prune(chunks.delta(part)).mul_(item.weight))
-        result[part] = total
+        else:
+            total = buffer[: len(before)].copy_(before)
+            for item, chunks, selection in terms:
+                # not add_(..., alpha=weight): some devices fuse it, and half-way cases would then round differently
+                total.add_(selection.prune(chunks.delta(part)).mul_(item.weight))
+            result[part] = total
+        if not result[part].isfinite().all():
+            weights = ", ".join(f"{item.weight:g} for {item.label}" for item, _, _ in terms)
+            raise DeltaError(
+                f"{name}: the merge overflows {str(base.dtype).removeprefix('torch.')} with the weight {weights}; lower "
+                "it, or merge in a wider dtype"
+            )
     return result.view(base.shape)
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ _RELATIVE = 2.0**-8  # bfloat16 rounds by up to 2**-9, float16 by 2**-11; one mo
 _ABSOLUTE = 2.0**-24  # the smallest step of float16, which rounds by half of it near zero
 _NAMED = 3
 _AT_ONCE = 2**24  # elements of a weight that are copied at a time
-_HEAD = 2**16  # elements of a tensor
 
 
 class FingerprintError(CorsaError, ValueError):
@@ -231,24 +230,26 @@ def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 def checksum(weight: Tensor) -> str:
     """Of the bits of a weight (rows, columns), however it is stored and wherever it lies; 32 hexadecimal digits."""
     bits = hashlib.blake2b(digest_size=16)
-    bits.update(f"{weight.dtype} {tuple(weight.shape)}".encode())
-    rows = max(1, _AT_ONCE // max(1, weight.shape[1]))
-    for start in range(0, weight.shape[0], rows):
-        part = weight[start : start + rows].detach().contiguous().cpu()
-        content: Any = part.view(torch.uint8).numpy()
-        bits.update(content)
+    _add_bits(bits, weight)
     return bits.hexdigest()
 
 
-def tensors_digest(tensors: Mapping[str, Sequence[Tensor]]) -> str:
-    """Of the heads of tensors, by name: enough to tell two trainings apart, quick for large models; 16 digits."""
-    heads = hashlib.sha256()
-    for name, group in sorted(tensors.items()):
-        heads.update(name.encode())
-        for tensor in group:
-            head = tensor.detach().reshape(-1)[:_HEAD].to("cpu", torch.float32).contiguous()
-            heads.update(head.numpy().tobytes())
-    return heads.hexdigest()[:16]
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Of tensors, by name: of every bit of them, their dtypes and their shapes; 32 hexadecimal digits."""
+    bits = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        bits.update(f"{name} ".encode())
+        _add_bits(bits, tensor)
+    return bits.hexdigest()
+
+
+def _add_bits(bits: Any, tensor: Tensor) -> None:
+    bits.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    table = tensor.detach().reshape(-1) if tensor.dim() < 2 else tensor.detach()  # a number has no rows
+    rows = max(1, _AT_ONCE * len(table) // max(1, table.numel()))
+    for start in range(0, len(table), rows):
+        content: Any = table[start : start + rows].contiguous().cpu().view(torch.uint8).numpy()
+        bits.update(content)
 
 
 def _sums(tensor: Tensor) -> list[str]:

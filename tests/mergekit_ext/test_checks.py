@@ -24,6 +24,8 @@ class TestBadSettings:
             ({"density": [{"filter": "mlp", "value": float("nan")}, {"value": 0.2}]}, "density is nan"),
             ({"weight": float("nan")}, "weight is nan"),
             ({"weight": "much"}, "weight is 'much'"),
+            ({"density": []}, "density is an empty list"),
+            ({"density": [{"filter": "mlp", "value": []}, {"value": 0.2}]}, "density is an empty list"),
             ({"densty": 0.2}, "no parameter 'densty'; it has weight, density"),
         ],
     )
@@ -33,6 +35,17 @@ class TestBadSettings:
         refuse(f"models, {edited}: .*{message}", **two)
         del two["models"][0]["parameters"]
         refuse(f"parameters: .*{message}", **two, parameters=parameters)
+
+    def test_a_name_that_nobody_would_read(self, refuse, two):
+        refuse(r"yaml, models\[0\]: weight belongs under `parameters:`", **{
+            **two, "models": [{**two["models"][0], "weight": 0.5}]
+        })  # fmt: skip
+        refuse(r"yaml: density belongs under `parameters:`", **two, density=0.1)
+        refuse(r"yaml: dtyp is not known here: did you mean dtype", **two, dtyp="x")
+        setting = [{"filtre": "mlp", "value": 0.1}, {"value": 0.2}]
+        refuse(r"parameters, density\[0\]: filtre is not known here: did you mean filter", **two,
+               parameters={"density": setting})  # fmt: skip
+        refuse("Unimplemented merge method", **{**two, "density": 0.1, "merge_method": "other"})  # mergekit's to say
 
     def test_in_slices_and_modules_too(self, refuse, two):
         base, edited = two["base_model"], two["models"][0]["model"]

@@ -118,6 +118,15 @@ class TestIdentities:
 
 
 class TestBadInput:
+    def test_a_merge_that_the_dtype_cannot_hold(self):
+        base, edited = torch.zeros(2, 3, dtype=torch.float16), torch.full((2, 3), 1e-2, dtype=torch.float16)
+        item = EditedTensor(edited, 1e8, 0.2, "./edited")
+        with pytest.raises(DeltaError, match=r"mlp: the merge overflows float16 with the weight 1e\+08 for \./edited"):
+            merge_deltas(base, [item], name="mlp")
+        with pytest.raises(DeltaError, match="overflows float16"):  # an edited tensor of a wider dtype, taken whole
+            merge_deltas(base, [EditedTensor(torch.full((2, 3), 1e6), 1.0, 1.0)])
+        assert merge_deltas(base.float(), [item]).isfinite().all()
+
     @pytest.mark.parametrize("density", [-0.1, 1.0001, math.nan, math.inf])
     def test_a_density_outside_0_and_1(self, density):
         with pytest.raises(SettingError, match="density is"):

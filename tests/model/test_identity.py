@@ -174,10 +174,16 @@ def test_a_vocabulary_is_known_by_its_words_and_their_numbers(tiny_tokenizer):
     assert vocabulary_digest(tiny_tokenizer) != before
 
 
-def test_tensors_are_told_apart_by_names_and_values_and_known_in_any_order():
-    first, second = torch.rand(3, 4), torch.rand(5)
-    digest = tensors_digest({"a": (first, second), "b": (second,)})
-    assert tensors_digest({"b": (second,), "a": (first.clone().requires_grad_(), second)}) == digest
-    assert tensors_digest({"a": (second, first), "b": (second,)}) != digest
-    assert tensors_digest({"a": (first, second), "c": (second,)}) != digest
-    assert tensors_digest({"a": (first + 1e-6, second), "b": (second,)}) != digest
+def test_tensors_are_told_apart_by_every_bit_and_known_in_any_order(monkeypatch):
+    first, second = torch.rand(300, 400), torch.rand(5)
+    digest = tensors_digest({"a": first, "b": second})
+    assert tensors_digest({"b": second, "a": first.clone().requires_grad_()}) == digest
+    assert tensors_digest({"a": second, "b": first}) != digest
+    assert tensors_digest({"a": first, "c": second}) != digest
+    assert tensors_digest({"a": first.reshape(400, 300), "b": second}) != digest
+    other = first.clone()
+    other[-1, -1] = torch.nextafter(other[-1, -1], torch.tensor(9.0))
+    assert tensors_digest({"a": other, "b": second}) != digest
+    assert tensors_digest({"a": first[0, 0]}) != tensors_digest({"a": first[0, 1]})  # numbers have bits too
+    monkeypatch.setattr(identity, "_AT_ONCE", 1)
+    assert tensors_digest({"a": first, "b": second}) == digest

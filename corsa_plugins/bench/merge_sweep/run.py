@@ -21,7 +21,7 @@ from corsa_plugins.bench.merge_sweep.points import SweepError, SweepGrid, SweepP
 from corsa_plugins.bench.merge_sweep.results import open_results
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
-from corsa_plugins.model.identity import tensors_digest
+from corsa_plugins.model.identity import tensors_digest, vocabulary_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,7 +69,9 @@ def sweep(
         "sweep": 1,
         "requests": _digest(requests),
         "untouched": _digest(untouched),
-        "weights_of_models": tensors_digest(changed),
+        "base": tensors_digest(dict(base.named_parameters())),
+        "edited": tensors_digest(dict(edited.named_parameters())),
+        "tokenizer": vocabulary_digest(tokenizer)[:16],
         "settings": {
             "per_row": grid.per_row,
             "prune_vectors": grid.prune_vectors,

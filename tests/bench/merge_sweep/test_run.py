@@ -59,7 +59,7 @@ class TestResuming:
     @pytest.mark.parametrize(
         ("other", "message"),
         [({"requests": REQUESTS[:1]}, "other requests"), ({"untouched": UNTOUCHED[:1]}, "other untouched"),
-         ({"per_row": True}, "other per_row"), ({}, "other weights_of_models")],
+         ({"per_row": True}, "other per_row"), ({}, "other edited")],
     )  # fmt: skip
     def test_results_of_another_sweep_are_refused(self, taught_llama, tiny_tokenizer, shaken, tmp_path, other, message):
         file = tmp_path / "sweep.jsonl"
@@ -67,6 +67,14 @@ class TestResuming:
         model = shaken if other else changed(shaken, 6, "mlp")
         with pytest.raises(CorsaError, match=message):
             run(taught_llama, model, tiny_tokenizer, file, **other)
+
+    def test_the_same_changes_of_another_base_are_another_sweep(self, taught_llama, tiny_tokenizer, shaken, tmp_path):
+        file = tmp_path / "sweep.jsonl"
+        run(taught_llama, shaken, tiny_tokenizer, file, weights=[0.5])
+        for model in (taught_llama, shaken):
+            model.model.norm.weight.data[0] += 1e-3
+        with pytest.raises(CorsaError, match="other base, edited"):
+            run(taught_llama, shaken, tiny_tokenizer, file, weights=[0.5])
 
     def test_a_file_of_something_else_is_refused(self, taught_llama, tiny_tokenizer, shaken, tmp_path):
         (tmp_path / "notes.txt").write_text("mine\n")
