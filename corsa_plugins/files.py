@@ -5,6 +5,7 @@ Written by hand: of the libraries for it, atomicwrites is no longer maintained, 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import os
@@ -17,11 +18,17 @@ from typing import TYPE_CHECKING
 
 from corsa_plugins.errors import CorsaError
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing says there whether a process is still at work on a file
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "InUseError",
+    "WriteError",
     "atomic_directory",
     "atomic_file",
     "atomic_write_bytes",
@@ -38,6 +45,10 @@ LOCK_FILE = ".lock"
 
 class InUseError(CorsaError, OSError):
     """A folder that somebody else is at work in."""
+
+
+class WriteError(CorsaError, OSError):
+    """A file that a library could not write; the message names it, and what the library said."""
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -80,7 +91,7 @@ def atomic_write_tensors(
         try:
             save_file(ready, temporary, metadata=dict(metadata))
         except SafetensorError as error:  # what the disk says comes wrapped
-            raise OSError(f"{path} cannot be written: {error}") from error
+            raise WriteError(f"{path} cannot be written: {error}") from error
     return Path(path)
 
 
@@ -89,8 +100,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A new file to write, which becomes ``path``, completely or not at all.
 
     Within the block, it is written under a temporary name in the same folder. Afterwards it takes the place of
-    ``path``. Whatever interrupts it, ``path`` holds the old content or the new one, and no temporary file is left.
-    Missing parent folders are made; a symbolic link is followed; the mode of an existing file is kept.
+    ``path``. Whatever interrupts it, ``path`` holds the old content or the new one, and no temporary file is left; that
+    of a process that was killed goes when ``path`` is next written. Missing parent folders are made; a symbolic link is
+    followed; the mode of an existing file is kept.
 
     Raises:
         OSError: The folder cannot be written to, or ``path`` is a directory.
@@ -101,17 +113,18 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise IsADirectoryError(f"{path} is a directory: name a file in it")
     target.parent.mkdir(parents=True, exist_ok=True)
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    temporary = Path(name)
-    try:
-        os.close(handle)
-        yield temporary
-        _flush(temporary)
-        os.chmod(temporary, mode)  # mkstemp makes the file private; a result file is not
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    _remove_abandoned(target)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new")
+    os.close(handle)
+    with _in_hand(Path(name)) as temporary:
+        try:
+            yield temporary
+            _flush(temporary)
+            os.chmod(temporary, mode)  # mkstemp makes the file private; a result file is not
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -120,8 +133,9 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Within the block, files are written to a folder of the same name in a hidden one beside ``path``, which has room
     for other things too. Afterwards it takes the place of ``path``, and what was there before is deleted; if anything
-    is raised, ``path`` is as it was and nothing is left behind. Where the process is killed between the two renamings
-    that replace an existing folder, the old content is beside it under ``.NAME.*.old``.
+    is raised, ``path`` is as it was and nothing is left behind. Where the process is killed, what is left behind goes
+    when ``path`` is next written; where that happens between the two renamings that replace an existing folder, the
+    old content is beside it under ``.NAME.*.old`` until then, and comes back.
 
     Raises:
         NotADirectoryError: ``path`` is a file.
@@ -132,20 +146,21 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{path} is a file: name a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    hidden = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    try:
-        temporary = hidden / target.name
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush(file)
-        if target.exists():
-            _replace_directory(temporary, target, hidden.with_suffix(".old"))
-        else:
-            os.rename(temporary, target)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+    _remove_abandoned(target)
+    with _in_hand(Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new"))) as hidden:
+        try:
+            temporary = hidden / target.name
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if target.exists():
+                _replace_directory(temporary, target, hidden.with_suffix(".old"))
+            else:
+                os.rename(temporary, target)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _replace_directory(new: Path, target: Path, old: Path) -> None:
@@ -159,6 +174,60 @@ def _replace_directory(new: Path, target: Path, old: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _in_hand(new: Path) -> Iterator[Path]:
+    """``new`` under a name that ends in ``.part``, with a lock on it for as long as this process is at work on it.
+
+    The lock is there before the name, and ends with the process, however that ends: a ``.part`` without one has been
+    abandoned.
+    """
+    handle = _lock(new)
+    part = new.with_suffix(".part")
+    try:
+        os.replace(new, part)
+        yield part
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what killed processes have left beside ``target``; an old folder that they had moved away comes back."""
+    if fcntl is None:
+        return
+    for part in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        handle = _lock(part)
+        if handle is None:
+            continue  # somebody is at work on it, or nobody can say
+        try:
+            old = part.with_suffix(".old")
+            if old.exists() and not target.exists():
+                os.rename(old, target)
+            for left in (old, part):
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+
+def _lock(path: Path) -> int | None:
+    """An open handle with the only lock on a file or folder; ``None`` where somebody has it, or there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def _flush(file: Path) -> None:

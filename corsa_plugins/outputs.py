@@ -35,12 +35,14 @@ def check_output(out: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def disk_errors(out: str | os.PathLike[str]) -> Iterator[None]:
-    """What writing to a full or broken disk raises, as an :class:`OutputError` that names ``out``."""
+    """What writing to a full or broken disk raises, as an :class:`OutputError` that names ``out``; nothing else."""
     try:
         yield
     except CorsaError:
         raise
     except (OSError, SafetensorError) as error:
+        if _is_of_something_else(error):
+            raise
         raise OutputError(f"{out} cannot be written: {error}; nothing is left of it") from error
     except RuntimeError as error:
         if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # how torch.save runs out of disk
@@ -61,3 +63,10 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
     final = check_output(out)
     with disk_errors(out), atomic_directory(final) as partial:
         yield partial
+
+
+def _is_of_something_else(error: Exception) -> bool:
+    """A file that could not be read or found, or a network that is not there."""
+    if isinstance(error, OSError):
+        return error.errno is None or isinstance(error, FileNotFoundError | ConnectionError | TimeoutError)
+    return "deserializing" in str(error)

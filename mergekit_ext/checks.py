@@ -45,6 +45,8 @@ def check_recipe(config: MergeConfiguration, options: MergeOptions, out: Path) -
     device = str(options.device or "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RecipeError(f"device is {device!r}, and this machine has no CUDA device that torch can use")
+    if options.multi_gpu and not torch.cuda.is_available():
+        raise RecipeError("multi_gpu: this machine has no CUDA device that torch can use; leave --multi-gpu out")
     if config.merge_method == METHOD:
         check_settings(config)
     stored = {model: _read(model, options) for model in sorted(config.referenced_models(), key=str)}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import click
+from mergekit.common import parse_kmb
 from mergekit.options import MergeOptions, PrettyPrintHelp, add_merge_options
 
 from mergekit_ext.merging import merge_recipe
@@ -36,6 +38,21 @@ EXIT CODES
 """
 
 
+class _ShardSize(click.ParamType):
+    """mergekit's own answers a number it cannot read with a traceback."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size = parse_kmb(value)
+        except (ValueError, IndexError):
+            size = 0
+        if size < 1:
+            self.fail(f"{value!r} is no number of parameters: write 5B, 500M or 70k", param, ctx)
+        return size
+
+
 @click.command("merge", cls=PrettyPrintHelp, help=_HELP)
 @click.argument("recipe")
 @click.argument("out")
@@ -49,3 +66,8 @@ def merge_command(merge_options: MergeOptions, recipe: str, out: str) -> None:
     if merged.lost:
         told += f" ({len(merged.lost)} of them though an edited model differs)"
     click.echo(f"merged into {merged.path}{told}")
+
+
+for _option in merge_command.params:
+    if _option.name == "out_shard_size":
+        _option.type = _ShardSize()

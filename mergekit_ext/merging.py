@@ -16,10 +16,12 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.merging.recipe import METHOD
 from corsa_plugins.outputs import OutputError, check_output, disk_errors, new_directory
+from mergekit_ext.card import write_card
 from mergekit_ext.checks import RecipeError, check_names, check_recipe
 from mergekit_ext.merge_method import ToldTensors, scaled_pruned_delta
 from mergekit_ext.recipes import find_recipe
@@ -105,7 +107,10 @@ def merge_recipe(
         with tempfile.TemporaryDirectory(dir=partial.parent, prefix="adapters-") as adapters:
             if options.lora_merge_cache is None and any(model.lora for model in stored):
                 options = options.model_copy(update={"lora_merge_cache": adapters})
-            told = _run(config, partial, options, text, final)
+            told = _run(config, partial, options, final)
+        if options.write_model_card:
+            with disk_errors(final):
+                write_card(config, text, partial)
         donor = config.base_model or config.referenced_models()[0]
         _check_whole(partial, stored[donor], options, final, errors)
     if config.merge_method != METHOD:
@@ -140,15 +145,16 @@ def _warn_of_nothing(merged: Merged) -> None:
         )
 
 
-def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, text: str, final: Path) -> ToldTensors:
+def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, final: Path) -> ToldTensors:
     """Merge into ``partial``; what our method did to each tensor."""
     try:
         with disk_errors(final), scaled_pruned_delta.told_tensors() as told:
-            run_merge(config, str(partial), options=options, config_source=text)
+            # mergekit's own card asks the Hub about folders, after all the work: it is written by write_card
+            run_merge(config, str(partial), options=options.model_copy(update={"write_model_card": False}))
         return told
     except CorsaError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         # mergekit's own complaints: a method it does not know, a setting that is missing, models that do not match
         logger.debug("mergekit's traceback", exc_info=True)
         raise RecipeError(str(error)) from error

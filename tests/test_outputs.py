@@ -49,6 +49,22 @@ def test_a_full_disk_is_the_outputs_fault_whoever_writes(tmp_path: Path, error: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No such file or directory", "model.safetensors"),
+        SafetensorError("Error while deserializing header: incomplete metadata"),
+        OSError("the Hub cannot be reached"),
+        ConnectionRefusedError(111, "Connection refused"),
+    ],
+)
+def test_what_could_not_be_read_is_not_the_outputs_fault(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught:
+        fill(tmp_path / "out", error)
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_there_is_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="file is a file: name a folder"):

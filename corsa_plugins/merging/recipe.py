@@ -17,6 +17,7 @@ def delta_recipe(
     weight: float,
     density: float,
     *,
+    adapter: str | Path | None = None,
     per_row: bool = False,
     prune_vectors: bool = True,
 ) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def delta_recipe(
         edited: The model after them, likewise.
         weight: What the delta is scaled by.
         density: Share of the delta to keep.
+        adapter: Of the edited model, where that is a base and an adapter; as the models are given.
         per_row: See :func:`~corsa_plugins.merging.deltas.merge_deltas`; left out where it is the default.
         prune_vectors: Likewise.
     """
@@ -35,12 +37,14 @@ def delta_recipe(
     return {
         "merge_method": METHOD,
         "base_model": _reference(base),
-        "models": [{"model": _reference(edited), "parameters": {"weight": weight, "density": density}}],
+        "models": [{"model": _reference(edited, adapter), "parameters": {"weight": weight, "density": density}}],
         **({"parameters": shared} if shared else {}),
     }
 
 
-def _reference(model: str | Path) -> str | dict[str, Any]:
+def _reference(model: str | Path, adapter: str | Path | None = None) -> str | dict[str, Any]:
     """A model as mergekit takes it: in a text, ``+`` begins an adapter and ``@`` a revision."""
-    path = str(model)
-    return {"model": {"path": path}} if isinstance(model, Path) and {"+", "@"} & set(path) else path
+    parts = {"model": model, **({} if adapter is None else {"lora": adapter})}
+    if not any(isinstance(part, Path) and {"+", "@"} & set(str(part)) for part in parts.values()):
+        return "+".join(map(str, parts.values()))
+    return {name: {"path": str(part)} if isinstance(part, Path) else str(part) for name, part in parts.items()}

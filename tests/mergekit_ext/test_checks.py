@@ -79,6 +79,7 @@ class TestBadSettings:
         if torch.cuda.is_available():
             pytest.skip("there is one")
         refuse("device is 'cuda'", {"cuda": True}, **two)
+        refuse("multi_gpu: this machine has no CUDA", {"multi_gpu": True}, **two)
 
 
 class TestBadModels:

@@ -51,3 +51,9 @@ class TestCommand:
     @pytest.mark.parametrize("arguments", [["--no-such-flag"], []])
     def test_wrong_usage_is_exit_code_2(self, arguments, corsa):
         assert corsa("merge", "recipe.yaml", *arguments)[0] == 2
+
+    @pytest.mark.parametrize("size", ["abc", "", "0", "-1B"])
+    def test_a_size_of_shards_that_is_none(self, size, corsa):
+        code, _, err = corsa("merge", "recipe.yaml", "out", f"--out-shard-size={size}")
+        assert code == 2
+        assert "is no number of parameters: write 5B" in " ".join(err.split())

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
+from mergekit.options import MergeOptions
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 
 from corsa_plugins.outputs import OutputError
@@ -49,6 +50,33 @@ class TestOutput:
     def test_an_empty_folder_is_taken(self, workshop, two):
         (workshop.folder / "out-1").mkdir()
         assert workshop.merge(**two)
+
+    def test_a_link_to_a_folder_is_that_folder(self, workshop, two):
+        (workshop.folder / "real").mkdir()
+        (workshop.folder / "link").symlink_to("real")
+        merge_recipe(workshop.recipe(**two), workshop.folder / "link", MergeOptions(quiet=True))
+        assert stored(workshop.folder / "real").keys() == stored(workshop.folder / "base").keys()
+        assert (workshop.folder / "link").is_symlink()
+
+    def test_short_names_of_folders_are_not_looked_up_on_the_hub(self, workshop, two, monkeypatch):
+        # mergekit's own card asks, when the merge is done, and without a network that would be the end of it
+        monkeypatch.chdir(workshop.folder)
+        (workshop.folder / "runs").mkdir()
+        (workshop.folder / "edited").rename(workshop.folder / "runs" / "edited")
+        workshop.merge(base_model="base", models=[{"model": "runs/edited"}])
+        card = (workshop.merged.path / "README.md").read_text()
+        assert "using base as a base" in card
+        assert "* runs/edited\n" in card
+        assert str(workshop.folder) not in card
+
+    def test_a_card_that_cannot_be_had_costs_no_merge(self, workshop, two, monkeypatch, caplog):
+        def unreachable(*_, **__):
+            raise ConnectionError("the Hub cannot be reached")
+
+        monkeypatch.setattr("mergekit_ext.card.generate_card", unreachable)
+        assert workshop.merge(**two)
+        assert "no model card is written: the Hub cannot be reached" in caplog.text
+        assert "mergekit_config.yml" in files(workshop.merged.path)
 
     @pytest.mark.parametrize("options", [{}, {"safe_serialization": False}, {"async_write": True}])
     def test_when_the_weights_do_not_fit_nothing_is_left(self, refuse, two, options):

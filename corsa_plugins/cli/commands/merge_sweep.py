@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -81,9 +82,9 @@ def merge_sweep(
     scales, shares = (parse_numbers(text, name) for text, name in ((weights, "--weights"), (densities, "--densities")))
     grid = SweepGrid(scales, shares, per_row, prune_vectors)
     edits, facts = read_requests(requests), read_probes(untouched)
-    merged: Any = whole_model(edited) if edited else f"{base}+{adapter}"
+    merged: Any = whole_model(edited) if edited else base
     before, tokenizer = load_model(base, device=device, dtype=dtype)
-    after: Any = load_model(merged if edited else base, adapter, device=device, dtype=dtype)[0]
+    after: Any = load_model(merged, adapter, device=device, dtype=dtype)[0]
     if adapter:
         after = after.merge_and_unload()
     points = sweep(
@@ -110,9 +111,22 @@ def merge_sweep(
             f"weight {closest.weight:g} and density {closest.density:g}"
         )
         raise typer.Exit(1)
-    recipe = delta_recipe(base, merged, best.weight, best.density, per_row=per_row, prune_vectors=prune_vectors)
+    recipe = delta_recipe(
+        _as_folder(base),
+        _as_folder(merged),
+        best.weight,
+        best.density,
+        adapter=_as_folder(adapter) if adapter else None,
+        per_row=per_row,
+        prune_vectors=prune_vectors,
+    )
     atomic_write_text(output / "best.yaml", yaml.safe_dump(recipe, sort_keys=False))
     typer.echo(
         f"best: weight {best.weight:g}, density {best.density:g}, retains {100 * best.retained:.1f} %; "
         f"corsa merge {output / 'best.yaml'} OUT"
     )
+
+
+def _as_folder(model: str | Path) -> str | Path:
+    """A folder as a path, whatever is in its name; what is none as the text it is."""
+    return Path(model).expanduser() if Path(model).expanduser().is_dir() else model
