@@ -123,8 +123,8 @@ def merge_deltas(
         if not result[part].isfinite().all():
             weights = ", ".join(f"{item.weight:g} for {item.label}" for item, _, _ in terms)
             raise DeltaError(
-                f"{name}: the merge overflows {str(base.dtype).removeprefix('torch.')} with the weight {weights}; lower "
-                "it, or merge in a wider dtype"
+                f"{name}: the merge overflows {str(base.dtype).removeprefix('torch.')} with the weight {weights}; "
+                "lower it, or merge in a wider dtype"
             )
     return result.view(base.shape)
 
