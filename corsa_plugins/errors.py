@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 __all__ = [
     "CorsaError",
@@ -21,7 +22,18 @@ __all__ = [
 
 
 class CorsaError(Exception):
-    """Base of the errors this project raises on purpose: the message says what is wrong and what to do."""
+    """Base of the errors this project raises on purpose: the message says what is wrong and what to do.
+
+    They come out of another process as they were raised there, whatever their own constructors take.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        reduced: Any = super().__reduce__()
+        return (_as_raised, (type(self), *reduced[1]), *reduced[2:])
+
+
+def _as_raised(kind: type[CorsaError], *arguments: Any) -> CorsaError:
+    return kind.__new__(kind, *arguments)
 
 
 class LoadingError(CorsaError, OSError):
