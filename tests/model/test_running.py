@@ -108,6 +108,16 @@ def test_whether_an_ffns_output_is_added_as_it_is_is_tried():
     assert not adds_output_as_it_is(find_architecture(gemma2()), 1)  # it has a norm behind the FFN
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_hides_no_sum_and_no_norm(dtype):
+    """Pretrained models carry hidden states of thousands, beside which half precision rounds an FFN's output."""
+    for model, adds in ((llama(50), True), (gemma2(), False)):
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(2e4)
+        model.to(dtype)
+        assert adds_output_as_it_is(find_architecture(model), 0) is adds
+
+
 def test_hidden_states_are_taken_from_a_blocks_output_and_put_into_it():
     hidden, other = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
     assert hidden_states(hidden) is hidden
