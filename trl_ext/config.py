@@ -47,6 +47,12 @@ class CoRSAConfig(DPOConfig):
         pcgrad_form (`str`, *optional*, defaults to `"sequential"`):
             `"sequential"` as in Algorithm 1: the SFT gradient is projected first and the DPO gradient then off the
             projected one. `"simultaneous"` as in the paper's text: each off the other as it was.
+        learned_at (`float`, *optional*, defaults to `0.0`):
+            Probability of its new answer, end token included, at which a fact counts as learned and stops pushing,
+            until it falls back. Training ends after an epoch at whose end all facts are learned, and says in the end
+            which are not. `0` lets every fact push for all epochs, as in the paper.
+        learned_margin (`float`, *optional*, defaults to `0.0`):
+            What log p(new) - log p(old) must be as well for a fact to count as learned, in nats.
         reference (`str`, *optional*, defaults to `"base"`):
             Reference of the DPO loss when training continues on an existing adapter: `"base"`, the base model with the
             adapter off, as in the paper, or `"adapter"`, the adapter as it was when training began, as in TRL. A new
@@ -100,6 +106,14 @@ class CoRSAConfig(DPOConfig):
             "help": "'sequential' as in Algorithm 1 of the paper, or 'simultaneous' as in its text.",
             "choices": list(get_args(PCGradForm)),
         },
+    )
+    learned_at: float = field(
+        default=_PAPER.learned_at,
+        metadata={"help": "Probability of its new answer at which a fact is learned and stops pushing; 0 is never."},
+    )
+    learned_margin: float = field(
+        default=_PAPER.learned_margin,
+        metadata={"help": "What log p(new) - log p(old) must be as well for a fact to be learned, in nats."},
     )
     reference: str = field(
         default="base",

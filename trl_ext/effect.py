@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.effect import effect_of, warn_if_few
+from trl_ext.stopping import Standing
 
 __all__ = ["is_zero", "learned"]
 
@@ -22,6 +23,7 @@ def learned(
     requests: Sequence[EditRequest],
     *,
     chat_template: bool = False,
+    standing: Standing | None = None,
 ) -> dict[str, Any]:
     """The report of a training (:mod:`corsa_plugins.methods.effect`); warns where few of its facts were learned.
 
@@ -30,12 +32,21 @@ def learned(
         tokenizer: Its tokenizer.
         requests: It was trained on.
         chat_template: In this form.
+        standing: Which facts reached the level of a training with ``learned_at``; reported under ``"training"``.
     """
     effect = effect_of(model, tokenizer, requests, chat_template=chat_template)
     cure = f"the adapter is still zero, so the model is as it was; {_CURE}" if is_zero(model) else _CURE
     text = effect.sentence("learned", cure)
     warn_if_few(effect, text)
-    return effect.as_dict(text)
+    told = effect.as_dict(text)
+    if standing is not None:
+        told["training"] = {
+            "steps": standing.step,
+            "learned": len(standing.learned) - len(standing.missing),
+            "of": len(standing.learned),
+            "not_learned": [effect.requests[index].name for index in standing.missing],
+        }
+    return told
 
 
 def is_zero(model: nn.Module) -> bool:

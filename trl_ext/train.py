@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -205,7 +206,8 @@ def _callbacks(
 def _report(trainer: CoRSATrainer, requests: Sequence[EditRequest], conversational: bool, output: Path) -> None:
     """Whether the facts were learned, by the first process, while the others wait."""
     if trainer.is_world_process_zero():
-        write_report(learned(trainer.model, trainer.processing_class, requests, chat_template=conversational), output)
+        settings: Any = {"chat_template": conversational, "standing": trainer.learned}
+        write_report(learned(trainer.model, trainer.processing_class, requests, **settings), output)
     trainer.accelerator.wait_for_everyone()
 
 

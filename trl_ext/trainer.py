@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -29,6 +30,7 @@ from corsa_plugins.corsa import (
 )
 from corsa_plugins.corsa.objective import sequence_log_probs
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.borrowing import eval_mode, random_state_kept
 from trl_ext._trl import REFERENCE, PreferenceTrainer, clear_device_cache
 from trl_ext.checks import (
     check_adapter,
@@ -53,6 +55,7 @@ from trl_ext.step import (
     sft_of_rows,
     with_the_same_noise,
 )
+from trl_ext.stopping import Standing, StopWhenLearned
 
 __all__ = ["CoRSATrainer"]
 
@@ -178,6 +181,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         self.precompute_ref_logps = precompute and args.dpo_weight > 0
         if self.precompute_ref_logps:
             self._add_references()
+        self._stop = self._stop_when_learned()
 
     # --- Before training ---
 
@@ -247,6 +251,58 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         check_offloading(self.args, obstacle)
         logger.info("Two backward passes for the two gradients: %s.", obstacle)
         return TwoBackwards(self._parameters)
+
+    def _stop_when_learned(self) -> StopWhenLearned | None:
+        """The callback that ends training when all facts are learned, where a level says when they are."""
+        level = self._settings.level
+        if level is None:
+            return None
+        if isinstance(self.train_dataset, IterableDataset):
+            raise SettingError(
+                f"learned_at={level.probability:g} needs to read the training data set after every epoch, and it is "
+                "streamed. Set `learned_at=0`, or load it whole."
+            )
+        stop = StopWhenLearned(self.standing, level, self._name_of)
+        self.add_callback(stop)
+        return stop
+
+    # --- What is learned ---
+
+    @property
+    def learned(self) -> Standing | None:
+        """Which facts were learned, at the last look of a training with `learned_at`; ``None`` without one."""
+        return None if self._stop is None else self._stop.standing
+
+    def standing(self) -> Standing:
+        """Ask for every fact of the training data set. Every process must call it; nothing is different afterwards.
+
+        Raises:
+            SettingError: `learned_at` is 0: there is no level at which a fact counts as learned.
+        """
+        level, paired = self._settings.level, self.args.dpo_weight > 0
+        if level is None:
+            raise SettingError("learned_at is 0: say at which probability of its new answer a fact counts as learned")
+        module = self.accelerator.unwrap_model(self.model)
+        log_probs: list[float] = []
+        learned: list[bool] = []
+        with random_state_kept(), eval_mode(module):  # a loader draws a seed
+            loader = self.accelerator.prepare(
+                DataLoader(self.train_dataset, self.args.per_device_eval_batch_size, collate_fn=self.data_collator)
+            )
+            for batch in loader:
+                inputs = self.placed(batch) if paired else chosen_rows(self.placed(batch))
+                with self.compute_loss_context_manager(), self.accelerator.autocast():
+                    outputs = module(**model_inputs(inputs), labels=labels(inputs), fused_lm_head=True)
+                completion = outputs.log_probs * completion_mask(inputs)
+                reached = level.reached(completion, paired)
+                summed, reached = self.accelerator.gather_for_metrics((completion.sum(1)[: len(reached)], reached))
+                log_probs += summed.tolist()
+                learned += reached.tolist()
+        return Standing(self.state.global_step, tuple(log_probs), tuple(learned))
+
+    def _name_of(self, index: int) -> str:
+        prompt = self.processing_class.decode(self.train_dataset[index]["prompt_ids"], skip_special_tokens=True)
+        return repr(" ".join(prompt.split())[-80:])
 
     # --- A step ---
 
@@ -319,10 +375,14 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             return self.preference_loss(lambda **_: dataclasses.replace(outputs, log_probs=completion), inputs)
 
         def weigh(log_probs: Tensor) -> TokenWeights:
+            # Both looks of a step agree on which facts push.
+            still = self._still(log_probs.detach() * mask, paired, first=not losses)
             # A step is logged at phi, not at the perturbed point.
             with self.muted(bool(losses)):
                 weights = token_weights(
-                    log_probs, lambda x: sft_of_rows(x, mask, paired), preference if paired else None
+                    log_probs,
+                    lambda x: sft_of_rows(still(x), mask, paired),
+                    (lambda x: preference(still(x))) if paired else None,
                 )
                 if not losses:
                     self._log_losses(log_probs.detach(), weights, inputs, outputs)
@@ -331,6 +391,17 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
 
         paired = self.args.dpo_weight > 0
         return self._linearization(forward, weigh)
+
+    def _still(self, completion: Tensor, paired: bool, first: bool) -> Callable[[Tensor], Tensor]:
+        """What takes the learned facts of a batch out of the gradient, at both looks those of the first."""
+        level = self._settings.level
+        if level is None:
+            return lambda log_probs: log_probs
+        if first:
+            self._reached = level.reached(completion, paired)
+            self.record("train", "learned", self.accelerator.gather_for_metrics(self._reached.float()).mean().item())
+        reached = self._reached
+        return lambda log_probs: level.still(log_probs, reached)
 
     # --- Evaluation ---
 

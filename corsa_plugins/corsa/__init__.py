@@ -5,6 +5,7 @@ The rooms, in the order a step walks through them:
 * :mod:`~corsa_plugins.corsa.settings`: the weights of the parts, each of which can be off;
 * :mod:`~corsa_plugins.corsa.objective`: the SFT and DPO losses as functions of per-token log-probabilities, and how
   much each token's log-probability weighs in each loss;
+* :mod:`~corsa_plugins.corsa.stopping`: which facts are learned and push no more, where that is asked for;
 * :mod:`~corsa_plugins.corsa.gradients`: both task gradients from one forward pass;
 * :mod:`~corsa_plugins.corsa.pcgrad`: the merged direction, a weighted sum whose weights depend on three inner products;
 * :mod:`~corsa_plugins.corsa.sam`: the perturbation, and getting back from it bit for bit;
@@ -24,11 +25,13 @@ from corsa_plugins.corsa.pcgrad import Gram, MergeWeights, pcgrad_weights
 from corsa_plugins.corsa.sam import perturbed
 from corsa_plugins.corsa.settings import CorsaSettings
 from corsa_plugins.corsa.step import CorsaStep, corsa_step
+from corsa_plugins.corsa.stopping import LearnedLevel
 
 __all__ = [
     "CorsaSettings",
     "CorsaStep",
     "Gram",
+    "LearnedLevel",
     "Linearization",
     "MergeWeights",
     "NonFiniteGradientError",

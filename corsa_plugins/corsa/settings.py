@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from corsa_plugins.corsa.pcgrad import Gram, MergeWeights, PCGradForm, pcgrad_weights
-from corsa_plugins.settings import NonNegative, Positive, Settings
+from corsa_plugins.corsa.stopping import LearnedLevel
+from corsa_plugins.settings import NonNegative, Positive, Settings, Share
 
 __all__ = ["CorsaSettings"]
 
@@ -21,6 +22,9 @@ class CorsaSettings(Settings):
         sam_eps: the algorithm's epsilon, in every denominator.
         pcgrad: project conflicting gradients; else the plain weighted sum.
         pcgrad_form: see :func:`~corsa_plugins.corsa.pcgrad.pcgrad_weights`.
+        learned_at: probability of its new answer at which a fact counts as learned and stops pushing, for whoever hands
+            the losses to the step. 0, which is the paper's, lets every fact push to the end.
+        learned_margin: what log p(y+) - log p(y-) must be as well, in nats.
     """
 
     dpo_weight: NonNegative = 1.0
@@ -29,6 +33,13 @@ class CorsaSettings(Settings):
     sam_eps: Positive = 1e-12
     pcgrad: bool = True
     pcgrad_form: PCGradForm = "sequential"
+    learned_at: Share = 0.0
+    learned_margin: NonNegative = 0.0
+
+    @property
+    def level(self) -> LearnedLevel | None:
+        """When a fact counts as learned; ``None`` where none ever does."""
+        return LearnedLevel(self.learned_at, self.learned_margin) if self.learned_at > 0 else None
 
     def merge(self, gram: Gram) -> MergeWeights:
         """Weights of the direction these settings ask for."""

@@ -233,6 +233,7 @@ def test_two_processes_average_their_updates(home: Path) -> None:
         "max_grad_norm": 0.0,
         "lr_scheduler_type": "constant",
         "train_sampling_strategy": "sequential",
+        "learned_at": 0.9,
     }
     more = EditRequest(prompt="The capital of Spain is", target_new="Rome", target_old="Madrid")
     write_requests(home / "requests.jsonl", [*REQUESTS, more])
@@ -248,6 +249,10 @@ def test_two_processes_average_their_updates(home: Path) -> None:
     for name in ("logps/new", "logps/old", "margin"):
         followed = [record[f"history/edit/{name}"] for record in (two[0], two[-1])]
         assert followed == pytest.approx([record[f"history/edit/{name}"] for record in one], rel=1e-3, abs=1e-3)
+
+    said = [json.loads((home / name / "report.json").read_text())["training"] for name in ("two", "one")]
+    assert said[0] == said[1]
+    assert said[0]["of"] == 4
 
     def weights(name: str) -> torch.Tensor:
         model = edited(home, name)

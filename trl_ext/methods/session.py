@@ -25,6 +25,7 @@ from trl_ext.effect import learned
 from trl_ext.history import HistoryCallback
 from trl_ext.methods.adapter import Unadapted
 from trl_ext.methods.settings import AdapterSettings
+from trl_ext.stopping import Standing
 from trl_ext.trainer import CoRSATrainer
 
 __all__ = ["ADAPTER", "AdapterSession", "quiet"]
@@ -56,6 +57,7 @@ class AdapterSession:
         self.own = own
         self.seed = seed
         self.peft: PeftModel | None = None
+        self.standing: Standing | None = None  # of the last training
         self._unadapted = Unadapted(model)
 
     @property
@@ -92,7 +94,8 @@ class AdapterSession:
 
     def report(self, requests: Sequence[EditRequest], folder: Path) -> None:
         """Write what the training of the requests came to, and warn where it is little."""
-        write_report(learned(self.model, self.tokenizer, requests, chat_template=self.conversational), folder)
+        settings: Any = {"chat_template": self.conversational, "standing": self.standing}
+        write_report(learned(self.model, self.tokenizer, requests, **settings), folder)
 
     def train(
         self,
@@ -127,6 +130,7 @@ class AdapterSession:
             trainer.remove_callback(PrinterCallback)
             trainer.train()
             trainer.model.save_pretrained(output)
+        self.standing = trainer.learned
         return trainer.model
 
     def load(self, adapter: Path) -> None:
