@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from corsa_plugins.manifest import write_manifest
 from corsa_plugins.testbed.corpus import sentences
-from corsa_plugins.testbed.manifest import write_manifest
 from corsa_plugins.testbed.recipe import TestbedRecipe
 from corsa_plugins.testbed.tokenizer import train_tokenizer
 from corsa_plugins.testbed.train import new_model, train
@@ -59,7 +59,7 @@ def build_testbed(recipe: TestbedRecipe, path: str | Path) -> Testbed:
     tokenizer.save_pretrained(path)
     (path / RECIPE_FILE).write_text(json.dumps(recipe.as_dict(), indent=1) + "\n", encoding="utf-8")
     (path / WORLD_FILE).write_text(json.dumps(world.to_dict(), indent=1) + "\n", encoding="utf-8")
-    write_manifest(path, recipe.key())
+    write_manifest(path, recipe=recipe.key())
     return read_testbed(path)
 
 

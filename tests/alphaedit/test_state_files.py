@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError
 from tests.fixtures.alphaedit import LATER, REQUESTS, SETTINGS, Bench
+from tests.support.flips import flipped_copies
 
 
 def test_a_saved_state_continues_with_identical_results(llama_bench: Bench, tmp_path: Path) -> None:
@@ -81,6 +82,34 @@ def test_damage_is_named(llama_bench: Bench, tmp_path: Path) -> None:
             EditState.load(folder)
 
 
+def test_one_flipped_bit_anywhere_is_noticed(llama_bench: Bench, tmp_path: Path) -> None:
+    here = llama_bench.editor()
+    here.edit(REQUESTS[:1], answers=False)
+    folder = here.state.save(tmp_path / "edits")
+    assert EditState.load(folder).batches
+    for name in ("state.safetensors", "state.json", "manifest.json"):
+        for flipped in flipped_copies(folder, name, 12):
+            with pytest.raises(StateError, match=name):
+                EditState.load(flipped)
+
+
+def test_a_state_from_before_manifests_is_read_with_a_warning(
+    llama_bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = llama_bench.editor()
+    here.edit(REQUESTS[:1], answers=False)
+    folder = here.state.save(tmp_path / "edits")
+    caplog.clear()
+    EditState.load(folder)
+    assert not caplog.messages
+    (folder / "manifest.json").unlink()
+    EditState.load(folder).save(folder)
+    assert "edits has no manifest.json with checksums" in caplog.text
+    caplog.clear()
+    EditState.load(folder)
+    assert not caplog.messages
+
+
 def test_nothing_else_in_the_folder_is_lost(llama_bench: Bench, tmp_path: Path) -> None:
     here = llama_bench.editor()
     folder = here.state.save(f"{tmp_path}/edits/")
@@ -104,6 +133,7 @@ def test_a_changed_original_is_noticed(llama_bench: Bench, tmp_path: Path) -> No
     here = llama_bench.editor()
     here.edit(REQUESTS[:1], answers=False)
     folder = here.state.save(tmp_path / "edits")
+    (folder / "manifest.json").unlink()
     tensors = load_file(folder / "state.safetensors")
     for name, message in (
         ("original.1", "original weight of layer 1 has changed"),
@@ -129,6 +159,7 @@ def test_a_state_of_a_later_version_is_not_called_damaged_alone(llama_bench: Ben
     here = llama_bench.editor()
     here.edit(REQUESTS[:1], answers=False)
     folder = here.state.save(tmp_path / "edits")
+    (folder / "manifest.json").unlink()
     described = json.loads((folder / "state.json").read_text())
     described["batches"][0]["settings"]["novelty"] = 1
     (folder / "state.json").write_text(json.dumps(described))

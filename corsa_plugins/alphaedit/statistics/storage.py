@@ -3,11 +3,16 @@
 ``statistics.json`` says what there is and binds it together; for each layer, ``layer_4.safetensors`` has the ``moment``
 (d, d) and, if there is one, the ``sample`` (d, S), and ``layer_4.eigen.safetensors`` the ``eigenvalues`` (d,) and the
 ``eigenvectors`` (d, d), one per *row* in the order of the eigenvalues, so that some of them are one piece of the file.
+
+A manifest (:mod:`corsa_plugins.manifest`) has the checksums of all; each large file is compared with its own when it is
+first read. Statistics that were written before there were manifests are read with a warning.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import secrets
 from collections.abc import Mapping
@@ -22,9 +27,14 @@ from torch import Tensor
 from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, FileVectors, check_moment
 from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, StatisticsError
 from corsa_plugins.files import atomic_write_tensors, atomic_write_text
+from corsa_plugins.manifest import MANIFEST as CHECKSUMS
+from corsa_plugins.manifest import DamagedError, checksums, read_manifest, write_manifest
+from corsa_plugins.manifest import Manifest as Checksums
 from corsa_plugins.model.identity import Fingerprint, FingerprintError
 
 __all__ = ["MANIFEST", "StatisticsWriter", "StoredStatistics", "read_statistics"]
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "statistics.json"
 _VERSION = 1
@@ -72,7 +82,8 @@ class StatisticsWriter:
             "eigenvectors": torch.cat([rows for _, rows in basis.blocks(statistics.width)]),
         }
         # From here on the folder is not whole, and says so, until the last file is there.
-        (self.folder / MANIFEST).unlink(missing_ok=True)
+        for name in (MANIFEST, CHECKSUMS):
+            (self.folder / name).unlink(missing_ok=True)
         files = {}
         for name, content in ((f"layer_{layer}.safetensors", tensors), (f"layer_{layer}.eigen.safetensors", eigen)):
             atomic_write_tensors(self.folder / name, content, {"statistics": self._id, "layer": str(layer)})
@@ -97,8 +108,11 @@ class StatisticsWriter:
             "about": dict(self.about),
             "fingerprint": None if self.fingerprint is None else self.fingerprint.as_dict(),
         }
-        path = atomic_write_text(self.folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         written = {name for layer in self._layers.values() for name in layer["files"]}
+        described = {MANIFEST: hashlib.sha256(text.encode()).hexdigest()}
+        write_manifest(self.folder, {**checksums(self.folder, sorted(written)), **described})
+        path = atomic_write_text(self.folder / MANIFEST, text)
         for other in self.folder.glob("layer_*.safetensors"):
             if other.name not in written:
                 other.unlink()
@@ -114,6 +128,7 @@ class FileStatistics:
     width: int
     count: int
     n_sampled: int
+    checksums: Checksums | None = None
 
     @property
     def _moment_file(self) -> Path:
@@ -123,16 +138,27 @@ class FileStatistics:
     def _eigen_file(self) -> Path:
         return self.folder / f"layer_{self.number}.eigen.safetensors"
 
+    def _read(self, file: Path, name: str) -> Tensor:
+        try:
+            if self.checksums is not None:
+                self.checksums.check(file.name)
+            with safe_open(file, framework="pt") as opened:
+                return opened.get_tensor(name)
+        except DamagedError as error:
+            raise StatisticsError(f"{error}; or collect the statistics again") from error
+        except (SafetensorError, OSError) as error:
+            raise StatisticsError(f"{file} cannot be read: {error}") from error
+
     def moment(self) -> Tensor:
-        moment = _read(self._moment_file, "moment")
+        moment = self._read(self._moment_file, "moment")
         check_moment(moment, f"{self._moment_file}: the second moment")
         return moment
 
     def sample(self) -> Tensor | None:
-        return _read(self._moment_file, "sample") if self.n_sampled else None
+        return self._read(self._moment_file, "sample") if self.n_sampled else None
 
     def basis(self) -> Eigenbasis:
-        values = _read(self._eigen_file, "eigenvalues")
+        values = self._read(self._eigen_file, "eigenvalues")
         if not values.isfinite().all() or (values.diff() < 0).any() or float(values[0]) < 0:
             raise StatisticsError(f"{self._eigen_file}: the eigenvalues are damaged; collect the statistics again")
         return Eigenbasis(values, FileVectors(self._eigen_file, "eigenvectors"))
@@ -162,15 +188,15 @@ def read_statistics(directory: str | os.PathLike[str]) -> StoredStatistics:
     except ValueError as error:
         raise StatisticsError(f"{manifest} is damaged: {error}") from error
     try:
+        kept = _checksums(folder)
         if content["version"] != _VERSION:
             raise StatisticsError(f"{manifest} is of version {content['version']}, this program reads {_VERSION}")
         described = content["fingerprint"]
         fingerprint = None if described is None else Fingerprint.from_dict(described)
         layers: dict[int, LayerStatistics] = {}
         for name, described in content["layers"].items():
-            layer = FileStatistics(
-                folder, int(name), int(described["width"]), int(described["count"]), int(described["sample"])
-            )
+            numbers = (int(described[number]) for number in ("width", "count", "sample"))
+            layer = FileStatistics(folder, int(name), *numbers, kept)
             for file, size in described["files"].items():
                 _check_file(folder / file, int(size), content["id"], layer)
             layers[layer.number] = layer
@@ -182,6 +208,24 @@ def read_statistics(directory: str | os.PathLike[str]) -> StoredStatistics:
             raise
         raise StatisticsError(f"{manifest} is not what this program writes: {type(error).__name__} {error}") from error
     return StoredStatistics(layers, fingerprint, about, f"the statistics in {folder}")
+
+
+def _checksums(folder: Path) -> Checksums | None:
+    """Of the files, those of the description compared already; ``None`` for statistics from before there were any."""
+    try:
+        kept = read_manifest(folder)
+        if kept is None:
+            logger.warning(
+                "%s has no %s with checksums, so damage to it may go unnoticed: it is from before they had one; "
+                "collect them again, or save what KeyStatistics.load gives to another folder",
+                folder,
+                CHECKSUMS,
+            )
+        else:
+            kept.check(MANIFEST)
+    except DamagedError as error:
+        raise StatisticsError(f"{error}; or collect the statistics again") from error
+    return kept
 
 
 def _not_there(folder: Path) -> str:
@@ -217,11 +261,3 @@ def _check_file(path: Path, size: int, identity: str, layer: FileStatistics) -> 
     )
     if shapes != wanted:
         raise StatisticsError(f"{path} holds {shapes}, and {MANIFEST} says {wanted}")
-
-
-def _read(path: Path, name: str) -> Tensor:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor(name)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise StatisticsError(f"{path} cannot be read: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import safetensors.torch
@@ -13,6 +14,7 @@ from corsa_plugins.alphaedit.solver.eigenbasis import FileVectors
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.statistics.layer import StatisticsError
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
+from tests.support.flips import flipped_copies
 
 HALF = NullSpaceRule("share", 0.5)
 
@@ -56,7 +58,7 @@ class TestFolder:
         loaded = KeyStatistics.load(tmp_path)
         assert (loaded.layers, loaded.fingerprint) == ((1,), None)
         assert sorted(path.name for path in tmp_path.iterdir()) == [
-            "layer_1.eigen.safetensors", "layer_1.safetensors", "statistics.json",
+            "layer_1.eigen.safetensors", "layer_1.safetensors", "manifest.json", "statistics.json",
         ]  # fmt: skip
 
     @pytest.mark.parametrize("after", range(4))
@@ -80,6 +82,7 @@ class TestFolder:
     def test_damage_is_noticed(self, tmp_path, statistics):
         statistics.save(tmp_path / "a")
         statistics.save(tmp_path / "b")
+        (tmp_path / "a" / "manifest.json").unlink()  # each damage by itself; the manifest would tell of all alike
 
         def message(error=StatisticsError) -> str:
             with pytest.raises(error) as caught:
@@ -112,6 +115,31 @@ class TestFolder:
             assert expected in message()
         manifest.write_text("{")
         assert "statistics.json is damaged" in message()
+
+    def test_one_flipped_bit_anywhere_is_noticed(self, tmp_path, statistics):
+        statistics.save(tmp_path / "stats")
+        names = [path.name for path in (tmp_path / "stats").iterdir()]
+        assert len(names) == 6
+        for name in names:
+            for flipped in flipped_copies(tmp_path / "stats", name, 8):
+                with pytest.raises(StatisticsError, match=re.escape(name)):
+                    self._read_all(KeyStatistics.load(flipped))
+        self._read_all(KeyStatistics.load(tmp_path / "stats"))
+
+    def _read_all(self, loaded):
+        for layer in (0, 1):
+            loaded.sample(layer)
+            loaded.null_space(layer, HALF)
+
+    def test_statistics_from_before_manifests_are_read_with_a_warning(self, tmp_path, statistics, caplog):
+        statistics.save(tmp_path / "stats")
+        (tmp_path / "stats" / "manifest.json").unlink()
+        loaded = KeyStatistics.load(tmp_path / "stats")
+        assert "stats has no manifest.json with checksums" in caplog.text
+        caplog.clear()
+        loaded.save(tmp_path / "again")
+        self._read_all(KeyStatistics.load(tmp_path / "again"))
+        assert not caplog.messages
 
     def test_what_is_not_there_is_said(self, tmp_path, statistics):
         with pytest.raises(StatisticsError, match="no such folder of statistics"):
