@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.merging.recipe import METHOD
 from corsa_plugins.model.gguf import refuse_gguf
+from corsa_plugins.model.stored import check_stored
 from corsa_plugins.settings import did_you_mean
 from mergekit_ext.merge_method import scaled_pruned_delta
 from mergekit_ext.stored_models import StoredModel, read_stored_model
@@ -157,6 +158,8 @@ def _read(model: ModelReference, options: MergeOptions) -> StoredModel:
         path = Path(model.local_path(cache_dir=options.transformers_cache, ignore_lora=True))
     except (OSError, ValueError) as error:
         raise RecipeError(f"model {model} is neither a folder nor found on the Hub: {error}") from error
+    if model.lora is not None and os.path.isdir(model.lora.path):
+        check_stored(Path(model.lora.path), f"adapter {model.lora.path}")
     return read_stored_model(path, str(model))
 
 

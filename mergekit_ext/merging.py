@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import yaml
 from mergekit.config import MergeConfiguration
@@ -19,6 +21,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.manifest import write_manifest
 from corsa_plugins.merging.recipe import METHOD
 from corsa_plugins.outputs import OutputError, check_output, disk_errors, new_directory
 from mergekit_ext.card import write_card
@@ -113,6 +116,8 @@ def merge_recipe(
                 write_card(config, text, partial)
         donor = config.base_model or config.referenced_models()[0]
         _check_whole(partial, stored[donor], options, final, errors)
+        with disk_errors(final):
+            write_manifest(partial)
     if config.merge_method != METHOD:
         return Merged(final, None)
     merged = Merged(final, tuple(told.changed), tuple(told.lost))
@@ -148,16 +153,18 @@ def _warn_of_nothing(merged: Merged) -> None:
 def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, final: Path) -> ToldTensors:
     """Merge into ``partial``; what our method did to each tensor."""
     try:
-        with disk_errors(final), scaled_pruned_delta.told_tensors() as told:
+        with disk_errors(final), scaled_pruned_delta.told_tensors() as told, warnings.catch_warnings():
+            # an adapter without all its tensors: PEFT says so, and puts its own initial values there
+            warnings.filterwarnings("error", "Found missing adapter keys")
             # mergekit's own card asks the Hub about folders, after all the work: it is written by write_card
             run_merge(config, str(partial), options=options.model_copy(update={"write_model_card": False}))
         return told
     except CorsaError:
         raise
-    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+    except (RuntimeError, ValueError, OSError, SafetensorError, UserWarning, EOFError, UnpicklingError) as error:
         # mergekit's own complaints: a method it does not know, a setting that is missing, models that do not match
         logger.debug("mergekit's traceback", exc_info=True)
-        raise RecipeError(str(error)) from error
+        raise RecipeError(str(error) or f"a model cannot be read: {error!r}") from error
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.manifest import DamagedError, check_folder
+from corsa_plugins.model.stored import read_header
 
 __all__ = ["ModelError", "StoredModel", "read_stored_model"]
 
@@ -57,10 +60,15 @@ def read_stored_model(path: Path, label: str) -> StoredModel:
         label: What errors call the model.
 
     Raises:
-        ModelError: There is no configuration, a shard is missing or cut short, or there are no weights.
+        ModelError: There is no configuration, a shard is missing or cut short, or there are no weights; or a file is
+            not what its manifest says.
     """
     if not path.is_dir():
         raise ModelError(f"model {label}: {path} is no folder")
+    try:
+        check_folder(path)
+    except DamagedError as error:
+        raise ModelError(f"model {label}: {error}") from error
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -80,6 +88,8 @@ def read_stored_model(path: Path, label: str) -> StoredModel:
             if not file.exists():
                 raise ModelError(f"model {label}: shard {file.name} is missing from {path}: copy or download it again")
         if name.endswith(".bin"):
+            for file in files:
+                _check_pickled(file, label)
             return StoredModel(path, config, {}, sum(file.stat().st_size for file in files))
         shapes: dict[str, tuple[int, ...]] = {}
         size = sum(_read_header(file, label, shapes) for file in files)
@@ -94,23 +104,19 @@ def _indexed_files(index: Path, label: str) -> list[str]:
         raise ModelError(f"model {label}: {index} is not an index of shards: {error!r}") from error
 
 
-def _read_header(file: Path, label: str, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Add the shapes in a safetensors file to ``shapes``; the bytes of its tensors.
+def _check_pickled(file: Path, label: str) -> None:
+    """That a file may be torch's: an archive that is whole or, of before torch 1.6, a pickle."""
+    with open(file, "rb") as stream:
+        begin = stream.read(2)
+    if not zipfile.is_zipfile(file) and not begin.startswith(b"\x80"):
+        raise ModelError(f"model {label}: {file} is no file of torch, or cut short; copy or download it again")
 
-    The file is not mapped into memory, as the library would: it may be larger than that.
-    """
+
+def _read_header(file: Path, label: str, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Add the shapes in a safetensors file to ``shapes``; the bytes of its tensors."""
     try:
-        with open(file, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > file.stat().st_size:
-                raise ValueError("no safetensors file, or cut short in its header")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        shapes.update({name: tuple(entry["shape"]) for name, entry in header.items()})
-        size = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        missing = 8 + length + size - file.stat().st_size
-        if missing:
-            raise ValueError(f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        here, size = read_header(file)
+    except (OSError, ValueError) as error:
         raise ModelError(f"model {label}: {file} cannot be read: {error}; copy or download it again") from error
+    shapes.update(here)
     return size

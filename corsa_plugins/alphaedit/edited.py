@@ -16,6 +16,7 @@ from corsa_plugins.alphaedit.state import EditState
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.loading import load_model
+from corsa_plugins.model.stored import save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -141,8 +142,7 @@ def save_edited(
     with atomic_directory(output) as folder:
         editor.state.save(folder / STATE)
         if whole:
-            editor.model.save_pretrained(folder / MODEL)
-            editor.tokenizer.save_pretrained(folder / MODEL)
+            save_model(editor.model, editor.tokenizer, folder / MODEL)
         if report:
             content = {"settings": editor.settings.as_dict(), **report.as_dict()}
             (folder / REPORT).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")

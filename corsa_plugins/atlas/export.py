@@ -22,6 +22,7 @@ from corsa_plugins.errors import MissingExtraError, SettingError
 from corsa_plugins.files import atomic_write_text, sole_use
 from corsa_plugins.journal import OtherWorkError
 from corsa_plugins.model.loading import DTYPES, load_model
+from corsa_plugins.model.stored import save_model
 from corsa_plugins.outputs import new_directory
 
 if TYPE_CHECKING:
@@ -144,8 +145,7 @@ def _ask(model: str | os.PathLike[str], target: Path, facts: Sequence[Fact], ask
         loaded, tokenizer = load_model(folder if written else model, device=asking.device)
         if copy and not written:
             with new_directory(folder) as partial:
-                loaded.save_pretrained(partial)
-                tokenizer.save_pretrained(partial)
+                save_model(loaded, tokenizer, partial)
         return (loaded if precision == "auto" else loaded.to(getattr(torch, precision))), tokenizer
 
     precision = asking.precision

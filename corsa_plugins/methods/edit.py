@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.files import atomic_directory
+from corsa_plugins.manifest import write_manifest
 from corsa_plugins.methods.effect import read_effect
 from corsa_plugins.methods.spec import Change, Method
+from corsa_plugins.model.stored import save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,10 +73,11 @@ def save_update(
             is_adapted = hasattr(adapted, "peft_config")
             if is_adapted and not (folder / ADAPTER).is_dir():
                 adapted.save_pretrained(folder / ADAPTER)
+            if is_adapted:
+                write_manifest(folder / ADAPTER)
             if "weights" in changes:
                 base = adapted.unload() if is_adapted else adapted  # its own modules again, without the adapter
-                base.save_pretrained(folder / MODEL)
-                tokenizer.save_pretrained(folder / MODEL)
+                save_model(base, tokenizer, folder / MODEL)
     finally:
         session.close()
     output = Path(output)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.errors import LoadingError, SettingError, require
+from corsa_plugins.model.stored import refuse_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -115,9 +116,7 @@ def load_gguf_model(file: Path, dtype: Any = "auto", **settings: Any) -> PreTrai
             output_loading_info=True,
             **settings,
         )
-    if missing := sorted(info["missing_keys"]):
-        names = ", ".join(missing[:3])
-        raise LoadingError(f"model {file} cannot be loaded: the file has no {names} ({len(missing)} tensors missing)")
+    refuse_missing(info, f"model {file}")
     # By what is left of its origin transformers would take the model for a quantised one, and not save it.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import torch
 
 from corsa_plugins.errors import LoadingError, SettingError, require
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
+from corsa_plugins.model.stored import check_stored, reading, refuse_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DTYPES", "LoadingError", "load_model", "put_adapters"]
+__all__ = ["DTYPES", "LoadingError", "load_model", "load_whole", "put_adapters"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -66,7 +68,7 @@ def load_model(
 
 
 def _load(model: str | os.PathLike[str], dtype: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     name = _expand(model)
     folder = Path(name)
@@ -74,42 +76,78 @@ def _load(model: str | os.PathLike[str], dtype: str) -> tuple[PreTrainedTokenize
         inside = next((config.parent for config in sorted(folder.glob("*/config.json"))), None)
         hint = f"did you mean {inside}?" if inside else "name the folder of a saved model"
         raise LoadingError(f"model {os.fspath(model)} cannot be loaded: no config.json in this folder; {hint}")
-    try:
-        return AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise LoadingError(f"model {os.fspath(model)} cannot be loaded: {error}") from error
+    what = f"model {os.fspath(model)}"
+    if folder.is_dir():
+        check_stored(folder, what)
+    with reading(f"{what} cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        return tokenizer, load_whole(name, what, dtype=dtype)
+
+
+def load_whole(name: str, what: str, **settings: Any) -> PreTrainedModel:
+    """``AutoModelForCausalLM.from_pretrained``, which refuses a checkpoint that lacks some of the model.
+
+    Args:
+        name: A folder, or a name on the Hub.
+        what: What the message calls it.
+        settings: Of ``from_pretrained``.
+
+    Raises:
+        LoadingError: Tensors are missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **settings)
+    refuse_missing(info, what)
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def put_adapters(
-    model: PreTrainedModel, adapters: Mapping[str, str | os.PathLike[str]], called: str = "the model"
+    model: PreTrainedModel,
+    adapters: Mapping[str, str | os.PathLike[str]],
+    called: str = "the model",
+    *,
+    trainable: bool = False,
 ) -> Any:
-    """Put PEFT adapters on a model, side by side; the first is active, and none trains.
+    """Put PEFT adapters on a model, side by side; the first is active.
 
     Args:
         model: The base model.
         adapters: At least one: by the name it is to have there, a folder or a name on the Hub.
         called: What a message calls the model.
+        trainable: They are to train.
 
     Returns:
         The ``PeftModel``, in evaluation mode.
 
     Raises:
-        LoadingError: There is no such adapter, or it is not one of this model.
+        LoadingError: There is no such adapter, it is not one of this model, or it is damaged or not whole.
         MissingExtraError: PEFT is not installed.
     """
     peft: Any = require("peft", "trl", what="an adapter")
     loaded: Any = None
     for name, adapter in adapters.items():
-        try:
+        path, what = _expand(adapter), f"adapter {os.fspath(adapter)}"
+        if Path(path).is_dir():
+            check_stored(Path(path), what)
+        with reading(f"{what} cannot be put on {called}", "; is it an adapter of this model?"):
             if loaded is None:
-                loaded = peft.PeftModel.from_pretrained(model, _expand(adapter), adapter_name=name)
-            else:
-                loaded.load_adapter(_expand(adapter), adapter_name=name)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise LoadingError(
-                f"adapter {os.fspath(adapter)} cannot be put on {called}: {error}; is it an adapter of this model?"
-            ) from error
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Found missing adapter keys")  # which are refused below
+                    loaded = peft.PeftModel.from_pretrained(model, path, adapter_name=name, is_trainable=trainable)
+            # Only this tells what was not in the file, or not in the model: for the first adapter it reads it again.
+            found = loaded.load_adapter(path, adapter_name=name, is_trainable=trainable)
+            _check_fits(found.missing_keys, found.unexpected_keys, f"{what} does not fit {called}")
     return loaded.eval()
+
+
+def _check_fits(missing: Sequence[str], surplus: Sequence[str], what: str) -> None:
+    """Refuse an adapter that PEFT would complete by its own initial values, or take a part of."""
+    if missing:
+        raise LoadingError(f"{what}: {len(missing)} tensors are not in its file, for instance {sorted(missing)[0]}")
+    if surplus:
+        raise LoadingError(f"{what}: {len(surplus)} of its tensors have no place there, as {sorted(surplus)[0]}")
 
 
 def _device(device: str | None) -> torch.device:

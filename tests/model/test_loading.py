@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
+from corsa_plugins.model.stored import save_model
+from tests.support.flips import flipped_copies
 
 
 @pytest.fixture
@@ -74,3 +77,80 @@ def test_adapters_are_put_on_side_by_side_and_none_trains(folder, tiny_llama, tm
         assert torch.equal(both(ids).logits, answers["a"])
     with pytest.raises(LoadingError, match=r"adapter .*/model cannot be put on the base: .*an adapter of this model"):
         put_adapters(base, {"none": folder}, called="the base")
+
+
+class TestDamaged:
+    """Of files nobody vouched for: none has a manifest unless the test says so."""
+
+    def refused(self, match, *where, **settings):
+        with pytest.raises(LoadingError, match=match):
+            load_model(*where, device="cpu", **settings)
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"\x80\x04K\x01.", b"\xff" * 64, None], ids=["empty", "pickle", "ff", "cut"]
+    )
+    def test_weights_that_are_none(self, folder, content):
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-9] if content is None else content)
+        self.refused(r"model .*model cannot be loaded: .*model\.safetensors cannot be read: ", folder)
+
+    @pytest.mark.parametrize(
+        "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+    )
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": 3}', "\x00"])
+    def test_descriptions_that_are_none(self, folder, name, text):
+        (folder / name).write_text(text)
+        said = f"model {folder} cannot be loaded"  # where what is written there says nothing that is wrong, it loads
+        try:
+            load_model(folder, device="cpu")
+        except LoadingError as error:
+            said = str(error)
+        assert said.startswith(f"model {folder} cannot be loaded")
+
+    def test_pickled_weights_are_not_run(self, folder, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (open, (str(tmp_path / "was here"), "w"))
+
+        (folder / "model.safetensors").unlink()
+        torch.save({"model.norm.weight": Evil()}, folder / "pytorch_model.bin")
+        self.refused(r"model .*model cannot be loaded: ", folder)
+        assert not (tmp_path / "was here").exists()
+
+    def test_a_tensor_that_is_not_there_is_not_made_up(self, folder):
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["model.layers.1.mlp.down_proj.weight"]
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        self.refused(r"1 of its tensors are missing \(model\.layers\.1\.mlp\.down_proj\.weight\)", folder)
+
+    def test_one_flipped_bit_of_what_we_wrote_is_noticed(self, tiny_llama, tiny_tokenizer, tmp_path):
+        save_model(tiny_llama, tiny_tokenizer, tmp_path / "model")
+        load_model(tmp_path / "model", device="cpu")
+        for name in ("model.safetensors", "tokenizer.json", "config.json"):
+            for flipped in flipped_copies(tmp_path / "model", name, 3):
+                self.refused(f"model-flipped/{name} is not the file that was written", flipped)
+
+    def test_an_adapter_is_whole_and_of_this_model_or_refused(self, folder, tiny_llama, tmp_path):
+        peft = pytest.importorskip("peft")
+        config = peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+        peft.get_peft_model(tiny_llama, config).save_pretrained(tmp_path / "adapter")
+        file = tmp_path / "adapter" / "adapter_model.safetensors"
+        whole, names = file.read_bytes(), load_file(file)
+        load_model(folder, tmp_path / "adapter", device="cpu")
+        layer = "base_model.model.model.layers.1.self_attn.q_proj"
+        for change, message in [
+            ({f"{layer}.lora_B.weight": None}, r"adapter .* does not fit .*model: 1 tensors are not in its file"),
+            ({f"{layer}.lora_A.weight": None, f"{layer}.lora_B.weight": None}, "2 tensors are not in its file"),
+            ({"base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight": torch.zeros(2, 32)},
+             "1 of its tensors have no place there"),
+        ]:  # fmt: skip
+            tensors = {name: tensor for name, tensor in {**names, **change}.items() if tensor is not None}
+            save_file(tensors, file, metadata={"format": "pt"})
+            self.refused(message, folder, tmp_path / "adapter")
+        for content in (b"", whole[:-3], b"\xff" * 40):
+            file.write_bytes(content)
+            self.refused(r"adapter .*adapter_model\.safetensors cannot be read", folder, tmp_path / "adapter")
+        file.write_bytes(whole)
+        for text in ("", "[]", "{}", '{"peft_type": "LORA", "r": "many"}'):
+            (tmp_path / "adapter" / "adapter_config.json").write_text(text)
+            self.refused(r"adapter .*adapter cannot be put on", folder, tmp_path / "adapter")

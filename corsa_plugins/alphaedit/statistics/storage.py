@@ -195,8 +195,8 @@ def read_statistics(directory: str | os.PathLike[str]) -> StoredStatistics:
         fingerprint = None if described is None else Fingerprint.from_dict(described)
         layers: dict[int, LayerStatistics] = {}
         for name, described in content["layers"].items():
-            numbers = (int(described[number]) for number in ("width", "count", "sample"))
-            layer = FileStatistics(folder, int(name), *numbers, kept)
+            width, count, sampled = (int(described[number]) for number in ("width", "count", "sample"))
+            layer = FileStatistics(folder, int(name), width, count, sampled, kept)
             for file, size in described["files"].items():
                 _check_file(folder / file, int(size), content["id"], layer)
             layers[layer.number] = layer

@@ -15,6 +15,7 @@ from corsa_plugins.bench.merge_adapters.combine import COMBINATIONS, MERGED, com
 from corsa_plugins.bench.merge_adapters.forgetting import AdapterForgetting
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError, require
+from corsa_plugins.manifest import write_manifest
 from corsa_plugins.merging.ranges import check_weight
 from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
 from corsa_plugins.outputs import check_output, new_directory
@@ -23,6 +24,12 @@ __all__ = ["MergedAdapters", "WeightedAdapter", "merge_adapters", "weighted_adap
 
 
 logger = logging.getLogger(__name__)
+
+_BESIDE_THE_PRODUCTS = (
+    "modules_to_save", "lora_bias", "trainable_token_indices", "target_parameters", "layer_replication", "use_qalora",
+    "alora_invocation_tokens", "arrow_config",
+)  # fmt: skip
+"""Settings of a LoRA adapter with which its effect is more than, or other than, the sum of its products B A."""
 
 NOTHING = 1e-3
 """A combination smaller than this, relative to the adapters it is made of, is warned of."""
@@ -149,6 +156,7 @@ def merge_adapters(
         if saved != partial:
             partial.rmdir()
             saved.rename(partial)
+        write_manifest(partial)
     forgetting = []
     for name, path, adapter in zip(names, paths, adapters, strict=True):
         if not adapter.requests:
@@ -182,6 +190,15 @@ def _read_config(path: str) -> dict[str, Any]:
         raise SettingError(f"adapter {path} is of type {config.get('peft_type')}: only LoRA adapters can be combined")
     if config.get("use_dora"):
         raise SettingError(f"adapter {path} uses DoRA, whose weight change is no product that could be added up")
+    more = [name for name in _BESIDE_THE_PRODUCTS if config.get(name)]
+    if config.get("bias", "none") != "none":
+        more.append("bias")
+    if more:
+        name = more[0]
+        raise SettingError(
+            f"adapter {path} has {name}={config[name]!r}: what it changes beside its products B A, PEFT's combinations "
+            "leave out, so the result would be another model. Merge it into the base, or train without it"
+        )
     return config
 
 

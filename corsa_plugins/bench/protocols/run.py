@@ -23,6 +23,7 @@ from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
 from corsa_plugins.bench.protocols.result import ProtocolResult
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.files import InUseError, atomic_directory, atomic_write_text, sole_use
+from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.methods.effect import read_effect
 from corsa_plugins.methods.history import HISTORY, read_history
 from corsa_plugins.methods.spec import Method, Session, in_form
@@ -205,13 +206,15 @@ class _Run:
             seconds -= read_effect(folder).get("seconds", 0.0)
             noted = {"seconds": seconds, "model": self._model_key()}
             (folder / UPDATE).write_text(json.dumps(noted) + "\n", encoding="utf-8")
+            write_manifest(folder)
 
     def _restore(self, number: int) -> None:
         folder = self.folder.update(number)
         expected = self.folder.read(folder / UPDATE)["model"]
         try:
+            check_folder(folder)
             self.session.restore(folder)
-        except SafetensorError as error:
+        except (SafetensorError, DamagedError) as error:
             raise ProtocolError(f"{folder} is damaged ({error}). {self._made_again(number)}") from error
         if self._model_key() != expected:
             raise ProtocolError(

@@ -8,11 +8,14 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.bench.merge_adapters import WeightedAdapter, merge_adapters, weighted_adapters
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.model.loading import load_model
 from tests.support.disk import no_file_larger_than
+from tests.support.flips import flipped_copies
 from tests.support.merges import OF_ADAPTERS
 from tests.support.python import FRAMEWORKS, blocked
 
@@ -122,10 +125,31 @@ def test_bad_adapters(two_adapters):
         ({"base_model_name_or_path": "other"}, "do not name one base .*b: other"),
         ({"use_dora": True}, "uses DoRA"),
         ({"peft_type": "IA3"}, "of type IA3"),
+        ({"modules_to_save": ["lm_head"]}, r"b has modules_to_save=\['lm_head'\]"),
+        ({"bias": "lora_only"}, "b has bias='lora_only'"),
+        ({"lora_bias": True}, "b has lora_bias=True"),
+        ({"trainable_token_indices": [1, 2]}, "b has trainable_token_indices"),
     ):
         config.write_text(json.dumps({**saved, **change}))
         with pytest.raises(CorsaError, match=message):
             run(folder)
+
+
+def test_an_adapter_without_some_tensors_is_not_completed(two_adapters):
+    file = two_adapters.folder / "b" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensor for name, tensor in tensors.items() if "lora_B" not in name}, file)
+    with pytest.raises(CorsaError, match="b does not fit the base: 4 tensors are not in its file"):
+        run(two_adapters.folder)
+    assert not (two_adapters.folder / "ab").exists()
+
+
+def test_one_flipped_bit_of_a_merged_adapter_is_noticed(two_adapters):
+    run(two_adapters.folder)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        for flipped in flipped_copies(two_adapters.folder / "ab", name, 2):
+            with pytest.raises(CorsaError, match=f"{name} is not the file that was written"):
+                load_model(two_adapters.folder / "base", flipped, device="cpu")
 
 
 def test_without_weights_they_are_equal_and_sum_to_one():

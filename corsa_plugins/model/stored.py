@@ -1,0 +1,126 @@
+"""Folders with a model or an adapter: writing one, looking at one without loading it, and what can go wrong then."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corsa_plugins.errors import CorsaError, LoadingError
+from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["check_stored", "read_header", "reading", "refuse_missing", "save_model"]
+
+logger = logging.getLogger(__name__)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str]) -> None:
+    """Write a model and its tokenizer to a folder of theirs, with a manifest.
+
+    Raises:
+        OSError, SafetensorError: It cannot be written.
+    """
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_manifest(folder)
+
+
+def read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], int]:
+    """The shapes of the tensors in a safetensors file by name, and the bytes of all of them.
+
+    The file is not mapped into memory, as the library would: it may be larger than that.
+
+    Raises:
+        ValueError: It is none, or cut short; the message says what is wrong and does not name the file.
+        OSError: It cannot be read.
+    """
+    size = file.stat().st_size
+    try:
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= size - 8:
+                raise ValueError("no safetensors file, or cut short in its header")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        content = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        missing = 8 + length + content - size
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(f"no safetensors file, or damaged in its header ({type(error).__name__})") from error
+    if missing:
+        raise ValueError(f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many")
+    return shapes, content
+
+
+def check_stored(folder: Path, what: str) -> None:
+    """See that the files of a folder are what was written, where it has a manifest, and that none is cut short.
+
+    Args:
+        folder: Of a model or an adapter.
+        what: What the message calls it.
+
+    Raises:
+        LoadingError: A file is damaged; it is named.
+    """
+    try:
+        if check_folder(folder):
+            return
+    except DamagedError as error:
+        raise LoadingError(f"{what} cannot be loaded: {error}") from error
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            read_header(file)
+        except (OSError, ValueError) as error:
+            raise LoadingError(
+                f"{what} cannot be loaded: {file} cannot be read: {error}; copy or download it again"
+            ) from error
+
+
+@contextmanager
+def reading(failure: str, hint: str = "") -> Iterator[None]:
+    """Whatever a library stumbles over while it reads a model's or an adapter's files becomes one error.
+
+    What a damaged or hostile file makes of a reader is not known beforehand: any exception is meant. The library's own
+    traceback is in the log, at the level of debugging.
+
+    Args:
+        failure: The beginning of the message: what cannot be done, naming the files.
+        hint: Its end.
+
+    Raises:
+        LoadingError: Something cannot be read.
+    """
+    try:
+        yield
+    except CorsaError:
+        raise
+    except Exception as error:
+        logger.debug(failure, exc_info=True)
+        said = str(error) if isinstance(error, OSError | ValueError | RuntimeError | ImportError) else repr(error)
+        raise LoadingError(f"{failure}: {said or repr(error)}{hint}") from error
+
+
+def refuse_missing(info: dict[str, Any], what: str) -> None:
+    """Refuse a checkpoint without all tensors of the model: transformers makes up the others at random.
+
+    Args:
+        info: Of ``from_pretrained(..., output_loading_info=True)``.
+        what: The subject of the message.
+
+    Raises:
+        LoadingError: Some are missing.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise LoadingError(
+            f"{what} cannot be loaded: {len(missing)} of its tensors are missing ({names}), and random ones would be "
+            "in their place; copy or download it again"
+        )
