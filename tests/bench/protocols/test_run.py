@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from corsa_plugins.bench.evaluation import Evaluation, evaluate, load_evaluation
 from corsa_plugins.bench.protocols import Method, ProtocolError, UpdatePlan, run, run_protocol, temporal_stream
 from tests.fixtures.protocols import CORE, FailsOnce
+from tests.support.flips import flip
 from tests.support.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY, UNTOUCHED
 
 Make = Callable[[str], Method]
@@ -159,6 +160,10 @@ def test_an_update_that_was_tampered_with_is_not_put_back(
         run_protocol(FailsOnce(make("rsft"), 2), plan, taught_llama, tiny_tokenizer, tmp_path, **QUICK)
     path = tmp_path / "updates" / "001-round-1" / "weights.safetensors"
     weights = load_file(path)
+    flip(path, 8 * (path.stat().st_size - 4))  # one bit, too small for the sums that know a model
+    with pytest.raises(ProtocolError, match=r"weights\.safetensors is not the file that was written.*002-round-2"):
+        run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, tmp_path, **QUICK)
+    (path.parent / "manifest.json").unlink()  # as of a run from before there were manifests
     save_file({name: tensor + 0.01 for name, tensor in weights.items()}, path)
     with pytest.raises(ProtocolError, match=r"cannot be put back as it was.*001-round-1, .*002-round-2"):
         run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, tmp_path, **QUICK)
