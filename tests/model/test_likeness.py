@@ -59,9 +59,11 @@ def test_prompts_have_the_words_of_the_given_ones(lister) -> None:
     like = like_prompts(*lister, given, 2)
     assert len(like) == 4
     for prompt, subject in like[:2]:
-        assert prompt == f"The land of {subject} is" and subject in TOWNS[2:]
+        assert prompt == f"The land of {subject} is"
+        assert subject in TOWNS[2:]
     for prompt, subject in like[2:]:
-        assert prompt == f"The {subject} is" and subject in COLOURS[1:]
+        assert prompt == f"The {subject} is"
+        assert subject in COLOURS[1:]
 
 
 def test_nothing_to_list_gives_nothing(lister) -> None:
