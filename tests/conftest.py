@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 pytest_plugins = [
     "tests.fixtures.alphaedit",
     "tests.fixtures.atlas",
+    "tests.fixtures.likeness",
     "tests.fixtures.merging",
     "tests.fixtures.protocols",
     "tests.fixtures.routing",

@@ -17,12 +17,13 @@ three parts of AlphaEdit+ off it is AlphaEdit's (Eq. 2).
 Beyond the algorithm as printed: unless a threshold is given, what an eigenvector costs the preserved keys decides how
 far it is added, and P~ is no projector then (:mod:`~corsa_plugins.alphaedit.solver.price`); of several layers each
 takes a share of what is missing (MEMIT, Meng et al. 2023); which requests are inconsistent is told from all of it, not
-from the share; earlier edits have a weight (beta of A.5).
+from the share; earlier edits have a weight (beta of A.5); the same residuals may be asked of further keys of the
+requests, and further keys may be held where they are (:mod:`~corsa_plugins.alphaedit.lookup.wider`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,6 +61,9 @@ class LayerProblem:
         space: Of the preserved keys K0: P, and the eigenvectors that can be added to it.
         position: Of the layer among the edited ones, counted from 1.
         n_layers: How many layers are edited.
+        further_keys: (d_in, N) each: other keys of the same requests, which are to have the same residuals.
+        held_keys: (d_in, H), times the square roots of their weights: of nothing that was edited, to stay where they
+            are; ``None``: none.
     """
 
     keys: Tensor
@@ -68,6 +72,8 @@ class LayerProblem:
     space: NullSpace
     position: int = 1
     n_layers: int = 1
+    further_keys: Sequence[Tensor] = ()
+    held_keys: Tensor | None = None
 
 
 class Update(NamedTuple):
@@ -174,22 +180,27 @@ def relax(problem: LayerProblem, weighting: Tensor, settings: AlphaEditSettings)
             order, P_mod is P.
     """
     space = problem.space
-    new = space.coordinates(problem.keys)
+    keys = [problem.keys, *problem.further_keys]
+    new = space.coordinates(torch.cat(keys, dim=1))
     prior_weight = settings.prior_weight * (problem.position if settings.prior_weight_by_layer else 1)
     prior = space.coordinates(problem.prior_keys) * (prior_weight * weighting.double()).sqrt()
     ridge = settings.ridge
     if settings.ridge_unit == "relative":
-        ridge = relative_ridge(settings.ridge, new, space.n_null)
+        ridge = relative_ridge(settings.ridge, new[:, : problem.keys.shape[1]], space.n_null)
+    if problem.held_keys is not None:
+        prior = torch.cat([prior, space.coordinates(problem.held_keys)], dim=1)
     solution = solve(
         new,
         prior,
-        residual(problem, 0, settings),
+        residual(problem, 0, settings).repeat(1, len(keys)),
         ridge=ridge,
         n_null=space.n_null,
         search=settings.search if space.ordered else None,
         eigenvalues=space.eigenvalues,
     )
-    return Relaxed(space.combine(solution.coefficients), ridge, solution)
+    # Every request has the same residual at all of its keys: Delta = R (Q_1 + Q_2 + ...)^T.
+    coefficients = solution.coefficients.unflatten(1, (len(keys), -1)).sum(1)
+    return Relaxed(space.combine(coefficients), ridge, solution)
 
 
 def update(problem: LayerProblem, relaxed: Relaxed, t: int, settings: AlphaEditSettings) -> Update:

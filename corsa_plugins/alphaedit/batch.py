@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from corsa_plugins.alphaedit.algorithm import LayerEdit, LayerProblem, Update, algorithm_1
 from corsa_plugins.alphaedit.answers import Answers, ask, validation_pairs, validation_score
 from corsa_plugins.alphaedit.conflicts import Conflicts, request_conflicts
+from corsa_plugins.alphaedit.lookup.wider import of_neighbours, of_subjects
 from corsa_plugins.alphaedit.preserved import PreservedSpaces
 from corsa_plugins.alphaedit.reader import ModelReader
 from corsa_plugins.alphaedit.report import EditReport, LayerReport, RequestReport, verdict
@@ -131,6 +133,34 @@ class BatchEdit:
         targets = self.reader.targets(self.requests, self.state.contexts, layer, values)
         return targets, (targets - self.reader.outputs(self.requests, layer)).double()
 
+    @cached_property
+    def neighbours(self) -> tuple[EditRequest, ...]:
+        """The prompts about other subjects, none of them edited now or earlier, whose keys keep their outputs."""
+        settings = self.reader.settings.neighbours
+        if settings is None:
+            return ()
+        earlier = [request.subject or "" for batch in self.state.batches for request in batch.requests]
+        return of_neighbours(self.reader.model, self.reader.tokenizer, self.requests, settings, earlier)
+
+    def _further_keys(self, layer: int) -> list[Tensor]:
+        """Of the requests' subjects with nothing before them: bare, and in the contexts."""
+        if not self.reader.settings.subject_keys:
+            return []
+        subjects, contexts = of_subjects(self.requests), self.state.contexts
+        bare = self.reader.keys(subjects, contexts[:1], [layer])[layer]
+        if len(contexts) == 1:
+            return [bare]
+        both = self.reader.keys(subjects, contexts, [layer])[layer]  # half of it is the bare one's
+        return [bare, 2 * both - bare]
+
+    def _held_keys(self, layer: int) -> Tensor | None:
+        settings = self.reader.settings
+        if settings.neighbours is None or not self.neighbours:
+            return None
+        forms = [self.neighbours, *([of_subjects(self.neighbours)] if settings.subject_keys else [])]
+        keys = torch.cat([self.reader.keys(form, self.state.contexts[:1], [layer])[layer] for form in forms], dim=1)
+        return keys * settings.neighbours.weight**0.5
+
     def _problem(self, position: int, inconsistency: Tensor) -> LayerProblem:
         layers = self.reader.settings.layers
         layer = layers[position - 1]
@@ -144,6 +174,8 @@ class BatchEdit:
             space=self._null_space(layer),
             position=position,
             n_layers=len(layers),
+            further_keys=self._further_keys(layer),
+            held_keys=self._held_keys(layer),
         )
 
     def _validate(self, layer: int, update: Update) -> float:

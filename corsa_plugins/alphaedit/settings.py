@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from corsa_plugins.alphaedit.lookup.wider import NeighbourSettings
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
@@ -56,6 +57,10 @@ class AlphaEditSettings(Settings):
         conflict_weights: Weight each earlier edit by 1 - its conflict with the new ones (Lambda_p of Eq. 7).
         search: The search for eigenvectors to add to the null space (Algorithm 1, lines 4-10); ``None``: none is made.
         smoothing: Smoothed targets for requests of high inconsistency (lines 11-20); ``None``: none are.
+        subject_keys: Give the value also to the key of the subject with nothing before it, in every context, which
+            is what rewordings that begin with it are looked up by. Not in the paper.
+        neighbours: Keys of the same prompts about other subjects, which keep their outputs; ``None``: none, as in the
+            paper.
         validation_score: What decides between smoothed targets, over the validation prompts: ``"accuracy"``, the share
             whose every target token is the most likely one; ``"probability"``, the mean probability of the target, the
             geometric mean over its tokens, which also moves when no answer flips.
@@ -77,6 +82,8 @@ class AlphaEditSettings(Settings):
     conflict_weights: bool = True
     search: SearchSettings | None = field(default_factory=SearchSettings)
     smoothing: SmoothingSettings | None = field(default_factory=SmoothingSettings)
+    subject_keys: bool = False
+    neighbours: NeighbourSettings | None = None
     validation_score: ValidationScore = "accuracy"
     n_contexts: NonNegativeInt = 5
     context_length: Count = 10
@@ -85,8 +92,16 @@ class AlphaEditSettings(Settings):
     dtype: Literal["float32", "float64"] | None = None
 
     def alphaedit(self) -> AlphaEditSettings:
-        """The same with the three parts off and beta 1: AlphaEdit, with this null space, ridge and these values."""
-        return replace(self, conflict_weights=False, search=None, smoothing=None, prior_weight=1.0)
+        """The same with the three parts off, beta 1 and no further keys: AlphaEdit, with these values."""
+        return replace(
+            self,
+            conflict_weights=False,
+            search=None,
+            smoothing=None,
+            prior_weight=1.0,
+            subject_keys=False,
+            neighbours=None,
+        )
 
 
 def preset_names() -> list[str]:

@@ -47,6 +47,10 @@ _FIELDS: Mapping[str, str] = {
     "smoothing.threshold": "smoothing_threshold",
     "smoothing.tolerance": "smoothing_tolerance",
     "smoothing.selection": "smoothing_selection",
+    "subject_keys": "subject_keys",
+    "neighbours.per_form": "neighbours_per_form",
+    "neighbours.weight": "neighbours_weight",
+    "neighbours.seed": "neighbours_seed",
     "validation_score": "validation_score",
     "n_contexts": "n_contexts",
     "context_length": "context_length",
@@ -55,7 +59,7 @@ _FIELDS: Mapping[str, str] = {
 }
 """The core's settings, and the fields here: EasyEdit's names where it has one."""
 
-_SWITCHES = ("search", "smoothing")
+_SWITCHES = ("search", "smoothing", "neighbours")
 """Parts of the core's settings that are there or not; switches here."""
 
 
@@ -100,6 +104,11 @@ class AlphaEditPlusHyperParams(HyperParams):
         smoothing_threshold: The residual norm above which a request is smoothed, in place of the share.
         smoothing_tolerance: delta, the change of the validation score that ends it.
         smoothing_selection: ``"early_stop"`` as in the paper, ``"best"`` as in the published code.
+        subject_keys: Give the value also to the key of the subject with nothing before it. Not in the paper.
+        neighbours: Hold the outputs at prompts about other subjects, which the model lists itself. Not in the paper.
+        neighbours_per_form: The most for each wording.
+        neighbours_weight: Of each against an edit.
+        neighbours_seed: Of what the model lists.
         validation_score: ``"accuracy"`` or ``"probability"``, what decides between smoothed targets.
         contexts: Templates with one ``{}``, ``"{}"`` first, that keys and values are averaged over; ``None``: the model
             writes ``n_contexts`` of ``context_length`` tokens, the same every time.
@@ -182,6 +191,11 @@ class AlphaEditPlusHyperParams(HyperParams):
     smoothing_threshold: float | None = None
     smoothing_tolerance: float = 2e-4
     smoothing_selection: str = "early_stop"
+    subject_keys: bool = False
+    neighbours: bool = False
+    neighbours_per_form: int = 10
+    neighbours_weight: float = 1.0
+    neighbours_seed: int = 0
     validation_score: str = "accuracy"
     contexts: list[str] | None = None
     n_contexts: int = 5

@@ -138,6 +138,23 @@ def test_lines_15_and_18_are_equations_8_and_9(t: int) -> None:
     assert error(delta(update(inputs(p), relaxed, t, settings)), literal) <= TIGHT
 
 
+def test_further_keys_have_the_same_residuals_and_held_keys_none() -> None:
+    """As if each key of a request were a request of its own, and each held key an earlier edit of weight 1."""
+    p, other = Problem.random(seed=1), Problem.random(M=5, seed=2)
+    settings = replace(SETTINGS, search=None, smoothing=None)
+    weighting = prior_weighting(inputs(p), settings)
+    problem = inputs(p, further_keys=[torch.from_numpy(other.K1)], held_keys=torch.from_numpy(other.Kp))
+    keys = np.hstack([p.K1, other.K1])
+    held = np.hstack([p.Kp @ np.sqrt(p.beta * p.Lp), other.Kp])
+    one = np.eye(held.shape[1])
+    literal = oracle.solution(np.hstack([p.R, p.R]), keys, held, one, p.P, p.ridge, 1.0)
+    assert error(delta(update(problem, relax(problem, weighting, settings), 0, settings)), literal) <= TIGHT
+    none = inputs(p, further_keys=(), held_keys=None)
+    plain = oracle.solution(p.R, p.K1, p.Kp, p.Lp, p.P, p.ridge, p.beta)
+    assert error(delta(update(none, relax(none, weighting, settings), 0, settings)), plain) <= TIGHT
+    assert error(literal, plain) > 0.1
+
+
 def test_without_its_parts_it_is_alphaedit() -> None:
     """Eq. 2, and nothing is asked of a validation."""
     p = Problem.random(N=6)

@@ -13,6 +13,7 @@ from torch import Tensor
 from corsa_plugins.alphaedit import SearchSettings, SmoothingSettings
 from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
 from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
+from corsa_plugins.alphaedit.lookup.wider import NeighbourSettings
 from corsa_plugins.alphaedit.solver.smoothing import is_smoothed
 from corsa_plugins.alphaedit.values.search import find_values
 from corsa_plugins.data.requests import EditRequest
@@ -176,3 +177,30 @@ def test_factors_are_kept_as_precisely_as_the_weights(gpt2_bench: Bench, llama_b
         subject.edit(REQUESTS, answers=False)
         (update,) = subject.state.updates(1)
         assert {update.keys.dtype, update.left.dtype, update.right.dtype} == {dtype}
+
+
+def test_held_neighbours_move_less_and_the_subject_alone_more(gpt2_bench, monkeypatch) -> None:
+    """What is listed is given here: a model this small lists nothing. The rest of the edit is the real one."""
+    italy = EditRequest(prompt="The capital of Italy is", target_new="Rome", subject="Italy")
+    monkeypatch.setattr("corsa_plugins.alphaedit.batch.of_neighbours", lambda *args: (italy,))
+    alone = EditRequest(prompt="France is", target_new="Rome", subject="France")
+    parts, asked = find_architecture(gpt2_bench.model), [italy, alone]
+    before, clean = (
+        request_outputs(gpt2_bench.model, gpt2_bench.tokenizer, asked, 1, architecture=parts),
+        gpt2_bench.weights(),
+    )
+    plain = replace(QUICK, search=None, smoothing=None)
+
+    def moved(**changes: Any) -> list[float]:
+        editor = gpt2_bench.editor(replace(plain, **changes))
+        editor.edit(REQUESTS, answers=False)
+        after = request_outputs(gpt2_bench.model, gpt2_bench.tokenizer, asked, 1, architecture=parts)
+        editor.revert_all()
+        assert gpt2_bench.holds(clean)
+        norms: list[float] = (after - before).norm(dim=0).tolist()
+        return norms
+
+    loose, held = moved(), moved(neighbours=NeighbourSettings(weight=100.0))
+    assert held[0] < 0.3 * loose[0]
+    wide = moved(subject_keys=True)
+    assert wide[1] > 1.2 * loose[1]

@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.likeness import like_prompts, list_others, template_of
-from tests.conftest import llama
-
-COLOURS = ("red", "blue", "green", "white", "black", "grey", "pink")
-TOWNS = ("Rome", "Oslo", "Bern", "Bonn", "Riga", "Minsk", "Kyiv")
-
-
-@pytest.fixture(scope="module")
-def lister():
-    """A model that has learned that colours are listed with colours and towns with towns, and its tokenizer."""
-    words = ["<pad>", "<unk>", ",", "The", "of", "is", *COLOURS, *TOWNS]
-    inner = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", pad_token="<pad>")
-    model = llama(len(words))
-    draw = random.Random(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(40):
-        texts = [", ".join(draw.choices(kind, k=12)) for kind in (COLOURS, TOWNS) for _ in range(4)]
-        ids = torch.tensor(tokenizer(texts)["input_ids"])
-        model(ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.eval(), tokenizer
+from tests.fixtures.likeness import COLOURS, TOWNS
 
 
 def test_a_template_is_the_prompt_without_its_last_subject() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import corsa_plugins
 from corsa_plugins.alphaedit import AlphaEditSettings
+from corsa_plugins.alphaedit.lookup.wider import NeighbourSettings
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
@@ -25,8 +26,8 @@ from corsa_plugins.testbed.facts import WorldConfig
 from corsa_plugins.testbed.recipe import ModelConfig, TestbedRecipe, TrainingConfig
 
 OURS: list[Any] = [
-    AlphaEditSettings, CollectionPlan, ConflictPlan, CorsaSettings, ModelConfig, NullSpaceRule, RSFTSettings,
-    SearchSettings, SmoothingSettings, TestbedRecipe, TrainingConfig, ValueSettings, WorldConfig,
+    AlphaEditSettings, CollectionPlan, ConflictPlan, CorsaSettings, ModelConfig, NeighbourSettings, NullSpaceRule,
+    RSFTSettings, SearchSettings, SmoothingSettings, TestbedRecipe, TrainingConfig, ValueSettings, WorldConfig,
 ]  # fmt: skip
 NEEDED: dict[Any, dict[str, Any]] = {
     AlphaEditSettings: {"layers": [4]},
