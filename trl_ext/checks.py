@@ -42,6 +42,7 @@ class _Declared:
     learning_rate: NonNegative
     reference: Reference
     one_backward: bool
+    share_prompts: bool
 
 
 # --- Settings ---

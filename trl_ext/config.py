@@ -43,7 +43,8 @@ class CoRSAConfig(DPOConfig):
         sam_eps (`float`, *optional*, defaults to `1e-12`):
             Epsilon added to the norms the algorithm divides by.
         pcgrad (`bool`, *optional*, defaults to `True`):
-            Whether to project the SFT and DPO gradients off each other when they conflict. `False` adds them up.
+            Whether to project the SFT and DPO gradients off each other when they conflict. `False` adds them up, in one
+            backward pass, and their cosine is not logged.
         pcgrad_form (`str`, *optional*, defaults to `"sequential"`):
             `"sequential"` as in Algorithm 1: the SFT gradient is projected first and the DPO gradient then off the
             projected one. `"simultaneous"` as in the paper's text: each off the other as it was.
@@ -53,6 +54,11 @@ class CoRSAConfig(DPOConfig):
             which are not. `0` lets every fact push for all epochs, as in the paper.
         learned_margin (`float`, *optional*, defaults to `0.0`):
             What log p(new) - log p(old) must be as well for a fact to count as learned, in nats.
+        sam_start (`float`, *optional*, defaults to `0.0`):
+            Share of the training after which sharpness-aware minimisation sets in; before it a step is without, at half
+            the cost. `0` is Algorithm 1.
+        sam_interval (`int`, *optional*, defaults to `1`):
+            From there on, every how many optimizer steps one is sharpness-aware. `1` is Algorithm 1.
         reference (`str`, *optional*, defaults to `"base"`):
             Reference of the DPO loss when training continues on an existing adapter: `"base"`, the base model with the
             adapter off, as in the paper, or `"adapter"`, the adapter as it was when training began, as in TRL. A new
@@ -60,6 +66,10 @@ class CoRSAConfig(DPOConfig):
         one_backward (`bool`, *optional*, defaults to `True`):
             Whether to take both gradients from one backward pass where that is exact, which is for plain LoRA adapters
             and losses that treat the tokens of a sequence alike. Elsewhere, and with `False`, two are run.
+        share_prompts (`bool`, *optional*, defaults to `True`):
+            Whether to run a prompt once for both of its answers where that is exact, which the model is looked at for,
+            and takes fewer tokens through it, which is where prompts are longer than answers. The reference and the
+            evaluation run it once wherever it is exact.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.DPOConfig`]:
@@ -115,6 +125,12 @@ class CoRSAConfig(DPOConfig):
         default=_PAPER.learned_margin,
         metadata={"help": "What log p(new) - log p(old) must be as well for a fact to be learned, in nats."},
     )
+    sam_start: float = field(
+        default=_PAPER.sam_start, metadata={"help": "Share of the training after which the perturbation sets in."}
+    )
+    sam_interval: int = field(
+        default=_PAPER.sam_interval, metadata={"help": "Every how many steps, from there on, one has the perturbation."}
+    )
     reference: str = field(
         default="base",
         metadata={
@@ -127,6 +143,10 @@ class CoRSAConfig(DPOConfig):
         default=True,
         metadata={"help": "Whether to take both gradients from one backward pass where that is exact."},
     )
+    share_prompts: bool = field(
+        default=True,
+        metadata={"help": "Whether to run a prompt once for both of its answers where that is exact and cheaper."},
+    )
 
     def __post_init__(self) -> None:
         self.corsa_settings()  # says which setting is out of range
@@ -136,5 +156,5 @@ class CoRSAConfig(DPOConfig):
         check_checkpointing(self)  # after it, because it reads JSON given on a command line
 
     def corsa_settings(self) -> CorsaSettings:
-        """The settings of one step, without the trainer around it."""
+        """CoRSA's own settings, without the trainer around them."""
         return CorsaSettings(**{setting.name: getattr(self, setting.name) for setting in fields(CorsaSettings)})

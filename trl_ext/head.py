@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from corsa_plugins.model.borrowing import eval_mode
 from trl_ext._trl import FusedCausalLMOutput
 
-__all__ = ["add_completion_head", "remove_completion_head"]
+__all__ = ["add_completion_head", "has_completion_head", "remove_completion_head"]
 
 # Logits held at once, in elements: 2**27 float32 are 512 MiB. Past it the projection is done in pieces, each of which
 # is computed again in the backward pass instead of being kept.
@@ -61,6 +61,9 @@ def add_completion_head(model: PreTrainedModel, before: Any = None) -> None:
     and every field of the returned ``FusedCausalLMOutput`` is (R, T - 1) and zero there. Calls without
     ``fused_lm_head`` reach the model unchanged. Calling it again changes nothing.
 
+    Rows that share their beginnings (:mod:`corsa_plugins.model.sharing`) come with ``places`` (R, T - 1), where each
+    token of the rows of ``labels`` stands among those that are run; the answer is that of the rows themselves.
+
     Args:
         model: changed in place: its ``forward`` is replaced.
         before: the ``forward`` that the instance had before TRL's head, if it had one of its own;
@@ -68,23 +71,27 @@ def add_completion_head(model: PreTrainedModel, before: Any = None) -> None:
 
     A model whose logits are not a scaled, soft-capped projection of its last hidden state keeps TRL's head.
     """
-    if _has_completion_head(model):
+    if has_completion_head(model):
         return
     fused_forward = model.forward
     logit_map = _LogitMap.of(model)
     if not _explains_logits(model, logit_map):
         return
 
-    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+    def forward(
+        self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, places: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         labels = kwargs.get("labels")
-        if not fused_lm_head or labels is None or labels.is_cuda or kwargs.get("output_router_logits"):
+        ours = places is not None or not (labels is None or labels.is_cuda or kwargs.get("output_router_logits"))
+        if not fused_lm_head or labels is None or not ours:
             return fused_forward(*args, **kwargs, **({"fused_lm_head": True} if fused_lm_head else {}))
         del kwargs["labels"]
         kwargs["use_cache"] = False
-        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-        targets = labels[:, 1:]
+        hidden = self.base_model(*args, **kwargs).last_hidden_state
+        targets = labels[:, 1:].to(hidden.device)
         mask = targets != -100
-        fields = _score(hidden[mask], targets[mask], self.get_output_embeddings(), logit_map)
+        predicting = hidden[:, :-1][mask] if places is None else hidden.flatten(0, 1)[places.to(hidden.device)[mask]]
+        fields = _score(predicting, targets[mask], self.get_output_embeddings(), logit_map)
         fields = tuple(x.new_zeros(mask.shape).masked_scatter(mask, x) for x in fields)
         log_probs, entropy, log_sum_sq_probs, mean_logits, is_top1 = fields
         return FusedCausalLMOutput(
@@ -109,14 +116,15 @@ def remove_completion_head(model: PreTrainedModel) -> None:
     A trainer puts its heads on the model it is given. The next trainer of the same model would put its own around
     them.
     """
-    if _has_completion_head(model):
+    if has_completion_head(model):
         before = model.forward.__func__.corsa_before
         del model.forward
         if before is not None:
             model.forward = before
 
 
-def _has_completion_head(model: PreTrainedModel) -> bool:
+def has_completion_head(model: PreTrainedModel) -> bool:
+    """Whether :func:`add_completion_head` has put its head on the model."""
     return hasattr(getattr(vars(model).get("forward"), "__func__", None), "corsa_before")
 
 

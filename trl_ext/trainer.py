@@ -18,8 +18,10 @@ from transformers import PreTrainedModel
 
 from corsa_plugins.corsa import (
     CorsaStep,
+    Linearization,
     NonFiniteGradientError,
     OneBackward,
+    SummedBackward,
     TaskGradients,
     TokenWeights,
     TwoBackwards,
@@ -31,6 +33,7 @@ from corsa_plugins.corsa import (
 from corsa_plugins.corsa.objective import sequence_log_probs
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, random_state_kept
+from corsa_plugins.model.sharing import SharedRows
 from trl_ext._trl import REFERENCE, PreferenceTrainer, clear_device_cache
 from trl_ext.checks import (
     check_adapter,
@@ -43,6 +46,7 @@ from trl_ext.checks import (
 from trl_ext.config import CoRSAConfig, paper_lora_config
 from trl_ext.data import checked_preferences, warn_of_dropped_rows
 from trl_ext.head import add_completion_head, remove_completion_head
+from trl_ext.prompts import PromptsOnce, pays
 from trl_ext.step import (
     accumulate,
     average_over_processes,
@@ -175,7 +179,11 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         self._parameters = lora_parameters(self.model)
         self._settle_reference()
         add_completion_head(self.model.get_base_model(), own_forward)
+        self._prompts = PromptsOnce(self.model.get_base_model(), args.share_prompts)
         self._linearization = self._choose_linearization()
+        self._linearization_once: Linearization = TwoBackwards(self._parameters) if args.pcgrad else self._linearization
+        if args.dpo_weight > 0:
+            self._prompts.look()
         self._noisy = is_noisy(self.model, self.neftune_noise_alpha)
         # Without a DPO loss nothing of training depends on the reference; evaluation runs it as it goes.
         self.precompute_ref_logps = precompute and args.dpo_weight > 0
@@ -234,13 +242,20 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         rejected: list[float] = []
         hidden = bool(os.environ.get("TQDM_DISABLE")) or self.args.disable_tqdm
         for batch in tqdm(loader, desc=f"Reference log-probabilities of the {name} data set", disable=hidden):
-            of_batch = self.compute_ref_log_probs(self.ref_model or self.model, batch)
-            new, old = self.accelerator.gather_for_metrics(of_batch)
+            new, old = self.accelerator.gather_for_metrics(self._reference_log_probs(batch))
             chosen += new.tolist()
             rejected += old.tolist()
         return dataset.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
 
-    def _choose_linearization(self) -> OneBackward | TwoBackwards:
+    def _reference_log_probs(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """(B,) summed log-probabilities of the chosen and of the rejected answers under the reference."""
+        if self.ref_model is not None:  # it has no completion head
+            return self.compute_ref_log_probs(self.ref_model, inputs)
+        return self.compute_ref_log_probs(self._prompts.around(self.model), inputs)
+
+    def _choose_linearization(self) -> Linearization:
+        if not self.args.pcgrad:
+            return SummedBackward(self._parameters, self.args.dpo_weight)
         obstacle = OneBackward.obstacle(self.model, self._parameters)
         if not self.args.one_backward:
             obstacle = "`one_backward` is False"
@@ -283,6 +298,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         if level is None:
             raise SettingError("learned_at is 0: say at which probability of its new answer a fact counts as learned")
         module = self.accelerator.unwrap_model(self.model)
+        once = self._prompts.around(module)
         log_probs: list[float] = []
         learned: list[bool] = []
         with random_state_kept(), eval_mode(module):  # a loader draws a seed
@@ -292,7 +308,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             for batch in loader:
                 inputs = self.placed(batch) if paired else chosen_rows(self.placed(batch))
                 with self.compute_loss_context_manager(), self.accelerator.autocast():
-                    outputs = module(**model_inputs(inputs), labels=labels(inputs), fused_lm_head=True)
+                    outputs = once(**model_inputs(inputs), labels=labels(inputs), fused_lm_head=True)
                 completion = outputs.log_probs * completion_mask(inputs)
                 reached = level.reached(completion, paired)
                 summed, reached = self.accelerator.gather_for_metrics((completion.sum(1)[: len(reached)], reached))
@@ -318,14 +334,16 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             # The gradients are taken by autograd.grad, which DDP's hooks do not see: its forward would wait for them.
             module = self.accelerator.unwrap_model(model)
             losses: list[TokenWeights] = []
+            rows = self._shared_rows(inputs)
 
             def gradients() -> TaskGradients:
-                return self._gradients(module, inputs, losses)
+                return self._gradients(module, inputs, rows, losses)
 
             if self._noisy:
                 gradients = with_the_same_noise(gradients)
             try:
-                step = corsa_step(gradients, self._parameters, self._settings)
+                settings = self._settings.at(self.state.global_step, self.state.max_steps)
+                step = corsa_step(gradients, self._parameters, settings)
             except NonFiniteGradientError as error:
                 raise NonFiniteGradientError(
                     f"{error}, in step {self.state.global_step + 1}. The parameters are as they were after step "
@@ -352,20 +370,43 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         if self.args.dpo_weight == 0:
             return chosen_rows(inputs)
         if not self.precompute_ref_logps:
-            chosen, rejected = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+            chosen, rejected = self._reference_log_probs(inputs)
             inputs = {**inputs, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
         return inputs
 
-    def _gradients(self, module: nn.Module, inputs: dict[str, Any], losses: list[TokenWeights]) -> TaskGradients:
-        """Both task gradients at the parameters' current values, from one forward. Appends to ``losses``; the first
-        evaluation of a step is the one that is logged."""
+    def _shared_rows(self, inputs: dict[str, Any]) -> SharedRows | None:
+        """The batch with every prompt once, where that is exact and cheaper; None: as it is."""
+        ids, backwards = inputs["input_ids"], 2 if self.args.pcgrad else 1
+        if self.args.dpo_weight == 0 or self._noisy or (self.args.activation_offloading and backwards == 2):
+            return None  # one answer each; noise would be one draw where it is two; offloading serves one backward
+        plain = 2 if isinstance(self._linearization, TwoBackwards) else 1
+        return self._prompts.rows(
+            ids,
+            inputs["attention_mask"],
+            lambda rows: pays(
+                rows,
+                ids.numel(),
+                backwards=backwards,
+                backwards_plain=plain,
+                checkpointing=self.args.gradient_checkpointing,
+            ),
+        )
+
+    def _gradients(
+        self, module: nn.Module, inputs: dict[str, Any], rows: SharedRows | None, losses: list[TokenWeights]
+    ) -> TaskGradients:
+        """Both task gradients at the parameters' current values, from one forward, of ``rows`` where the batch has its
+        prompts once. Appends to ``losses``; the first evaluation of a step is the one that is logged."""
         mask = completion_mask(inputs)
         outputs: Any = None
 
         def forward() -> Tensor:
             nonlocal outputs
             with self.compute_loss_context_manager(), self.accelerator.autocast():
-                outputs = module(**model_inputs(inputs), labels=labels(inputs), fused_lm_head=True)
+                if rows is not None:
+                    outputs = self._prompts.run(module, rows, labels(inputs))
+                else:
+                    outputs = module(**model_inputs(inputs), labels=labels(inputs), fused_lm_head=True)
             return outputs.log_probs
 
         def preference(log_probs: Tensor) -> Tensor:
@@ -390,7 +431,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             return weights
 
         paired = self.args.dpo_weight > 0
-        return self._linearization(forward, weigh)
+        return (self._linearization if rows is None else self._linearization_once)(forward, weigh)
 
     def _still(self, completion: Tensor, paired: bool, first: bool) -> Callable[[Tensor], Tensor]:
         """What takes the learned facts of a batch out of the gradient, at both looks those of the first."""
@@ -408,9 +449,13 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
     def evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """L_sft + dpo_weight * L_dpo on a batch."""
         recorded = []
+        once = self._prompts.around(self.accelerator.unwrap_model(model))
+        if "ref_chosen_logps" not in inputs:
+            chosen, rejected = self._reference_log_probs(inputs)
+            inputs = {**inputs, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
 
         def recording(**kwargs: Any) -> Any:
-            outputs = model(**kwargs)
+            outputs = once(**kwargs)
             recorded.append(outputs)
             return outputs
 
@@ -446,7 +491,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             self.record(mode, name, self.accelerator.gather_for_metrics(values.float()).mean().item())
 
     def _log_step(self, step: CorsaStep) -> None:
-        if self.args.dpo_weight > 0:
+        if self.args.dpo_weight > 0 and self.args.pcgrad:
             self.record("train", "gradients/cosine", step.cosine[0])
             self.record("train", "gradients/conflict", sum(step.conflicts) / len(step.conflicts))
         self.record("train", "sam/perturbation_norm", step.perturbation_norm)

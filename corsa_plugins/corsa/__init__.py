@@ -12,7 +12,7 @@ The rooms, in the order a step walks through them:
 * :mod:`~corsa_plugins.corsa.step`: Algorithm 1, lines 3-15.
 """
 
-from corsa_plugins.corsa.gradients import Linearization, OneBackward, TaskGradients, TwoBackwards
+from corsa_plugins.corsa.gradients import Linearization, OneBackward, SummedBackward, TaskGradients, TwoBackwards
 from corsa_plugins.corsa.objective import (
     NonFiniteGradientError,
     TokenWeights,
@@ -36,6 +36,7 @@ __all__ = [
     "MergeWeights",
     "NonFiniteGradientError",
     "OneBackward",
+    "SummedBackward",
     "TaskGradients",
     "TokenWeights",
     "TwoBackwards",

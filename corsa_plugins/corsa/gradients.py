@@ -8,6 +8,9 @@ Jacobian J and a weight vector w known without the model (:mod:`corsa_plugins.co
   and the same in L_dpo, so both w are one common vector scaled by a factor per sequence. The base is frozen: nearly all
   of a backward pass goes into the gradient of the activations, which is that of the common vector; what depends on the
   factors is only the last product, in each LoRA matrix, and that is done twice. Exact, at about half the backward cost.
+
+Where the two are not wanted apart, :class:`SummedBackward` pulls their weighted sum through the graph once, for every
+model and every loss.
 """
 
 from __future__ import annotations
@@ -25,15 +28,19 @@ from torch import Tensor, nn
 from corsa_plugins.corsa.objective import TokenWeights
 from corsa_plugins.corsa.pcgrad import MergeWeights
 
-__all__ = ["Linearization", "OneBackward", "TaskGradients", "TwoBackwards"]
+__all__ = ["Linearization", "OneBackward", "SummedBackward", "TaskGradients", "TwoBackwards"]
 
 
 @dataclass(frozen=True)
 class TaskGradients:
-    """The gradient of each loss by the parameters, one tensor per parameter; ``dpo`` is None when DPO is off."""
+    """The gradient of each loss by the parameters, one tensor per parameter; ``dpo`` is None when DPO is off.
+
+    ``summed`` says that the two were never apart: ``sft`` then holds their weighted sum, and ``dpo`` is None.
+    """
 
     sft: list[Tensor]
     dpo: list[Tensor] | None
+    summed: bool = False
 
     def merge(self, weights: MergeWeights) -> list[Tensor]:
         """``weights.sft * g_sft + weights.dpo * g_dpo``, in new tensors."""
@@ -63,13 +70,28 @@ class TwoBackwards:
     def __call__(self, forward: Callable[[], Tensor], weigh: Callable[[Tensor], TokenWeights]) -> TaskGradients:
         log_probs = forward()
         weights = weigh(log_probs)
-        sft = self._pull(log_probs, weights.sft, retain=weights.dpo is not None)
-        dpo = None if weights.dpo is None else self._pull(log_probs, weights.dpo, retain=False)
+        sft = _pull(log_probs, self.parameters, weights.sft, retain=weights.dpo is not None)
+        dpo = None if weights.dpo is None else _pull(log_probs, self.parameters, weights.dpo)
         return TaskGradients(sft, dpo)
 
-    def _pull(self, log_probs: Tensor, weights: Tensor, retain: bool) -> list[Tensor]:
-        grads = torch.autograd.grad(log_probs, self.parameters, weights, retain_graph=retain, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, grads, strict=True)]
+
+class SummedBackward:
+    """One backward pass for the weighted sum of the losses.
+
+    Args:
+        parameters: What the gradient is taken by.
+        dpo_weight: lambda of Eq. 4.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], dpo_weight: float = 1.0):
+        self.parameters = list(parameters)
+        self.dpo_weight = dpo_weight
+
+    def __call__(self, forward: Callable[[], Tensor], weigh: Callable[[Tensor], TokenWeights]) -> TaskGradients:
+        log_probs = forward()
+        weights = weigh(log_probs)
+        total = weights.sft if weights.dpo is None else weights.sft + self.dpo_weight * weights.dpo
+        return TaskGradients(_pull(log_probs, self.parameters, total), None, summed=weights.dpo is not None)
 
 
 class OneBackward:
@@ -147,6 +169,12 @@ class OneBackward:
         finally:
             for linear in self._linears:
                 del linear.forward  # the class's own shows again
+
+
+def _pull(log_probs: Tensor, parameters: Sequence[Tensor], weights: Tensor, retain: bool = False) -> list[Tensor]:
+    """J^T w, one tensor per parameter; ``retain`` keeps the graph for another one."""
+    grads = torch.autograd.grad(log_probs, parameters, weights, retain_graph=retain, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
 
 
 class _Tape:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 from corsa_plugins.corsa.pcgrad import Gram, MergeWeights, PCGradForm, pcgrad_weights
 from corsa_plugins.corsa.stopping import LearnedLevel
-from corsa_plugins.settings import NonNegative, Positive, Settings, Share
+from corsa_plugins.settings import Count, NonNegative, Positive, Settings, Share
 
 __all__ = ["CorsaSettings"]
 
@@ -25,6 +26,8 @@ class CorsaSettings(Settings):
         learned_at: probability of its new answer at which a fact counts as learned and stops pushing, for whoever hands
             the losses to the step. 0, which is the paper's, lets every fact push to the end.
         learned_margin: what log p(y+) - log p(y-) must be as well, in nats.
+        sam_start: share of a training, in [0, 1], before which its steps are without SAM. Algorithm 1 has 0.
+        sam_interval: from there on one step of so many is with SAM, the first one first. Algorithm 1 has 1.
     """
 
     dpo_weight: NonNegative = 1.0
@@ -35,11 +38,28 @@ class CorsaSettings(Settings):
     pcgrad_form: PCGradForm = "sequential"
     learned_at: Share = 0.0
     learned_margin: NonNegative = 0.0
+    sam_start: Share = 0.0
+    sam_interval: Count = 1
 
     @property
     def level(self) -> LearnedLevel | None:
         """When a fact counts as learned; ``None`` where none ever does."""
         return LearnedLevel(self.learned_at, self.learned_margin) if self.learned_at > 0 else None
+
+    def at(self, step: int, total: int) -> CorsaSettings:
+        """The settings of one step of a training: these, or these without SAM.
+
+        Args:
+            step: how many steps have been taken before.
+            total: how many are taken in all.
+        """
+        first = ceil(self.sam_start * total)
+        with_sam = step >= first and (step - first) % self.sam_interval == 0
+        return self if with_sam or self.sam_rho == 0 else replace(self, sam_rho=0.0)
+
+    def looks(self, total: int) -> float:
+        """Evaluations of both gradients per step, mean over a training of ``total`` steps: 1 without SAM, 2 with it."""
+        return 1 + sum(self.at(step, total).sam_rho > 0 for step in range(total)) / total
 
     def merge(self, gram: Gram) -> MergeWeights:
         """Weights of the direction these settings ask for."""

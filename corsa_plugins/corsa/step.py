@@ -23,7 +23,8 @@ class CorsaStep:
 
     Attributes:
         update: one tensor per parameter, the direction to hand to the optimiser at phi.
-        cosine: cosine between the two gradients, at phi and at the point the update was taken at.
+        cosine: cosine between the two gradients, at phi and at the point the update was taken at; 0 where there are no
+            two, or they were never apart.
         conflicts: whether they opposed each other there (one entry without SAM, two with it).
         perturbation_norm: ||eps||, 0 without SAM.
     """
@@ -76,7 +77,8 @@ def _evaluate(gradients: Callable[[], TaskGradients], where: str) -> tuple[TaskG
         raise NonFiniteGradientError(f"{error} {where}") from None
     gram = Gram.of(pair.sft, pair.dpo)
     # A NaN or infinity anywhere in a gradient makes its squared norm NaN or infinite.
-    bad = [name for name, square in (("SFT", gram.sft_sft), ("DPO", gram.dpo_dpo)) if not isfinite(square)]
+    first = "summed" if pair.summed else "SFT"
+    bad = [name for name, square in ((first, gram.sft_sft), ("DPO", gram.dpo_dpo)) if not isfinite(square)]
     if bad:
         raise NonFiniteGradientError(f"The {' and the '.join(bad)} gradient is not finite (NaN or infinity) {where}")
     return pair, gram

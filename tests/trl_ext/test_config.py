@@ -56,7 +56,7 @@ def test_every_one_of_corsas_own_settings_is_a_field_with_its_default_and_reache
     names = {setting.name for setting in fields(CorsaSettings)}
     assert names <= {field.name for field in fields(CoRSAConfig)}
     assert CoRSAConfig(str(tmp_path), use_cpu=True).corsa_settings() == CorsaSettings()
-    others = CorsaSettings(2.0, 0.3, 0.5, 1e-6, False, "simultaneous")
+    others = CorsaSettings(2.0, 0.3, 0.5, 1e-6, False, "simultaneous", 0.5, 1.0, 0.25, 3)
     assert CoRSAConfig(str(tmp_path), use_cpu=True, **others.as_dict()).corsa_settings() == others
 
 

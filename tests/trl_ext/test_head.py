@@ -20,7 +20,7 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from trl_ext import head as head_module
-from trl_ext.head import _has_completion_head, add_completion_head, remove_completion_head
+from trl_ext.head import add_completion_head, has_completion_head, remove_completion_head
 
 SMALL = {
     "vocab_size": 97,
@@ -75,7 +75,7 @@ def test_equals_the_models_own_logits(family: str, pieces: bool, monkeypatch: py
 
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     add_completion_head(model)
-    assert _has_completion_head(model)
+    assert has_completion_head(model)
     found = model(input_ids=ids, labels=labels, fused_lm_head=True)
     torch.testing.assert_close(found.log_probs, expected, rtol=1e-4, atol=1e-5)
     (grad,) = torch.autograd.grad(found.log_probs.sum(), model.get_input_embeddings().weight)

@@ -106,6 +106,16 @@ def test_without_sam_a_step_is_one_forward_and_without_dpo_the_rejected_rows_sta
     assert rows == [2] * 4
 
 
+def test_sam_comes_late_and_in_some_steps_where_it_is_set_so(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(max_steps=6, gradient_accumulation_steps=2, sam_start=0.3, sam_interval=3)
+    looks: list[int] = []
+    trainer.model.get_base_model().model.register_forward_hook(lambda *_: looks.append(trainer.state.global_step))
+    trainer.train()
+    assert [looks.count(step) for step in range(6)] == [2, 2, 4, 2, 2, 4]
+    norms = [entry["sam/perturbation_norm"] for entry in trainer.state.log_history if "sft_loss" in entry]
+    assert [norm > 0 for norm in norms] == [False, False, True, False, False, True]
+
+
 def test_tokens_are_counted_once_although_a_step_looks_twice(make_trainer: MakeTrainer) -> None:
     counts = []
     for rho in (0.0, 0.05):

@@ -58,13 +58,15 @@ def test_with_everything_off_it_is_lora_sft(make_trainer: MakeTrainer, tiny_llam
         ({"f_divergence_type": "forward_kl"}, "OneBackward"),
         ({"use_weighting": True}, "TwoBackwards"),
         ({"ld_alpha": 0.5}, "TwoBackwards"),
+        ({"loss_type": "ipo", "pcgrad": False}, "SummedBackward"),
+        ({"ld_alpha": 0.5, "pcgrad": False}, "SummedBackward"),
     ],
-    ids=["ipo", "hinge", "f-divergence", "wpo", "ld-dpo"],
+    ids=["ipo", "hinge", "f-divergence", "wpo", "ld-dpo", "ipo-summed", "ld-dpo-summed"],
 )
 def test_trls_other_preference_losses_are_the_ones_trained(
     make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM, settings: dict[str, Any], path: str
 ) -> None:
-    """Without SAM and PCGrad the update is minus the gradient of L_sft + L_dpo, as autograd takes it in one go."""
+    """Without SAM and a conflict the update is minus the gradient of L_sft + L_dpo, as autograd takes it in one go."""
     trainer = make_trainer(
         model=trained_adapter(tiny_llama.double()),
         optim="sgd",
@@ -73,7 +75,6 @@ def test_trls_other_preference_losses_are_the_ones_trained(
         gradient_accumulation_steps=1,
         max_grad_norm=0.0,
         sam_rho=0.0,
-        pcgrad=False,
         **settings,
     )
     batch = next(iter(trainer.get_train_dataloader()))
@@ -83,6 +84,7 @@ def test_trls_other_preference_losses_are_the_ones_trained(
     start = flat(trainer._parameters)
     trainer.train()
     assert type(trainer._linearization).__name__ == path
+    assert trainer.state.log_history[0].get("gradients/conflict", 0) == 0  # the case is the one it says
     distance = (flat(trainer._parameters) - start + expected).norm() / expected.norm()
     assert distance < 1e-4
 
