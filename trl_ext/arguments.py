@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trl import ModelConfig, TrlParser
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.settings import read_mapping
+from trl_ext.checks import check_adapter_settings
 from trl_ext.config import CoRSAConfig
 
 __all__ = ["CoRSAModelConfig", "RequestArguments", "make_parser", "parse_arguments"]
@@ -108,6 +112,7 @@ class CoRSAModelConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_adapter_settings(self)
         if not self.use_peft:
             raise SettingError("use_peft=False: CoRSA trains a LoRA adapter, never the base weights. Leave it out.")
 
@@ -133,9 +138,24 @@ def parse_arguments(
         SettingError: An unknown setting, or one out of range.
     """
     parser = make_parser(prog)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    _check_file(arguments)
     try:
-        request_args, training_args, model_args = parser.parse_args_and_config(None if argv is None else list(argv))
+        request_args, training_args, model_args = parser.parse_args_and_config(arguments)
     except ValueError as error:
         hint = " Here that is --use_cpu, or use_cpu: true in the YAML file." if "use_cpu" in str(error) else ""
         raise SettingError(f"{error}{hint}") from error
     return request_args, training_args, model_args
+
+
+def _check_file(arguments: Sequence[str]) -> None:
+    """That the YAML file is one, before TRL reads it.
+
+    Raises:
+        SettingError: It cannot be read, or is no mapping of names to values.
+    """
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--config" and (equals or index + 1 < len(arguments)):
+            path = value if equals else arguments[index + 1]
+            read_mapping(Path(path), f"--config {path}")

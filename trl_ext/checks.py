@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from peft import LoraConfig, PeftModel
+from pydantic import Field
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import is_liger_kernel_available
 from trl import DPOConfig
 
 from corsa_plugins.errors import SettingError
-from corsa_plugins.settings import NonNegative, check_fields
+from corsa_plugins.settings import Count, NonNegative, check_fields, did_you_mean
 from trl_ext._trl import REFERENCE, TRAINED, carries_adapter
 
 __all__ = [
+    "LOSSES",
     "REFERENCES",
     "check_adapter",
+    "check_adapter_settings",
     "check_base",
     "check_checkpointing",
     "check_config",
@@ -28,11 +33,23 @@ __all__ = [
     "check_offloading",
     "check_trainable",
     "check_whole",
+    "warn_of_repeated_rows",
 ]
+
+logger = logging.getLogger(__name__)
 
 Reference = Literal["base", "adapter"]
 REFERENCES: tuple[str, ...] = get_args(Reference)
 """What the reference of the DPO loss may be."""
+
+
+LOSSES = (
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sigmoid_norm",
+)  # fmt: skip
+"""What TRL knows as ``loss_type``; it says so itself only in the first step."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="an integer from 0 to 4294967295")]
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,19 @@ class _Declared:
     reference: Reference
     one_backward: bool
     share_prompts: bool
+    per_device_train_batch_size: Count
+    per_device_eval_batch_size: Count
+    gradient_accumulation_steps: Count
+    max_grad_norm: NonNegative | None
+    seed: Seed
+    data_seed: Seed | None
+
+
+@dataclass(frozen=True)
+class _DeclaredAdapter:
+    lora_r: Count
+    lora_alpha: Count
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
 
 
 # --- Settings ---
@@ -62,6 +92,11 @@ def check_config(config: DPOConfig) -> None:
             "and the adapter saved untrained. Give a number of epochs above 0, such as 10, or of steps in max_steps."
         )
     loss_types = [config.loss_type] if isinstance(config.loss_type, str) else config.loss_type
+    unknown = sorted(set(loss_types) - {*LOSSES, "sft"})
+    if unknown:
+        raise SettingError(
+            f"loss_type={unknown[0]!r}: {did_you_mean(unknown[0], LOSSES, 'the preference losses are')}."
+        )
     if len(loss_types) != 1 or loss_types[0] == "sft" or config.loss_weights is not None:
         raise SettingError(
             f"loss_type={config.loss_type!r} with loss_weights={config.loss_weights!r}: CoRSA adds the SFT loss "
@@ -82,6 +117,8 @@ def check_config(config: DPOConfig) -> None:
             "all LoRA parameters on every rank. Adapters are small: use plain data parallelism "
             "(`accelerate launch --multi_gpu`), with a 4-bit base if memory is short."
         )
+    if config.use_liger_kernel and not is_liger_kernel_available():
+        raise SettingError("use_liger_kernel=True needs liger: pip install liger-kernel, or leave it out")
     if config.torch_compile:
         raise SettingError(
             "torch_compile=True is not supported: a compiled backward pass gives one gradient, and CoRSA takes two "
@@ -92,6 +129,15 @@ def check_config(config: DPOConfig) -> None:
             f"optim={config.optim!r} is not supported: it steps inside the backward pass, before the two gradients "
             "have been merged. Use another optimizer, such as 'adamw_torch'."
         )
+
+
+def check_adapter_settings(settings: Any) -> None:
+    """What the adapter's own settings may be (``lora_r``, ``lora_alpha``, ``lora_dropout``).
+
+    Raises:
+        SettingError: the message names the setting.
+    """
+    check_fields(_DeclaredAdapter, vars(settings))
 
 
 def check_checkpointing(config: DPOConfig) -> None:
@@ -143,6 +189,26 @@ def check_whole(args: TrainingArguments, model: nn.Module) -> None:
         raise SettingError(
             "the model's weights are spread over processes (FSDP, ZeRO-3 or tensor parallelism), and one process alone "
             "cannot follow the answers: leave the history out"
+        )
+
+
+def warn_of_repeated_rows(args: TrainingArguments, rows: int) -> None:
+    """Where several processes get a number of rows that they cannot share evenly, accelerate gives some of them twice.
+
+    Args:
+        args: Of the training.
+        rows: Of the training data set.
+    """
+    together = args.per_device_train_batch_size * args.world_size
+    if args.world_size > 1 and rows % together and not args.dataloader_drop_last:
+        logger.warning(
+            "%d rows are no multiple of %d processes with batches of %d: %d of them are taken twice in every epoch, so "
+            "the result is not that of one process. Give a multiple, or set dataloader_drop_last=True, which leaves "
+            "some out.",
+            rows,
+            args.world_size,
+            args.per_device_train_batch_size,
+            -rows % together,
         )
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from corsa_plugins.data.preferences import FilledRequests, fill_target_old, to_preference_rows
@@ -29,7 +29,10 @@ from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.methods.effect import write_report
 from corsa_plugins.methods.history import HISTORY
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
+from corsa_plugins.model.loading import load_whole, put_adapters
+from corsa_plugins.model.stored import check_stored, reading
 from trl_ext.arguments import RequestArguments, parse_arguments
+from trl_ext.checkpoints import save_adapter
 from trl_ext.config import CoRSAConfig
 from trl_ext.effect import learned
 from trl_ext.history import HistoryCallback
@@ -56,31 +59,34 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
             f"{request_args.requests}: the model already answers every request as wanted; nothing to train."
         )
     output = Path(training_args.output_dir)
-    if training_args.should_save:
-        write_requests(output / "requests.jsonl", filled.requests)
-        if filled.already_known:
-            write_requests(output / "already_known.jsonl", filled.already_known)
-
     followed = None
     if eval_requests is not None:
         followed = _fill(model, tokenizer, eval_requests, request_args, training_args.device).requests
         if not followed:
             raise SettingError(f"{request_args.eval_requests}: the model already answers every request as wanted.")
-    trainer = CoRSATrainer(
-        model=model,
-        args=training_args,
-        train_dataset=_dataset(filled.requests, request_args),
-        eval_dataset=_dataset(followed, request_args) if followed else None,
-        processing_class=tokenizer,
-        peft_config=None if request_args.adapter else get_peft_config(model_args),
-        callbacks=_callbacks(filled.requests, tokenizer, request_args, output),
-    )
+    with _refused(training_args):
+        trainer = CoRSATrainer(
+            model=model,
+            args=training_args,
+            train_dataset=_dataset(filled.requests, request_args),
+            eval_dataset=_dataset(followed, request_args) if followed else None,
+            processing_class=tokenizer,
+            peft_config=None if request_args.adapter else get_peft_config(model_args),
+            callbacks=_callbacks(filled.requests, tokenizer, request_args, output),
+        )
+    if training_args.should_save:
+        write_requests(output / "requests.jsonl", filled.requests)
+        if filled.already_known:
+            write_requests(output / "already_known.jsonl", filled.already_known)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    trainer.save_model(training_args.output_dir)
+    save_adapter(trainer, output)
     _report(trainer, filled.requests, request_args.conversational, output)
     trainer.accelerator.print(f"Adapter of {len(filled.requests)} requests saved to {training_args.output_dir}")
     if training_args.push_to_hub:
-        trainer.push_to_hub()
+        try:
+            trainer.push_to_hub()
+        except Exception as error:  # of whatever kind: the Hub's client has errors of several libraries
+            raise CorsaError(f"the adapter is in {output}, but cannot be pushed to the Hub: {error}") from error
     return trainer
 
 
@@ -101,6 +107,8 @@ def _check_and_read(
         raise SettingError(
             f"eval_strategy={training_args.eval_strategy.value!r} needs requests to follow: give `--eval_requests`."
         )
+    if Path(training_args.output_dir).exists() and not Path(training_args.output_dir).is_dir():
+        raise SettingError(f"output_dir={training_args.output_dir} is a file: name a folder for the adapter.")
     requests = read_requests(request_args.requests)
     return requests, read_requests(request_args.eval_requests) if request_args.eval_requests else None
 
@@ -108,7 +116,7 @@ def _check_and_read(
 def _load_tokenizer(
     conversational: bool, training_args: CoRSAConfig, model_args: ModelConfig
 ) -> PreTrainedTokenizerBase:
-    with _named(f"model_name_or_path={model_args.model_name_or_path}"):
+    with reading(f"model_name_or_path={model_args.model_name_or_path} cannot be loaded"):
         settings = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
         gguf = find_gguf(model_args.model_name_or_path)
         tokenizer = (
@@ -127,34 +135,47 @@ def _load_tokenizer(
 def _load_model(
     adapter: str | None, training_args: CoRSAConfig, model_args: ModelConfig
 ) -> PreTrainedModel | PeftModel:
-    settings = {
-        "revision": model_args.model_revision,
-        "trust_remote_code": training_args.trust_remote_code,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
-        "quantization_config": get_quantization_config(model_args),
-    } | (training_args.model_init_kwargs or {})
-    training_args.model_init_kwargs = None  # the trainer is given the model itself
-    with _named(f"model_name_or_path={model_args.model_name_or_path}"):
+    what = f"model_name_or_path={model_args.model_name_or_path}"
+    with reading(f"{what} cannot be loaded"):
+        settings = {
+            "revision": model_args.model_revision,
+            "trust_remote_code": training_args.trust_remote_code,
+            "attn_implementation": model_args.attn_implementation,
+            "dtype": model_args.dtype,
+            "quantization_config": get_quantization_config(model_args),
+        } | (training_args.model_init_kwargs or {})
+        training_args.model_init_kwargs = None  # the trainer is given the model itself
         gguf = find_gguf(model_args.model_name_or_path)
-        model = (
-            load_gguf_model(gguf, **settings)
-            if gguf
-            else AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, **settings)
-        )
-    if adapter is not None:
-        with _named(f"adapter={adapter}"):
-            model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    return model
+        if gguf:
+            model: Any = load_gguf_model(gguf, **settings)
+        else:
+            folder = Path(model_args.model_name_or_path).expanduser()
+            if folder.is_dir():
+                check_stored(folder, what)
+            model = load_whole(model_args.model_name_or_path, what, **settings)
+    return model if adapter is None else put_adapters(model, {"default": adapter}, "the model", trainable=True)
 
 
 @contextmanager
-def _named(setting: str) -> Iterator[None]:
-    """What cannot be loaded is said to be so, by the setting that names it."""
+def _refused(training_args: CoRSAConfig) -> Iterator[None]:
+    """What TRL, PEFT or transformers refuse before training is about a setting, or a package that one needs. The empty
+    folder that they have made for the output goes again."""
+    output = Path(training_args.output_dir)
+    is_new = not output.exists()
     try:
         yield
-    except (OSError, ValueError) as error:
-        raise SettingError(f"{setting} cannot be loaded: {error}") from error
+    except Exception as error:
+        if is_new:
+            with suppress(OSError):
+                output.rmdir()
+        if isinstance(error, CorsaError):
+            raise
+        logger.debug("the trainer cannot be made", exc_info=True)
+        if isinstance(error, ValueError | ImportError | RuntimeError):
+            raise SettingError(str(error)) from error
+        if training_args.push_to_hub:
+            raise SettingError(f"push_to_hub=True, and the Hub cannot be reached or refuses: {error}") from error
+        raise
 
 
 def _fill(

@@ -35,6 +35,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, random_state_kept
 from corsa_plugins.model.sharing import SharedRows
 from trl_ext._trl import REFERENCE, PreferenceTrainer, clear_device_cache
+from trl_ext.checkpoints import ManifestCallback, checkpoint_to_resume
 from trl_ext.checks import (
     check_adapter,
     check_base,
@@ -42,6 +43,7 @@ from trl_ext.checks import (
     check_lora_config,
     check_offloading,
     check_trainable,
+    warn_of_repeated_rows,
 )
 from trl_ext.config import CoRSAConfig, paper_lora_config
 from trl_ext.data import checked_preferences, warn_of_dropped_rows
@@ -189,6 +191,9 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         self.precompute_ref_logps = precompute and args.dpo_weight > 0
         if self.precompute_ref_logps:
             self._add_references()
+        self.add_callback(ManifestCallback())
+        if not isinstance(self.train_dataset, IterableDataset):
+            warn_of_repeated_rows(args, len(self.train_dataset))
         self._stop = self._stop_when_learned()
 
     # --- Before training ---
@@ -280,6 +285,16 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         stop = StopWhenLearned(self.standing, level, self._name_of)
         self.add_callback(stop)
         return stop
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As [`~transformers.Trainer.train`]; a checkpoint that the training could not go on from as if it had never
+        stopped is refused, and `True` is the newest one in `output_dir` that is whole.
+
+        Raises:
+            SettingError: the checkpoint is not there, lacks a part or is damaged.
+        """
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args)
+        return super().train(checkpoint, *args, **kwargs)
 
     # --- What is learned ---
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +14,11 @@ import torch
 from datasets import Dataset
 from peft import IA3Config, PeftModel
 from transformers import LlamaForCausalLM
-from trl import DPOConfig
+from trl import DPOConfig, DPOTrainer
 
 from tests.trl_ext.conftest import MakeTrainer, lora, trained_adapter
 from trl_ext import CoRSAConfig, CoRSATrainer
+from trl_ext.checks import LOSSES, warn_of_repeated_rows
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,8 @@ from trl_ext import CoRSAConfig, CoRSATrainer
         ({"loss_type": "sft"}, "CoRSA adds the SFT loss itself"),
         ({"fp16": True, "bf16": False}, "Use bf16=True"),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "Set 'use_reentrant' to False"),
+        ({"pcgrad": "no"}, "pcgrad is 'no': it must be true or false"),
+        ({"num_train_epochs": -1}, "no step would be taken"),
         ({"optim": "lomo"}, "steps inside the backward pass"),
         ({"optim": "galore_adamw_layerwise"}, "steps inside the backward pass"),
         ({"torch_compile": True}, "torch_compile=True is not supported"),
@@ -37,6 +43,25 @@ from trl_ext import CoRSAConfig, CoRSATrainer
 def test_settings_of_trls_that_corsa_cannot_work_with(tmp_path: Path, setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CoRSAConfig(str(tmp_path), **({"use_cpu": True} | setting))
+
+
+def test_every_loss_of_trl_is_known_and_no_other() -> None:
+    source = inspect.getsource(DPOTrainer)
+    known = set(re.findall(r'loss_type == "(\w+)"', source))
+    assert known == {*LOSSES, "sft"}
+
+
+def test_rows_that_processes_cannot_share_evenly_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def warned(rows: int, processes: int, drop: bool = False) -> str:
+        caplog.clear()
+        args: Any = SimpleNamespace(per_device_train_batch_size=2, world_size=processes, dataloader_drop_last=drop)
+        warn_of_repeated_rows(args, rows)
+        return caplog.text
+
+    assert "5 rows are no multiple of 2 processes with batches of 2: 3 of them are taken twice" in warned(5, 2)
+    assert not warned(8, 2)
+    assert not warned(5, 1)
+    assert not warned(5, 2, drop=True)
 
 
 def test_another_trainers_configuration(tiny_llama: LlamaForCausalLM, dataset: Dataset, tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.history import read_history
 from corsa_plugins.model.loading import load_model
-from tests.conftest import CHAT_TEMPLATE
+from tests.conftest import CHAT_TEMPLATE, llama
+from tests.support.flips import flipped_copies
 from tests.support.gguf import write_gguf
+from tests.trl_ext.conftest import trained_adapter
 
 REQUESTS = [
     EditRequest(prompt="The capital of France is", target_new="Oslo", target_old="Paris", case_id="france"),
@@ -169,7 +171,20 @@ def test_chat_models(home: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Non
         ({"sam_radius": 1.0}, "sam_radius"),
         ({"use_peft": False}, "use_peft=False"),
         ({"model_name_or_path": "/no/such/model"}, "model_name_or_path=/no/such/model cannot be loaded"),
-        ({"adapter": "/no/such/adapter"}, "adapter=/no/such/adapter cannot be loaded"),
+        ({"adapter": "/no/such/adapter"}, "adapter /no/such/adapter cannot be put on the model"),
+        ({"lora_r": 0}, "lora_r is 0: it must be an integer of at least 1"),
+        ({"lora_dropout": 7}, "lora_dropout is 7"),
+        ({"lora_target_modules": ["nothing"]}, "Target modules nothing not found"),
+        ({"loss_type": ["sigmoyd"]}, "loss_type='sigmoyd': did you mean sigmoid?"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
+        ({"seed": -1}, "seed is -1: it must be an integer from 0 to"),
+        ({"output_dir": __file__}, "test_train.py is a file: name a folder"),
+        ({"report_to": "wandb"}, "wandb"),
+        ({"report_to": "no_such_logger"}, "no_such_logger"),
+        ({"use_liger_kernel": True}, "liger"),
+        ({"attn_implementation": "flash_attention_2"}, "FlashAttention2"),
+        ({"load_in_4bit": True}, "bitsandbytes"),
         ({"eval_strategy": "steps"}, "give `--eval_requests`"),
         ({"history_looks": -1}, "history_looks is -1"),
         (
@@ -194,6 +209,44 @@ def test_bad_settings_are_one_message_and_exit_code_2(
     assert message in error
     assert "Traceback" not in error
     assert not (home / "adapter").exists()
+
+
+@pytest.mark.parametrize("text", ["requests: [", "- a\n- b", "\x80"])
+def test_a_yaml_file_that_is_none(home: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "run.yaml").write_bytes(text.encode("latin-1"))
+    for arguments in (["--config", str(home / "run.yaml")], [f"--config={home / 'run.yaml'}"]):
+        assert run(*arguments) == 2
+        assert capsys.readouterr().err.startswith(f"error: --config {home / 'run.yaml'}")
+    assert run("--config", str(home / "none.yaml")) == 2
+    assert "none.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_model(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained_adapter(llama(99, n_blocks=3)).save_pretrained(home / "other")
+    assert run("--config", str(home / "run.yaml"), "--adapter", str(home / "other")) == 2
+    error = capsys.readouterr().err
+    assert f"error: adapter {home / 'other'}" in error
+    assert "the model" in error
+    assert not (home / "adapter").exists()
+
+
+def test_an_adapter_that_changed_on_disk_is_not_trained_on(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(home, max_steps=1)
+    assert run("--config", str(home / "run.yaml")) == 0
+    later = ["--output_dir", str(home / "later"), "--adapter"]
+    assert run("--config", str(home / "run.yaml"), *later, str(home / "adapter")) == 0
+    assert run("--config", str(home / "run.yaml")) == 0  # again into the same folder
+    for flipped in flipped_copies(home / "adapter", "adapter_model.safetensors", 2):
+        capsys.readouterr()
+        assert run("--config", str(home / "run.yaml"), *later, str(flipped)) == 2
+        assert "adapter_model.safetensors is not the file that was written" in capsys.readouterr().err
+
+
+def test_what_cannot_be_pushed_is_not_lost(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure(home, push_to_hub=True, hub_model_id="nobody/adapter")  # the tests have no network
+    assert run("--config", str(home / "run.yaml")) == 2
+    assert "error: push_to_hub=True, and the Hub cannot be reached" in capsys.readouterr().err
+    assert not (home / "adapter").exists()  # it is known before anything is trained
 
 
 def test_a_bad_line_names_file_line_case_and_field(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,85 @@
+"""A stopped training goes on as if it had never stopped, or it says why it cannot."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from corsa_plugins.errors import SettingError
+from tests.support.flips import flip
+from tests.trl_ext.conftest import MakeTrainer, flat
+from trl_ext.checkpoints import checkpoint_to_resume
+
+SETTINGS: dict[str, Any] = {
+    "max_steps": 4, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear", "optim": "adamw_torch",
+    "train_sampling_strategy": "random",
+}  # fmt: skip
+
+
+@pytest.fixture
+def checkpoints(make_trainer: MakeTrainer, tmp_path: Path) -> tuple[Path, torch.Tensor]:
+    """The folder of an unbroken training with a checkpoint after each of its four steps, and its parameters."""
+    trainer = make_trainer(**SETTINGS)
+    trainer.train()
+    return tmp_path / "out", flat(trainer._parameters)
+
+
+def resumed(make_trainer: MakeTrainer, resume: Any) -> torch.Tensor:
+    trainer = make_trainer(**SETTINGS)
+    trainer.train(resume_from_checkpoint=resume)
+    return flat(trainer._parameters)
+
+
+def test_a_resumed_training_is_the_unbroken_one(
+    checkpoints: tuple[Path, torch.Tensor], make_trainer: MakeTrainer
+) -> None:
+    folder, unbroken = checkpoints
+    assert torch.equal(resumed(make_trainer, str(folder / "checkpoint-2")), unbroken)
+    # the last was killed while it was written, the one before has been damaged since
+    for name in ("trainer_state.json", "rng_state.pth", "manifest.json"):
+        (folder / "checkpoint-4" / name).unlink()
+    flip(folder / "checkpoint-3" / "optimizer.pt", 4001)
+    assert torch.equal(resumed(make_trainer, True), unbroken)
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "adapter_model.safetensors"]
+)
+def test_a_checkpoint_without_a_part_or_with_a_damaged_one_is_refused(
+    checkpoints: tuple[Path, torch.Tensor], make_trainer: MakeTrainer, name: str
+) -> None:
+    folder = checkpoints[0] / "checkpoint-2"
+    args = make_trainer(**SETTINGS).args
+    assert checkpoint_to_resume(str(folder), args) == str(folder)
+    content = (folder / name).read_bytes()
+    for damaged in (content[:-7], content[:40] + bytes([content[40] ^ 1]) + content[41:], None):
+        (folder / name).unlink()
+        if damaged is not None:
+            (folder / name).write_bytes(damaged)
+        with pytest.raises(SettingError, match=rf"resume_from_checkpoint=.*{name} is (not the file|missing)"):
+            checkpoint_to_resume(str(folder), args)
+        (folder / name).write_bytes(content)
+
+
+def test_what_there_is_nothing_to_go_on_from(
+    checkpoints: tuple[Path, torch.Tensor], make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = checkpoints[0]
+    trainer = make_trainer(**SETTINGS)
+    assert checkpoint_to_resume(None, trainer.args) is None
+    with pytest.raises(SettingError, match="nowhere: there is no such folder"):
+        trainer.train(resume_from_checkpoint="nowhere")
+    (folder / "checkpoint-4" / "rng_state.pth").rename(folder / "checkpoint-4" / "rng_state_0.pth")
+    with pytest.raises(SettingError, match=r"rng_state\.pth is missing; it is of 1 processes"):
+        checkpoint_to_resume(folder / "checkpoint-4", trainer.args)
+    (folder / "checkpoint-3" / "manifest.json").unlink()  # as of an earlier version
+    assert checkpoint_to_resume("true", trainer.args) == str(folder / "checkpoint-3")
+    assert "checkpoint-4 is passed over" in caplog.text
+    assert "checkpoint-3 has no manifest" in caplog.text
+    shutil.rmtree(folder)
+    with pytest.raises(SettingError, match="there is no whole checkpoint in"):
+        trainer.train(resume_from_checkpoint=True)
