@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = [
     "tests.fixtures.alphaedit",
+    "tests.fixtures.adapters",
     "tests.fixtures.atlas",
     "tests.fixtures.likeness",
     "tests.fixtures.merging",

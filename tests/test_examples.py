@@ -97,3 +97,16 @@ def test_the_example_of_several_adapters_trains_and_routes(tmp_path: Path) -> No
     for part in ("part-1", "part-2", "part-3"):
         assert (tmp_path / "out" / part / "adapter_config.json").exists()
         assert read_requests(tmp_path / "out" / part / "requests.jsonl")
+
+
+def test_the_example_of_a_hot_swap_answers_by_the_adapter(tmp_path: Path) -> None:
+    script = EXAMPLES / "hot_swap.py"
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "out")], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    for name, other in (("monday", "tuesday"), ("tuesday", "monday")):
+        assert f"{name} answers 3 of 3 edits of {name}" in result.stdout
+        assert f"{name} answers 0 of 3 edits of {other}" in result.stdout
+    assert "switching: " in result.stdout

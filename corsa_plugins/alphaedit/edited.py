@@ -64,14 +64,15 @@ def edit_settings(
 
 
 def last_settings(state: EditState | None) -> AlphaEditSettings:
-    """The settings of the last edit in force.
+    """The settings of the last edit in force; where there are adopted changes alone, of their layers.
 
     Raises:
         SettingError: There is none.
     """
     if state is None or not state.batches:
         raise SettingError("the edit state has no batch in force: there is nothing to revert")
-    return state.batches[-1].settings
+    edits = [batch for batch in state.batches if batch.requests]
+    return (edits or state.batches)[-1].settings
 
 
 def state_folder(folder: Path) -> Path:

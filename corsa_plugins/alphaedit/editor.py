@@ -6,13 +6,14 @@ Algorithm 1 is in :mod:`~corsa_plugins.alphaedit.algorithm`, a batch's way throu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from corsa_plugins.alphaedit.batch import BatchEdit, EditError
 from corsa_plugins.alphaedit.checks import check_edit, editable_maps
 from corsa_plugins.alphaedit.diagnosis import Diagnosis
+from corsa_plugins.alphaedit.edit_batch import EditBatch
 from corsa_plugins.alphaedit.preserved import PreservedKeys, PreservedSpaces
 from corsa_plugins.alphaedit.reader import ModelReader
 from corsa_plugins.alphaedit.report import EditReport, warn_not_edited, warn_unprotected
@@ -20,6 +21,7 @@ from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditState, StateError
 from corsa_plugins.alphaedit.transaction import EditedWeights
+from corsa_plugins.alphaedit.weights import Factors
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, find_architecture
@@ -153,6 +155,34 @@ class AlphaEditor:
         warn_unprotected(batch.report)
         warn_not_edited(batch.report, self.settings.reach)
         return batch.report
+
+    def adopt(self, updates: Mapping[int, Factors], *, name: str | None = None) -> EditBatch:
+        """Put changes that were made elsewhere into the weights, as a batch that :meth:`revert` takes out again.
+
+        Nothing is known of the facts in them: later edits do not spare their keys, and there is no report.
+
+        Args:
+            updates: Of FFN down maps, by layer, as products.
+            name: Of the batch; by default a number.
+
+        Raises:
+            SettingError, ArchitectureError: There is no such layer, or it cannot be edited.
+            StateError: The weights were changed by something else, or there is a batch of this name.
+            EditError: The changed weights hold NaN or infinity.
+
+            Whatever is raised, weights and state are bit for bit as before.
+        """
+        self._weights.maps |= editable_maps(self.architecture, updates)
+        state = self._weights.known_state().with_layers({layer: self._weights.maps[layer] for layer in updates})
+        batch = EditBatch.adopted(name if name is not None else state.free_name(), updates)
+        state = state.with_batch(batch)
+        with self._weights.intact():
+            state.write(self._weights.maps)
+            for layer in updates:
+                if not self._weights.maps[layer].weight.isfinite().all():
+                    raise EditError(f"layer {layer}: the changed weight holds NaN or infinity; nothing was changed")
+            self._weights.put(state)
+        return batch
 
     def revert(self, name: str) -> None:
         """Take a batch out again; its keys are forgotten, the other batches stay as they are.

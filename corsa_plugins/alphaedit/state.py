@@ -11,13 +11,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from corsa_plugins.alphaedit.report import EditReport
-from corsa_plugins.alphaedit.settings import AlphaEditSettings
+from corsa_plugins.alphaedit.edit_batch import EditBatch
 from corsa_plugins.alphaedit.state_files import STATE_JSON, StateError, damage_named, read_state, write_state
 from corsa_plugins.alphaedit.weights import LayerUpdate, write_weight
 from corsa_plugins.data.requests import EditRequest
@@ -28,59 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["EditBatch", "EditState", "StateError"]
-
-_PARTS = ("keys", "left", "right")
-
-
-@dataclass(frozen=True)
-class EditBatch:
-    """Requests that were edited together.
-
-    Attributes:
-        name: Unique within a state.
-        requests: In order; the columns of the tensors.
-        layers: By number of the block.
-        settings: It was made with.
-        report: What came of it.
-    """
-
-    name: str
-    requests: tuple[EditRequest, ...]
-    layers: Mapping[int, LayerUpdate]
-    settings: AlphaEditSettings
-    report: EditReport
-
-    def as_dict(self) -> dict[str, Any]:
-        """All but the tensors, as plain data."""
-        return {
-            "name": self.name,
-            "layers": sorted(self.layers),
-            "requests": [request.model_dump(mode="json") for request in self.requests],
-            "settings": self.settings.as_dict(),
-            "report": self.report.as_dict(),
-        }
-
-    def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """The updates, by names that begin with ``prefix``."""
-        return {
-            f"{prefix}.{layer}.{part}": getattr(update, part).contiguous()
-            for layer, update in self.layers.items()
-            for part in _PARTS
-        }
-
-    @classmethod
-    def from_parts(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str) -> EditBatch:
-        """The batch of :meth:`as_dict`'s data and :meth:`tensors`."""
-        return cls(
-            name=data["name"],
-            requests=tuple(EditRequest.model_validate(request) for request in data["requests"]),
-            layers={
-                layer: LayerUpdate(**{part: tensors[f"{prefix}.{layer}.{part}"] for part in _PARTS})
-                for layer in data["layers"]
-            },
-            settings=AlphaEditSettings.from_dict(data["settings"]),
-            report=EditReport.from_dict(data["report"]),
-        )
 
 
 @dataclass(frozen=True)
@@ -297,5 +243,7 @@ class EditState:
             for layer, update in batch.layers.items():
                 d_out, d_in = self.originals[layer].shape
                 n = len(batch.requests)
-                if (update.keys.shape, update.left.shape, update.right.shape) != ((d_in, n), (d_out, n), (d_in, n)):
+                rank = n or update.left.shape[-1]
+                shapes = (update.keys.shape, update.left.shape, update.right.shape)
+                if shapes != ((d_in, n), (d_out, rank), (d_in, rank)):
                     raise StateError(f"{path} is damaged: batch {batch.name} has other shapes at layer {layer}")

@@ -32,6 +32,8 @@ COMMANDS = {
     "convert": "convert:convert",
     "stats": "stats:stats",
     "edit": "edit:edit",
+    "export": "export:export",
+    "import": "import_adapter:import_adapter",
     "diagnose": "diagnose:diagnose",
     "conflict-set": "conflict_set:build_conflict_set",
     "protocol": "protocol:protocol",

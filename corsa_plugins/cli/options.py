@@ -18,10 +18,13 @@ import typer
 
 __all__ = [
     "Adapter",
+    "AdapterFolder",
     "Adapters",
+    "BatchName",
     "BatchSize",
     "Calibrate",
     "ChatTemplate",
+    "DeltaOnly",
     "Describe",
     "Description",
     "Descriptions",
@@ -86,8 +89,11 @@ class Description(StrEnum):
 _MODEL = typer.Option("--model", "-m", help="The model: a folder, a GGUF file, or a name on the Hub.")
 Model = Annotated[str, _MODEL]
 OptionalModel = Annotated[str | None, _MODEL]
-_ADAPTER = typer.Option("--adapter", "-a", help="A PEFT adapter of the model: a folder, or a name on the Hub.")
+_ADAPTER = typer.Option(
+    "--adapter", "-a", help="A PEFT adapter of the model: a folder; one that is read may be a name on the Hub."
+)
 Adapter = Annotated[str | None, _ADAPTER]
+AdapterFolder = Annotated[str, _ADAPTER]
 Adapters = Annotated[list[str], _ADAPTER]
 Edited = Annotated[str | None, typer.Option("--edited", help="The edited model, or a folder written by corsa edit.")]
 _REQUESTS = typer.Option("--requests", "-r", help="Edit requests, JSON Lines.")
@@ -124,6 +130,11 @@ _WEIGHTS = typer.Option("--weights", help="Weights of what is merged, such as '0
 Weights = Annotated[str, _WEIGHTS]
 OptionalWeights = Annotated[str | None, _WEIGHTS]
 Size = Annotated[int, typer.Option("--size", min=1, help="How many edit requests.")]
+
+BatchName = Annotated[str | None, typer.Option("--name", help="What to call this batch.  [default: a number]")]
+DeltaOnly = Annotated[
+    bool, typer.Option("--delta-only", help="Write the edit state alone: what changed, not the whole model.")
+]
 
 # How adapters are chosen among.
 Router = Annotated[RouterKind, typer.Option("--router", help="How an adapter is chosen; see ROUTERS below.")]

@@ -27,11 +27,9 @@ def edit(
     revert: Annotated[
         list[str] | None, typer.Option(help="Take a batch of --state out again, by name, or all; may be repeated.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call this batch.  [default: a number]")] = None,
+    name: options.BatchName = None,
     keep: options.Keep = None,
-    delta_only: Annotated[
-        bool, typer.Option("--delta-only", help="Write the edit state alone: what changed, not the whole model.")
-    ] = False,
+    delta_only: options.DeltaOnly = False,
     chat_template: options.ChatTemplate = False,
     seed: options.Seed = 0,
     device: options.Device = None,

@@ -1,0 +1,78 @@
+"""A batch as an edit state keeps it: what was asked for, and what that did to each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from corsa_plugins.alphaedit.report import EditReport
+from corsa_plugins.alphaedit.settings import AlphaEditSettings
+from corsa_plugins.alphaedit.weights import Factors, LayerUpdate
+from corsa_plugins.data.requests import EditRequest
+
+__all__ = ["EditBatch"]
+
+_PARTS = ("keys", "left", "right")
+
+
+@dataclass(frozen=True)
+class EditBatch:
+    """Requests that were edited together, or changes that were made elsewhere: those have neither requests nor keys.
+
+    Attributes:
+        name: Unique within a state.
+        requests: In order; the columns of the tensors.
+        layers: By number of the block.
+        settings: It was made with.
+        report: What came of it.
+    """
+
+    name: str
+    requests: tuple[EditRequest, ...]
+    layers: Mapping[int, LayerUpdate]
+    settings: AlphaEditSettings
+    report: EditReport
+
+    @classmethod
+    def adopted(cls, name: str, updates: Mapping[int, Factors]) -> EditBatch:
+        """A batch of changes that were made elsewhere, by layer."""
+        layers = {
+            layer: LayerUpdate(update.right.new_zeros(len(update.right), 0), update.left, update.right)
+            for layer, update in sorted(updates.items())
+        }
+        return cls(name, (), layers, AlphaEditSettings(layers=tuple(layers)), EditReport(name, (), ()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the tensors, as plain data."""
+        return {
+            "name": self.name,
+            "layers": sorted(self.layers),
+            "requests": [request.model_dump(mode="json") for request in self.requests],
+            "settings": self.settings.as_dict(),
+            "report": self.report.as_dict(),
+        }
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """The updates, by names that begin with ``prefix``."""
+        return {
+            f"{prefix}.{layer}.{part}": getattr(update, part).contiguous()
+            for layer, update in self.layers.items()
+            for part in _PARTS
+        }
+
+    @classmethod
+    def from_parts(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str) -> EditBatch:
+        """The batch of :meth:`as_dict`'s data and :meth:`tensors`."""
+        return cls(
+            name=data["name"],
+            requests=tuple(EditRequest.model_validate(request) for request in data["requests"]),
+            layers={
+                layer: LayerUpdate(**{part: tensors[f"{prefix}.{layer}.{part}"] for part in _PARTS})
+                for layer in data["layers"]
+            },
+            settings=AlphaEditSettings.from_dict(data["settings"]),
+            report=EditReport.from_dict(data["report"]),
+        )

@@ -1,0 +1,99 @@
+"""The adapter of an edit is the edited model, in every family; what a server asks of its folder holds; back it is the
+same state."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from corsa_plugins.adapters import Asked, adopt_adapter, adopting_editor, export_state, read_adapter
+from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings
+from corsa_plugins.alphaedit.weights import LayerUpdate
+from corsa_plugins.model.architecture import Architecture, find_architecture
+from tests.model.test_architecture import HIDDEN, INNER, WIDE, build
+from tests.support.families import NAMES, family
+from tests.support.serving import assert_llama_cpp_converts, assert_vllm_loads
+
+LAYERS = (0, 1)
+ROUNDING = 2e-6
+IN_GGUF = {
+    "gptj": "GPTJ", "gpt_neox": "GPTNEOX", "llama2": "LLAMA", "llama3": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3",
+    "mistral": "LLAMA", "gemma": "GEMMA", "gemma2": "GEMMA2", "gemma3": "GEMMA3", "phi3": "PHI3", "olmo2": "OLMO2",
+    "falcon": "FALCON", "bloom": "BLOOM", "opt": None, "gpt2": None,
+}  # fmt: skip
+
+
+def opt(vocabulary: int) -> Any:
+    """OPT keeps its FFN's maps beside the attention, where they are named by hand."""
+    sizes = {"ffn_dim": INNER, "word_embed_proj_dim": HIDDEN, "max_position_embeddings": 64, "init_std": 0.2}
+    return build(hf.OPTConfig(**WIDE | {"vocab_size": vocabulary}, **sizes))
+
+
+def parts_of(name: str, model: Any) -> Architecture:
+    block = "model.decoder.layers.{}"
+    return find_architecture(model, blocks=block, ffn=block, down=f"{block}.fc2") if name == "opt" else (
+        find_architecture(model)
+    )  # fmt: skip
+
+
+def logits(model: Any) -> Tensor:
+    ids = torch.arange(3, 23)[None]
+    with torch.no_grad():
+        result: Tensor = model.eval()(input_ids=ids, use_cache=False).logits
+    return result
+
+
+def changed(editor: AlphaEditor, parts: Architecture, seed: int) -> None:
+    """A batch of three edits' size; the second batch leaves one layer alone, whose rank is then smaller."""
+    generator = torch.Generator().manual_seed(seed)
+    updates = {}
+    for layer in LAYERS[: 2 - seed]:
+        down = parts.ffn(layer).down
+        left, right = (torch.randn(size, 3, generator=generator) * 0.3 for size in (down.d_out, down.d_in))
+        updates[layer] = LayerUpdate(right[:, :0], left, right)
+    editor.adopt(updates, name="ab"[seed])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "opt"])
+def test_base_and_adapter_are_the_edited_model(
+    name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    base: Any = opt(len(tiny_tokenizer)) if name == "opt" else family(name, len(tiny_tokenizer))
+    base.config._name_or_path = f"tiny/{name}"
+    edited = copy.deepcopy(base)
+    parts = parts_of(name, edited)
+    editor = AlphaEditor(edited, tiny_tokenizer, None, AlphaEditSettings(layers=LAYERS), architecture=parts)
+    changed(editor, parts, 0)
+    changed(editor, parts, 1)
+    exported = export_state(
+        editor.state, tmp_path / "out", asked=Asked(base, tiny_tokenizer, architecture=parts_of(name, base))
+    )
+    assert exported.rank == 6
+    assert [module.rank for module in exported.modules.values()] == [6, 3]
+    assert_vllm_loads(tmp_path / "out")
+    architecture = IN_GGUF[name]
+    if architecture:
+        assert_llama_cpp_converts(tmp_path / "out", architecture, 3)
+
+    own = copy.deepcopy(base)
+    served = logits(PeftModel.from_pretrained(own, tmp_path / "out"))
+    plain, wanted = logits(base), logits(edited)
+    scale = float(wanted.abs().max())
+    assert float((plain - wanted).abs().max()) > 0.05 * scale
+    assert float((served - wanted).abs().max()) < ROUNDING * scale * (1 + float(wanted.abs().max() / plain.abs().max()))
+
+    before = {layer: parts_of(name, base).ffn(layer).down.weight.clone() for layer in LAYERS}
+    adapter = read_adapter(tmp_path / "out")
+    back = adopting_editor(base, tiny_tokenizer, adapter, architecture=parts_of(name, base))
+    adopt_adapter(back, adapter)
+    assert all(torch.equal(one, other) for one, other in zip(base.parameters(), edited.parameters(), strict=True))
+    back.revert("1")
+    assert all(torch.equal(parts_of(name, base).ffn(layer).down.weight, before[layer]) for layer in LAYERS)
