@@ -7,6 +7,7 @@ import sys
 import time
 from statistics import median
 
+import rich
 import torch
 
 from corsa_plugins.adapters import export_state
@@ -38,11 +39,11 @@ for active in batches:
     served.set_adapter(active)
     for asked, requests in batches.items():
         scores = score_targets(served, tokenizer, [(r.prompt, r.target_new) for r in requests])
-        print(f"{active} answers {sum(score.top1 for score in scores)} of {len(requests)} edits of {asked}")
-print(f"switching: {1000 * median(seconds):.2f} ms, median of {len(seconds)}")
+        rich.print(f"{active} answers {sum(score.top1 for score in scores)} of {len(requests)} edits of {asked}")
+rich.print(f"switching: {1000 * median(seconds):.2f} ms, median of {len(seconds)}")
 
 # One batch of requests, each with an adapter of its own; "__base__" is none.
 ids = tokenizer(batches["monday"][0].prompt, return_tensors="pt")["input_ids"].repeat(3, 1)
 with torch.no_grad():
     choice = served(input_ids=ids, adapter_names=["__base__", "monday", "tuesday"]).logits[:, -1].argmax(-1)
-print("base, monday, tuesday go on with:", [tokenizer.decode([token]) for token in choice.tolist()])
+rich.print("base, monday, tuesday go on with:", [tokenizer.decode([token]) for token in choice.tolist()])

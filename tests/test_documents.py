@@ -24,6 +24,7 @@ from corsa_plugins.cli.app import build_app
 from corsa_plugins.data.formats.registry import GROUP as FORMATS
 from corsa_plugins.report.sections import SECTIONS
 from corsa_plugins.requests import EditRequest, write_requests
+from tests.fixtures.adapters import Edited
 from tests.fixtures.alphaedit import LATER, REQUESTS, Bench
 from tests.support.merges import REQUESTS as MERGED
 from tests.support.merges import UNTOUCHED
@@ -145,6 +146,19 @@ def test_the_page_on_editing_does_what_it_says(
     assert (tmp_path / "edits" / "state.json").exists()
     editor.revert("tuesday")
     assert all(torch.equal(value, before[name]) for name, value in llama_bench.weights().items())
+
+
+def test_the_page_on_serving_writes_an_adapter_and_takes_it_back(
+    edited: Edited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    edited.state.save("edits")
+    before = edited.base.weights()
+    block, _ = blocks(ROOT / "docs" / "serving.md", "python")
+    names: dict[str, Any] = {"model": edited.base.model, "tokenizer": edited.base.tokenizer}
+    exec(compile(block, "serving.md", "exec"), names)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert edited.base.holds(before)
 
 
 def test_the_pages_on_requests_and_evaluation_do_what_they_say(
