@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from corsa_plugins.alphaedit.auto import AUTO, Trial, settings_for
 from corsa_plugins.alphaedit.editor import AlphaEditor, PreservedKeys
 from corsa_plugins.alphaedit.report import EditReport
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
@@ -21,6 +22,7 @@ from corsa_plugins.model.stored import save_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
     from corsa_plugins.data.requests import EditRequest, Probe
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "last_settings",
     "load_edited",
     "save_edited",
+    "settings_on",
     "state_folder",
     "whole_model",
 ]
@@ -42,25 +45,43 @@ MODEL, STATE, REPORT = "model", "state", "report.json"
 
 def edit_settings(
     source: str | os.PathLike[str] | None, layers: Sequence[int] | None = None, earlier: EditState | None = None
-) -> AlphaEditSettings:
-    """The settings to edit with: those that are given, else those of the last edit in force.
+) -> AlphaEditSettings | Literal["auto"]:
+    """The settings to edit with: those that are given, else those of the last edit in force, else ``"auto"``.
 
     Args:
-        source: A YAML file or a preset's name.
+        source: A YAML file, a preset's name, or ``"auto"``: chosen for the model by edits on trial.
         layers: Blocks to edit instead of those of ``source``.
         earlier: Edits in force.
 
     Raises:
-        SettingError: Nothing says which layers to edit, or the settings cannot be read.
+        SettingError: The settings cannot be read.
     """
-    if source is not None:
+    if source is None and earlier is not None and earlier.batches:
+        settings = last_settings(earlier)
+    elif source is None or source == AUTO:
+        return "auto"
+    else:
         settings = AlphaEditSettings.load(source)
-        return replace(settings, layers=tuple(layers)) if layers else settings
-    if layers:
-        return AlphaEditSettings(layers=tuple(layers))
-    if earlier is not None and earlier.batches:
-        return last_settings(earlier)
-    raise SettingError("which layers? give --layers, or --settings with a YAML file or a preset")
+    return replace(settings, layers=tuple(layers)) if layers else settings
+
+
+# Seven parameters: a model's, and what a choice goes by.
+def settings_on(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    statistics: KeyStatistics,
+    settings: AlphaEditSettings | Literal["auto"],
+    requests: Sequence[EditRequest] = (),
+    layers: Sequence[int] = (),
+    report: Callable[[Trial], None] | None = None,
+) -> AlphaEditSettings:
+    """The settings themselves: those of :func:`edit_settings`; for ``"auto"``, those chosen for the model.
+
+    Arguments and errors are those of :func:`corsa_plugins.alphaedit.auto.settings_for`.
+    """
+    if not isinstance(settings, str):
+        return settings
+    return settings_for(model, tokenizer, statistics, requests, layers=layers, report=report).settings
 
 
 def last_settings(state: EditState | None) -> AlphaEditSettings:

@@ -6,7 +6,8 @@ Algorithm 1 is in :mod:`~corsa_plugins.alphaedit.algorithm`, a batch's way throu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditState, StateError
 from corsa_plugins.alphaedit.transaction import EditedWeights
+from corsa_plugins.alphaedit.values.search import Values
 from corsa_plugins.alphaedit.weights import Factors
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
@@ -241,6 +243,42 @@ class AlphaEditor:
         searched = self._reader.values(requests, batch.state.contexts, progress=progress)
         inconsistency = (searched.vectors - searched.initial).norm(dim=0)
         return Diagnosis(conflicts, tuple(searched.probability.tolist()), tuple(inconsistency.tolist()), protected)
+
+    def values(self, requests: Iterable[EditRequest], *, progress: bool = False) -> Values:
+        """v* of each request at the last edited layer, at the present weights; nothing is changed.
+
+        Args:
+            requests: Each with a subject.
+            progress: Show a progress bar.
+
+        Raises:
+            RequestError, StateError: As in :meth:`edit`.
+        """
+        requests = tuple(requests)
+        self._check(requests)
+        batch = self._batch_edit(self._weights.known_state(), requests)
+        return self._reader.values(requests, batch.state.contexts, progress=progress)
+
+    @contextmanager
+    def on_trial(self, requests: Iterable[EditRequest], values: Values | None = None) -> Iterator[None]:
+        """Within the block the model has the edit of the requests; afterwards, its weights as before, bit for bit.
+
+        Args:
+            requests: Each with a subject.
+            values: As :meth:`values` gave them for the requests; by default they are looked for.
+
+        Raises:
+            RequestError, EditError, StateError: As in :meth:`edit`.
+        """
+        requests = tuple(requests)
+        self._check(requests)
+        state = self._state_with_layers()
+        with self._weights.on_trial():
+            batch = self._batch_edit(state, requests)
+            values = values or self._reader.values(requests, batch.state.contexts)
+            for position in range(1, len(self.settings.layers) + 1):
+                batch.edit_layer(position, values)
+            yield
 
     def residuals(self, requests: Iterable[EditRequest], position: int, *, progress: bool = False) -> list[float]:
         """|v* - W k| of each request when an edit of all of them, as one batch, comes to a layer.

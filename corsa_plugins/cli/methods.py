@@ -15,9 +15,10 @@ from corsa_plugins.errors import SettingError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from corsa_plugins.alphaedit.auto import Trial
     from corsa_plugins.methods.spec import Method, MethodSpec
 
-__all__ = ["check_edit", "list_methods", "make_methods", "method_table", "own_options"]
+__all__ = ["check_edit", "list_methods", "make_methods", "method_table", "own_options", "show_trial"]
 
 
 def make_methods(
@@ -138,6 +139,15 @@ def own_options(spec: MethodSpec, given: Sequence[str]) -> dict[str, Any]:
             except ValueError:
                 continue
     return options
+
+
+def show_trial(trial: Trial) -> None:
+    """A line about an edit on trial, to standard error."""
+    typer.echo(
+        f"on trial: {trial.what}: new answers {100 * trial.efficacy:.0f} %, reworded {100 * trial.generality:.0f} %, "
+        f"watched facts {100 * trial.kept:.0f} % kept",
+        err=True,
+    )
 
 
 def list_methods(wanted: bool) -> None:

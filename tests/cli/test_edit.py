@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from corsa_plugins.alphaedit import EditState
 from corsa_plugins.cli.app import main
+from corsa_plugins.data.reading import write_requests
 from corsa_plugins.testbed import load_testbed
 
 
@@ -84,6 +85,26 @@ def test_a_delta_alone(edits: Path) -> None:
     assert torch.equal(_down(edits / "none" / "model"), _down(Path(model)))
 
 
+def test_without_settings_they_are_chosen_once_and_it_says_why(edits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bed = load_testbed()
+    one, two = bed.world.edit_rounds(n_rounds=2, size=18, seed=5, untouched=0).rounds
+    for name, requests in (("one", one), ("two", two)):
+        write_requests(edits / f"{name}.jsonl", requests)
+    given = ("--model", bed.path, "--statistics", edits / "stats", "--delta-only")
+    assert _run("edit", *given, "--requests", edits / "one.jsonl", "--output", edits / "chosen") == 0
+    said = capsys.readouterr()
+    assert said.err.count("on trial: ") == 6
+    assert "settings chosen by 6 trial edits of 9 of the requests" in said.out
+    chosen = EditState.load(edits / "chosen" / "state").batches[0]
+    assert sum(request.edited for request in chosen.report.requests) >= 16
+    assert chosen.settings.subject_keys
+    # the other method of the same choice, with the parts of AlphaEdit+ off; nothing is tried again
+    again = ("--settings", "auto", "--method", "alphaedit", "--output", edits / "again")
+    assert _run("edit", *given, "--requests", edits / "two.jsonl", *again) == 0
+    assert "on trial: " not in capsys.readouterr().err
+    assert EditState.load(edits / "again" / "state").batches[0].settings == chosen.settings.alphaedit()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -91,7 +112,6 @@ def test_a_delta_alone(edits: Path) -> None:
         (("--requests", "R", "--output", "x"), "needs --statistics"),
         (("--revert", "1", "--output", "x"), "needs --state"),
         (("--requests", "R", "--statistics", "S", "--output", "F"), "not an empty folder"),
-        (("--requests", "R", "--statistics", "S", "--output", "x"), "which layers?"),
         (("--requests", "R", "--statistics", "S", "--output", "x", "--layers", "a"), "give numbers"),
         (("--requests", "R", "--statistics", "S", "--output", "x", "--layers", "2-1"), "a range such as 4-8"),
         (

@@ -154,7 +154,6 @@ def test_general_ability_before_and_after(folder: Path, monkeypatch: pytest.Monk
         ("single", ["--method", "rsft", "--settings", "rsft=gpt2"], "--settings rsft=gpt2: settings gpt2: no such"),
         ("single", ["--method", "rsft", "--settings", "rsft=DIR/alphaedit.yaml"], "layers is no setting: did you mean"),
         ("single", ["--method", "alphaedit"], "alphaedit needs --statistics"),
-        ("single", ["--method", "alphaedit", "--statistics", "x"], "alphaedit needs --settings"),
         ("single", ["--method", "rsft", "--forgetting-rate", "1"], "it is for f-learning, which is not among"),
         (
             "single",

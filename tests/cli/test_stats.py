@@ -81,10 +81,16 @@ def test_it_goes_on_where_it_was_or_begins_anew(world, capsys, monkeypatch):
     assert KeyStatistics.load("stats").about["seed"] == 1
 
 
-@pytest.mark.parametrize("name", ["--model", "--text", "--layers", "--out"])
+@pytest.mark.parametrize("name", ["--model", "--text", "--out"])
 def test_what_is_missing_is_said(world, name):
-    with pytest.raises(SettingError, match="needs --model, --text or --self, --layers and --out"):
+    with pytest.raises(SettingError, match="needs --model, --text or --self and --out"):
         run(*without(name))
+
+
+def test_without_layers_they_follow_from_the_depth(world, capsys):
+    run(*without("--layers"))
+    assert "layers 0: where facts are likely" in capsys.readouterr().out
+    assert KeyStatistics.load("stats").layers == (0,)
 
 
 @pytest.mark.parametrize(

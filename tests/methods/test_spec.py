@@ -79,7 +79,7 @@ print(json.dumps([said, unusable_methods()]))
 """
     said, unusable = json.loads(blocked(FRAMEWORKS, code))
     assert said["rsft"] == [[], "None"]
-    assert said["alphaedit"] == [["settings", "statistics"], "None"]
+    assert said["alphaedit"] == [["statistics"], "None"]
     missing = "method corsa needs TRL: pip install 'corsa-plugins[trl]'"
     assert said["corsa"] == [["the extra trl, which is not installed"], missing]
     assert said["error"] == missing

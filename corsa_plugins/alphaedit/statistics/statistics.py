@@ -51,6 +51,12 @@ class KeyStatistics:
         """The layers there are statistics of, in ascending order."""
         return tuple(sorted(self.by_layer))
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that they are read from; ``None`` for those in memory."""
+        folders = {getattr(layer, "folder", None) for layer in self.by_layer.values()}
+        return folders.pop() if len(folders) == 1 else None
+
     def layer(self, layer: int) -> LayerStatistics:
         """Statistics of one layer.
 

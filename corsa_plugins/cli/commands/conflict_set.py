@@ -92,7 +92,7 @@ def build_conflict_set(
       0 done; 2 wrong usage or unusable files; 130 interrupted
     """
     from corsa_plugins.alphaedit import EditState, KeyStatistics
-    from corsa_plugins.alphaedit.edited import edit_settings, editor_with, state_folder
+    from corsa_plugins.alphaedit.edited import edit_settings, editor_with, settings_on, state_folder
     from corsa_plugins.bench import conflict_sets
     from corsa_plugins.data.reading import read_probes, read_requests, write_probes
 
@@ -114,7 +114,8 @@ def build_conflict_set(
     others = [request for path in exclude or [] for request in read_requests(path)]
     facts = read_probes(keep) if keep else []
     earlier = EditState.load(state_folder(state)) if state else None
-    chosen = edit_settings(settings, parse_layers(layers), earlier)
+    numbers = parse_layers(layers)
+    chosen = edit_settings(settings, numbers, earlier)
     if reword and earlier is not None:
         edited = [request for batch in earlier.batches for request in batch.requests]
         again = conflict_sets.rewordings(edited, candidates, plan.n_hard, seed=seed)
@@ -122,7 +123,8 @@ def build_conflict_set(
         candidates = [*again, *candidates]
     known = KeyStatistics.load(statistics)
     loaded, tokenizer = load(model, device, dtype, quiet)
-    editor = editor_with(loaded, tokenizer, known, chosen, earlier)
+    used = settings_on(loaded, tokenizer, known, chosen, candidates, numbers or ())
+    editor = editor_with(loaded, tokenizer, known, used, earlier)
     candidates = conflict_sets.first_of_each_prompt(candidates)
     built = conflict_sets.conflict_set(editor, candidates, plan, exclude=others, progress=not quiet)
     written = [output]

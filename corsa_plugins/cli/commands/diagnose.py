@@ -52,17 +52,19 @@ def diagnose(
       0 done; 2 wrong usage or unusable files; 130 interrupted
     """
     from corsa_plugins.alphaedit import EditState, KeyStatistics
-    from corsa_plugins.alphaedit.edited import edit_settings, editor_with, state_folder
+    from corsa_plugins.alphaedit.edited import edit_settings, editor_with, settings_on, state_folder
     from corsa_plugins.data.reading import read_requests
     from corsa_plugins.files import atomic_write_text
 
     facts = read_requests(requests)
     earlier = EditState.load(state_folder(state)) if state else None
-    chosen = edit_settings(settings, parse_layers(layers), earlier)
+    numbers = parse_layers(layers)
+    chosen = edit_settings(settings, numbers, earlier)
     check_folder(output)
     keys = KeyStatistics.load(statistics)
     loaded, tokenizer = load(model, device, dtype, quiet)
-    editor = editor_with(loaded, tokenizer, keys, chosen, earlier)
+    used = settings_on(loaded, tokenizer, keys, chosen, facts, numbers or ())
+    editor = editor_with(loaded, tokenizer, keys, used, earlier)
     diagnosis = editor.diagnose(facts, values=values, progress=not quiet)
     show(diagnosis.table())
     if output:

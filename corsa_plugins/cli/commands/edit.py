@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from corsa_plugins.cli import options
-from corsa_plugins.cli.methods import check_edit, own_options
+from corsa_plugins.cli.methods import check_edit, own_options, show_trial
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import load, parse_layers
 
@@ -44,9 +44,14 @@ def edit(
     targets are smoothed. Other methods train the weights or an adapter, for good: --state, --revert, --name, --keep,
     --layers and --delta-only are not for them.
 
+    Without --settings (or with --settings auto) layers, values, null space and ridge are chosen for the model: facts
+    that it knows, none of them yours, are edited on trial and taken back bit for bit. What was chosen is said, and kept
+    with the statistics.
+
     \b
     EXAMPLES
       corsa stats --model M --text wiki.jsonl --layers 4-8 --output stats
+      corsa edit --model M --requests facts.jsonl --statistics stats --output edited
       corsa edit --model M --requests facts.jsonl --statistics stats --settings llama3-8b --output edited
       corsa edit --model edited/model --state edited/state --requests more.jsonl --statistics stats \\
           --settings llama3-8b --output edited2
@@ -66,6 +71,7 @@ def edit(
       130 interrupted
     """
     from corsa_plugins.alphaedit import EditState, KeyStatistics
+    from corsa_plugins.alphaedit.auto import AUTO
     from corsa_plugins.alphaedit.edited import (
         change_edits,
         edit_settings,
@@ -88,8 +94,8 @@ def edit(
     arguments = own_options(spec, option or [])
     if settings:
         arguments["settings"] = settings
+    numbers = parse_layers(layers)
     if spec.reversible:
-        numbers = parse_layers(layers)
         arguments["settings"] = edit_settings(settings, numbers, earlier) if facts else last_settings(earlier)
     if spec.needs_statistics:
         arguments["statistics"] = KeyStatistics.load(statistics) if statistics else None
@@ -102,7 +108,10 @@ def edit(
         parts = " and ".join(folder.name for folder in (saved.model, saved.adapter) if folder)
         typer.echo(f"written to {output}: {parts or 'no adapter, as the model gives every new answer already'}")
         return
-    editor = editor_with(loaded, tokenizer, chosen.statistics, chosen.settings, earlier)
+    choice = chosen.choose(loaded, tokenizer, facts, numbers or (), None if quiet else show_trial)
+    if chosen.settings == AUTO:
+        typer.echo(f"settings chosen {choice.reason}")
+    editor = editor_with(loaded, tokenizer, chosen.statistics, choice.settings, earlier)
     report = change_edits(editor, facts, revert=revert or (), name=name, keep=probes, progress=not quiet)
     if report:
         show(report.table())

@@ -53,14 +53,15 @@ def stats(
 
     AlphaEdit and AlphaEdit+ write only where the model's own keys hardly reach: the null space of their second
     moment. It is collected once per model by streaming text through it, and serves every edit. Interrupted, the same
-    command goes on where it was. Ten tokens or more for each feature of a key (the width in the table) are advised.
+    command goes on where it was. Without --layers they are collected of the first third of the model, which corsa
+    edit chooses among. Ten tokens or more for each feature of a key (the width in the table) are advised.
 
     \b
     EXAMPLES
       corsa stats --model M --text wiki.jsonl --layers 4-8 --tokens 1M --output stats/M
       corsa stats --model M --text wikimedia/wikipedia --config 20231101.en \\
           --layers 4-8 --output stats/M
-      corsa stats --model M --self 50k --layers 4-8 --output stats/M
+      corsa stats --model M --self 50k --output stats/M
       corsa stats stats/M
 
     \b
@@ -86,18 +87,23 @@ def stats(
     if text and self_text:
         raise SettingError("--text and --self: give one of them")
     numbers, n_tokens = parse_layers(layers), parse_tokens(self_text or tokens)
-    if not model or not (text or self_text) or not numbers or output is None:
+    if not model or not (text or self_text) or output is None:
         raise SettingError(
-            "corsa stats needs --model, --text or --self, --layers and --output; or a folder of statistics to show"
+            "corsa stats needs --model, --text or --self and --output; or a folder of statistics to show"
         )
+    from corsa_plugins.alphaedit.auto.layers import likely_layers
     from corsa_plugins.alphaedit.statistics.collect import check_folder, collect_statistics
     from corsa_plugins.alphaedit.statistics.texts import read_texts
+    from corsa_plugins.model.architecture import find_architecture
     from corsa_plugins.model.sampling import sample_texts
 
     # What can be checked comes first: a typo should not cost the loading of a model.
     texts: Iterable[str] = read_texts(text, field=field, split=split, config=config) if text else ()
     check_folder(output, fresh)
     loaded, tokenizer = load(model, device, dtype, quiet)
+    if not numbers:
+        numbers = likely_layers(len(find_architecture(loaded).blocks))
+        typer.echo(f"layers {', '.join(map(str, numbers))}: where facts are likely to be edited in a model this deep")
     if not text:
         journal = output / "self.jsonl"
         if fresh:
