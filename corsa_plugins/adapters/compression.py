@@ -48,7 +48,7 @@ class KeyMoment:
             height = max(1, _CHUNK // len(right))
             for start in range(0, len(right), height):
                 rows = slice(start, start + height)
-                product[rows] = self.preserved[rows].double() @ right
+                product[rows] += self.preserved[rows].double() @ right
         if edits is not None:
             product += edits @ (edits.T @ right) / edits.shape[1]
         return product

@@ -42,9 +42,10 @@ def test_agrees_with_the_oracle(seed: int, columns: int, rank: int, preserved: b
     assert result.update.rank <= max(rank, 1)
     # the roots of C cost the oracle half of its digits
     ours = result.update.delta().numpy()
-    assert oracle.loss(delta, literal, C) == pytest.approx(oracle.loss(delta, ours, C), abs=1e-6)
-    assert result.loss == pytest.approx(oracle.loss(delta, ours, C), abs=1e-6)
-    np.testing.assert_allclose(ours, literal, atol=1e-5 * np.abs(delta).max())
+    assert oracle.loss(delta, literal, C) == pytest.approx(oracle.loss(delta, ours, C), abs=1e-10)
+    assert result.loss == pytest.approx(oracle.loss(delta, ours, C), abs=1e-10)
+    if oracle.gap(delta, C, rank) > 1e-3:  # else there is more than one best
+        np.testing.assert_allclose(ours, literal, atol=1e-8 * np.abs(delta).max())
 
 
 def test_what_fits_is_left_as_it_is() -> None:

@@ -16,6 +16,13 @@ def best(delta, C, rank):
     return (U[:, :rank] * S[:rank]) @ V[:rank] @ inverse
 
 
+def gap(delta, C, rank):
+    """How far apart the last singular value that is kept and the first that is not are, in units of the largest."""
+    half, _ = root(C)
+    S = np.linalg.svd(delta @ half, compute_uv=False)
+    return 1.0 if rank >= len(S) else (S[rank - 1] - S[rank]) / S[0]
+
+
 def moment(preserved, edits, floor=1e-6):
     """C: the mean of both kinds of key, and a millionth of its mean eigenvalue in every direction."""
     C = np.zeros((len(edits), len(edits)))
