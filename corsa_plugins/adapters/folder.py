@@ -3,7 +3,8 @@
 ``adapter_config.json`` and ``adapter_model.safetensors``; one rank for all modules, smaller changes being padded by
 zeros, and alpha equal to it, so that nothing is scaled: servers differ in what they make of ranks and scales by module
 (older vLLM and llama.cpp's ``convert_lora_to_gguf.py`` read the one rank and the one alpha alone). Beside them
-``corsa.json``, which no server reads: of which model the adapter is, by its weights, and which edits are in it.
+``corsa.json``, which no server reads: of which model the adapter is, by its weights, and which edits are in it; and
+``manifest.json``, by which damage is noticed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from corsa_plugins.adapters.low_rank import LowRank
 from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.outputs import new_directory
 
 __all__ = ["DTYPES", "AdapterError", "LoraAdapter", "read_adapter", "write_adapter"]
@@ -127,6 +129,7 @@ def write_adapter(adapter: LoraAdapter, out: str | os.PathLike[str], dtype: str 
             if content:
                 text = json.dumps(content, indent=1, ensure_ascii=False)
                 (folder / name).write_text(f"{text}\n", encoding="utf-8")
+        write_manifest(folder)
     return Path(out)
 
 
@@ -141,6 +144,10 @@ def read_adapter(folder: str | os.PathLike[str]) -> LoraAdapter:
     config = _json(path, CONFIG)
     if config is None:
         raise AdapterError(f"{path} is no adapter: there is no {CONFIG} in it")
+    try:
+        check_folder(path)
+    except DamagedError as error:
+        raise AdapterError(str(error)) from error
     _check_kind(path, config)
     factors: dict[str, dict[str, Tensor]] = {}
     for name, tensor in _tensors(path).items():

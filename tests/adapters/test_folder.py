@@ -133,8 +133,18 @@ def _tensors(change: Any) -> Any:
 )
 def test_damage_is_named(damage: Any, message: str, tmp_path: Path) -> None:
     write_adapter(adapter(), tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()  # which would name the file, and not what is wrong in it
     damage(tmp_path / "out")
     with pytest.raises(AdapterError, match=message):
+        read_adapter(tmp_path / "out")
+
+
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    file = write_adapter(adapter(), tmp_path / "out") / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors is not the file that was written"):
         read_adapter(tmp_path / "out")
 
 
