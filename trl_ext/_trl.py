@@ -111,6 +111,8 @@ CONTRACT = (
     Need(_DPO, "_compute_loss", ("model", "inputs", "return_outputs")),
     Need(_DPO, "_prepare_inputs", ("inputs",)),
     Need(_DPO, "_save", ("output_dir", "state_dict")),
+    Need(_DPO, "_set_signature_columns_if_needed"),
+    Need(_DPO, "_signature_columns", instance=True),
     Need(_DPO, "compute_loss_context_manager"),
     Need(_DPO, "_is_vision_dataset", instance=True),
     Need(_DPO, "_metrics", instance=True),
@@ -182,6 +184,7 @@ class PreferenceTrainer(DPOTrainer):
     train_dataset: Any
     eval_dataset: Any
     _metrics: dict[str, Any]
+    _signature_columns: list[str] | None
     _total_train_tokens: float
 
     def __init_subclass__(
@@ -273,6 +276,12 @@ class PreferenceTrainer(DPOTrainer):
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         return self.evaluation_loss(model, inputs, return_outputs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        # The sampler that groups by length is given what is left of the data set, where TRL leaves no lengths.
+        if self._signature_columns is not None and self.args.length_column_name not in self._signature_columns:
+            self._signature_columns.append(self.args.length_column_name)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # The trained adapter alone: a frozen copy that is the reference is a means of training, not a result.

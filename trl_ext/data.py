@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from corsa_plugins.errors import SettingError
 
-__all__ = ["checked_preferences", "warn_of_dropped_rows"]
+__all__ = ["checked_preferences", "row_lengths", "warn_of_dropped_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,14 @@ def warn_of_dropped_rows(before: int, after: int, max_length: int | None, name: 
             name,
             max_length,
         )
+
+
+def row_lengths(dataset: Dataset) -> list[int]:
+    """Tokens of each row of a prepared data set: its prompt and both of its answers."""
+    lengths: list[int] = []
+    for batch in dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]).iter(batch_size=1000):
+        lengths += [sum(map(len, row)) for row in zip(*batch.values(), strict=True)]
+    return lengths
 
 
 _ADVICE = (

@@ -46,7 +46,7 @@ from trl_ext.checks import (
     warn_of_repeated_rows,
 )
 from trl_ext.config import CoRSAConfig, paper_lora_config
-from trl_ext.data import checked_preferences, warn_of_dropped_rows
+from trl_ext.data import checked_preferences, row_lengths, warn_of_dropped_rows
 from trl_ext.head import add_completion_head, remove_completion_head
 from trl_ext.prompts import PromptsOnce, pays
 from trl_ext.step import (
@@ -191,6 +191,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         self.precompute_ref_logps = precompute and args.dpo_weight > 0
         if self.precompute_ref_logps:
             self._add_references()
+        self._add_lengths()
         self.add_callback(ManifestCallback())
         if not isinstance(self.train_dataset, IterableDataset):
             warn_of_repeated_rows(args, len(self.train_dataset))
@@ -240,8 +241,11 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             )
         stale = [column for column in ("ref_chosen_logps", "ref_rejected_logps") if column in dataset.column_names]
         dataset = dataset.remove_columns(stale)  # of another trainer, perhaps against another reference
+        # Rows of similar length together: a batch is padded to its longest.
+        lengths = row_lengths(dataset)
+        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         loader = self.accelerator.prepare(
-            DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
+            DataLoader(dataset.select(order), batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
         )
         chosen: list[float] = []
         rejected: list[float] = []
@@ -250,7 +254,17 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             new, old = self.accelerator.gather_for_metrics(self._reference_log_probs(batch))
             chosen += new.tolist()
             rejected += old.tolist()
-        return dataset.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
+        for column, values in (("ref_chosen_logps", chosen), ("ref_rejected_logps", rejected)):
+            of_row = dict(zip(order, values, strict=True))
+            dataset = dataset.add_column(column, [of_row[row] for row in range(len(order))])
+        return dataset
+
+    def _add_lengths(self) -> None:
+        """The column that a sampler reads which groups rows by length; TRL's rows have no other one it knows."""
+        data, column = self.train_dataset, self.args.length_column_name
+        by_length = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        if by_length and isinstance(data, Dataset) and column not in data.column_names:
+            self.train_dataset = data.add_column(column, row_lengths(data))
 
     def _reference_log_probs(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """(B,) summed log-probabilities of the chosen and of the rejected answers under the reference."""

@@ -143,3 +143,38 @@ def test_our_two_names_run_trls_own_dpo_script(
     dpo.main(*dpo.make_parser().parse_args_and_config(fail_with_unknown_args=False))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert PeftModel.from_pretrained(model, tmp_path / "out").peft_config["default"].r == 4
+
+
+def uneven() -> list[dict[str, str]]:
+    """Long and short prompts in turn."""
+    rows = preference_rows()
+    return [row | {"prompt": "Which city is the capital? " * 4 * (i % 2) + row["prompt"]} for i, row in enumerate(rows)]
+
+
+def test_rows_of_similar_length_come_together_where_that_is_asked_for(make_trainer: MakeTrainer) -> None:
+    """TRL's rows have no length that the sampler knows."""
+    widths: dict[str, list[int]] = {}
+    for strategy in ("sequential", "group_by_length"):
+        trainer = make_trainer(train_dataset=Dataset.from_list(uneven() * 3), train_sampling_strategy=strategy)
+        batches = list(trainer.get_train_dataloader())
+        padding = [int((1 - batch["attention_mask"]).sum()) for batch in batches]
+        widths[strategy] = padding
+        trainer.train()
+    assert len(widths["group_by_length"]) == len(widths["sequential"]) == 12
+    assert sum(widths["group_by_length"]) < 0.7 * sum(widths["sequential"])
+    assert min(widths["group_by_length"]) < min(widths["sequential"])
+
+
+def test_no_batch_is_padded_beyond_its_longest_row(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(train_dataset=Dataset.from_list(uneven()))
+    for batch in trainer.get_train_dataloader():
+        assert bool(batch["attention_mask"].any(dim=0).all())
+
+
+def test_the_reference_is_run_over_rows_of_similar_length_and_stays_with_its_row(make_trainer: MakeTrainer) -> None:
+    rows = uneven()
+    both = make_trainer(train_dataset=Dataset.from_list(rows))
+    for index, row in enumerate(rows):
+        alone = make_trainer(train_dataset=Dataset.from_list([row]))
+        for column in ("ref_chosen_logps", "ref_rejected_logps"):
+            assert both.train_dataset[column][index] == pytest.approx(alone.train_dataset[column][0], rel=1e-5)
