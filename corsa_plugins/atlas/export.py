@@ -28,12 +28,15 @@ from corsa_plugins.outputs import new_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["MODEL", "Asking", "Atlas", "facts_of_file", "facts_of_packages", "make_atlas"]
+__all__ = ["KNOWN", "MODEL", "Asking", "Atlas", "facts_of_file", "facts_of_packages", "make_atlas"]
 
 MODEL = "model"
 """The folder of the model, within that of all files."""
 
-_ASKED, _KNOWN, _ABOUT = "asked.jsonl", "known.jsonl", "atlas.json"
+KNOWN = "known.jsonl"
+"""What the model knows; read again by :func:`corsa_plugins.atlas.read_facts`."""
+
+_ASKED, _ABOUT = "asked.jsonl", "atlas.json"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def make_atlas(
         _write_known(target, knowledge)
         _write_requests(target, files)
     there = [name for name, requests in files.items() if requests]
-    return Atlas([*([MODEL] if copy else []), *there, _KNOWN], knowledge)
+    return Atlas([*([MODEL] if copy else []), *there, KNOWN], knowledge)
 
 
 def _ask(model: str | os.PathLike[str], target: Path, facts: Sequence[Fact], asking: Asking, copy: bool) -> Knowledge:
@@ -204,7 +207,7 @@ def _write_requests(target: Path, files: Mapping[str, Sequence[EditRequest]]) ->
 
 def _write_known(target: Path, knowledge: Knowledge) -> None:
     lines = (json.dumps(_line(known), ensure_ascii=False) + "\n" for known in knowledge.known)
-    atomic_write_text(target / _KNOWN, "".join(lines))
+    atomic_write_text(target / KNOWN, "".join(lines))
     about = json.loads((target / _ABOUT).read_text(encoding="utf-8"))
     about |= {"known": knowledge.counts, "left_out": knowledge.left_out}
     atomic_write_text(target / _ABOUT, json.dumps(about, indent=1) + "\n")

@@ -77,7 +77,7 @@ class Fact:
 
 
 class _Line(Record):
-    """A line of a file of facts."""
+    """A line of a file of facts, also of what an atlas wrote: in which forms a fact is known is read over."""
 
     relation: Text
     subject: Text
@@ -85,6 +85,7 @@ class _Line(Record):
     aliases: tuple[Text, ...] = ()
     statements: tuple[Text, ...] = ()
     questions: tuple[Text, ...] = ()
+    forms: tuple[Text, ...] = ()
 
 
 def read_facts(path: str | os.PathLike[str], known: Sequence[Relation] = ()) -> list[Fact]:

@@ -27,7 +27,7 @@ STATEMENT, QUESTION, CHAT, CHAT_STATEMENT = "statement", "question", "question i
 FORMS = (STATEMENT, CHAT, QUESTION, CHAT_STATEMENT)
 """Forms that a fact is asked in, in this order; a model without a chat template is asked in two."""
 
-_SLICE = 250
+_LEAST_SLICE = 25
 _STATEMENT_TOKENS, _QUESTION_TOKENS = 6, 14
 _FEWEST_ANSWERS = 3
 
@@ -76,7 +76,7 @@ def find_known(answers: Answers, facts: Iterable[Fact], *, chat: bool, wanted: i
         answers: Of the model.
         facts: In the order in which they are to be asked, within each relation.
         chat: Whether the model has a chat template.
-        wanted: Stop when so many are known; facts of each relation are asked by the hundred, so there may be more.
+        wanted: Stop when so many are known; facts are asked in slices of every relation, so there may be more.
         least: A relation of which fewer are known is left out, and one with fewer than three answers among them.
 
     Raises:
@@ -87,8 +87,9 @@ def find_known(answers: Answers, facts: Iterable[Fact], *, chat: bool, wanted: i
         by_relation[fact.relation].append(fact)
     known: dict[str, list[Known]] = {relation: [] for relation in by_relation}
     counts: dict[str, dict[str, int]] = {relation: defaultdict(int) for relation in by_relation}
-    for start in range(0, max(map(len, by_relation.values()), default=0), _SLICE):
-        asked = [fact for each in by_relation.values() for fact in each[start : start + _SLICE]]
+    step = max(_LEAST_SLICE, wanted // max(len(by_relation), 1))
+    for start in range(0, max(map(len, by_relation.values()), default=0), step):
+        asked = [fact for each in by_relation.values() for fact in each[start : start + step]]
         for each in _ask(answers, asked, chat, counts):
             known[each.fact.relation].append(each)
         if sum(len(each) for each in known.values() if _enough(each, least)) >= wanted:

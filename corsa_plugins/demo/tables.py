@@ -67,14 +67,16 @@ def question_table(results: Sequence[ProtocolResult], count: int = 3) -> Table:
     before = results[0].at(0, name)
     table = Table(title="Questions that no method saw, right after round 1", title_style="", show_lines=True)
     table.add_column("")
-    records = before.records[:count]
-    forms = [index % len(record.paraphrases) for index, record in enumerate(records)]
+    asked = [index for index, record in enumerate(before.records) if record.paraphrases][:count]
+    records = [before.records[index] for index in asked]
+    forms = [turn % len(record.paraphrases) for turn, record in enumerate(records)]
+    places = list(zip(asked, forms, strict=True))
     for record, form in zip(records, forms, strict=True):
         table.add_column(escape(record.paraphrases[form].prompt))
     table.add_row("new answer wanted", *(escape(record.target_new) for record in records))
-    table.add_row("before", *(_answer(before, index, form) for index, form in enumerate(forms)))
+    table.add_row("before", *(_answer(before, index, form) for index, form in places))
     for result in results:
-        table.add_row(result.method, *(_answer(result.at(1, name), index, form) for index, form in enumerate(forms)))
+        table.add_row(result.method, *(_answer(result.at(1, name), index, form) for index, form in places))
     return table
 
 

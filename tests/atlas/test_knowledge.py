@@ -70,7 +70,7 @@ def test_nothing_is_asked_twice(tmp_path: Path, answers, every_fact) -> None:
 
 
 def test_asking_stops_when_enough_is_known(answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corsa_plugins.atlas.knowledge._SLICE", 3)
+    monkeypatch.setattr("corsa_plugins.atlas.knowledge._LEAST_SLICE", 3)
     knowledge = find_known(answers, [*KNOWN, ONLY_IN_STATEMENTS], chat=True, least=3, wanted=6)
     assert knowledge.counts["capital"]["asked"] == knowledge.counts["born"]["asked"] == 3
     assert len(knowledge.known) == 6

@@ -14,6 +14,7 @@ from corsa_plugins.bench.evaluation import load_evaluation
 from corsa_plugins.bench.protocols import method_names
 from corsa_plugins.demo.run import Rounds, default_methods, demo_methods, run_demo
 from corsa_plugins.demo.tables import round_tables
+from corsa_plugins.demo.worlds import TestbedWorld
 from corsa_plugins.errors import SettingError
 from tests.support.small_plans import made_up_result
 
@@ -89,7 +90,7 @@ def test_methods_it_does_not_know_are_named(tmp_path: Path, methods: tuple[str, 
 
 def test_what_cannot_work_is_said_before_anything_is_written(tmp_path: Path) -> None:
     most = 300  # of the people that the testbed has, and of whom 500 facts are watched
-    assert [len(part.requests) for part in Rounds(most).plan().sets] == [most] * 2
+    assert [len(part.requests) for part in TestbedWorld().plan(Rounds(most)).sets] == [most] * 2
     with pytest.raises(SettingError, match=f"size {most + 1}: 2 rounds"):
         run_demo(tmp_path / "out", Rounds(most + 1), console=Console(file=io.StringIO()))
     assert not (tmp_path / "out").exists()

@@ -17,15 +17,19 @@ def demo(
     method: Annotated[
         list[str] | None, options.method_option("  May be repeated.  [default: those with a * there]")
     ] = None,
+    atlas: Annotated[
+        Path | None, typer.Option(help="Of what a pretrained model knows: a folder that corsa atlas wrote.")
+    ] = None,
     size: options.Size = 100,
     seed: options.Seed = 0,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time.  [default: one for each core]")] = None,
 ) -> None:
-    """Edit facts of the embedded testbed by every method, and compare.
+    """Edit facts of the embedded testbed, or of a pretrained model, by every method, and compare.
 
     Needs no GPU, no network and no files: the testbed, a small model that knows a small world, comes with the package.
-    Two rounds of --size edits, the second on top of the first. Printed are the path of the report, what each method
-    learned, kept and forgot after each round, and three questions with the answers before and after.
+    With --atlas it edits what a pretrained model truly knows (corsa atlas), every method with the settings it has when
+    none are given. Two rounds of --size edits, the second on top of the first. Printed are the path of the report, what
+    each method learned, kept and forgot after each round, and three questions with the answers before and after.
 
     A stopped demo goes on where it was when the same command is given again; a finished one only shows its results.
 
@@ -33,6 +37,7 @@ def demo(
     EXAMPLES
       corsa demo
       corsa demo --seed 1 --output runs/again
+      corsa atlas --output real && corsa demo --atlas real --size 20 --output runs/real
       corsa demo --method lora-sft --method f-learning --method corsa --output runs/adapters
 
     \b
@@ -45,6 +50,9 @@ def demo(
     EXIT CODES
       0 done; 2 wrong usage, or a missing extra; 130 interrupted
     """
-    from corsa_plugins.demo.run import Rounds, run_demo
+    from corsa_plugins.demo.run import run_demo
+    from corsa_plugins.demo.worlds import AtlasWorld, Rounds
 
-    run_demo(output, Rounds(size, seed), methods=method, workers=jobs)
+    world = AtlasWorld(atlas) if atlas else None
+    rounds = Rounds(size, seed, untouched=60) if atlas else Rounds(size, seed)
+    run_demo(output, rounds, world=world, methods=method, workers=jobs)
