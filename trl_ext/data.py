@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from corsa_plugins.errors import SettingError
 
-__all__ = ["checked_preferences", "row_lengths", "warn_of_dropped_rows"]
+__all__ = ["check_lengths", "checked_preferences", "row_lengths", "warn_of_dropped_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,29 @@ def row_lengths(dataset: Dataset) -> list[int]:
     for batch in dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]).iter(batch_size=1000):
         lengths += [sum(map(len, row)) for row in zip(*batch.values(), strict=True)]
     return lengths
+
+
+def check_lengths(dataset: Any, longest: int | None, max_length: int | None, name: str) -> None:
+    """Refuse rows that are longer than the model reads: a model with a table of positions has none for the rest.
+
+    Args:
+        dataset: Tokenised.
+        longest: How many tokens the model reads, if it says so.
+        max_length: What rows are cut to.
+        name: Of the data set.
+
+    Raises:
+        SettingError: naming the first such row and its length.
+    """
+    if longest is None or not isinstance(dataset, Dataset) or (max_length is not None and max_length <= longest):
+        return
+    for index, row in enumerate(dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])):
+        length = len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+        if length > longest:
+            raise SettingError(
+                f"Row {index} of the {name} data set is {length} tokens long, and the model reads {longest}. Shorten "
+                f"or leave out its prompt, or set `max_length={longest}`, which cuts it."
+            )
 
 
 _ADVICE = (

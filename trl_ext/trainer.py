@@ -33,6 +33,7 @@ from corsa_plugins.corsa import (
 from corsa_plugins.corsa.objective import sequence_log_probs
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, random_state_kept
+from corsa_plugins.model.limits import longest_text
 from corsa_plugins.model.sharing import SharedRows
 from trl_ext._trl import REFERENCE, PreferenceTrainer, clear_device_cache
 from trl_ext.checkpoints import ManifestCallback, checkpoint_to_resume
@@ -46,7 +47,7 @@ from trl_ext.checks import (
     warn_of_repeated_rows,
 )
 from trl_ext.config import CoRSAConfig, paper_lora_config
-from trl_ext.data import checked_preferences, row_lengths, warn_of_dropped_rows
+from trl_ext.data import check_lengths, checked_preferences, row_lengths, warn_of_dropped_rows
 from trl_ext.head import add_completion_head, remove_completion_head
 from trl_ext.prompts import PromptsOnce, pays
 from trl_ext.step import (
@@ -178,6 +179,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
 
         self._settings = args.corsa_settings()
         check_trainable(self.model)
+        self._check_rows()
         self._parameters = lora_parameters(self.model)
         self._settle_reference()
         add_completion_head(self.model.get_base_model(), own_forward)
@@ -193,8 +195,6 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             self._add_references()
         self._add_lengths()
         self.add_callback(ManifestCallback())
-        if not isinstance(self.train_dataset, IterableDataset):
-            warn_of_repeated_rows(args, len(self.train_dataset))
         self._stop = self._stop_when_learned()
 
     # --- Before training ---
@@ -207,6 +207,13 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         """Warn of the rows that were left out."""
         if isinstance(prepared, Dataset) and not isinstance(dataset, IterableDataset):
             warn_of_dropped_rows(len(dataset), len(prepared), max_length, name)
+
+    def _check_rows(self) -> None:
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        for name, dataset in {"train": self.train_dataset, **evaluated}.items():
+            check_lengths(dataset, longest_text(self.model), self.args.max_length, name)
+        if isinstance(self.train_dataset, Dataset):
+            warn_of_repeated_rows(self.args, len(self.train_dataset))
 
     def _settle_reference(self) -> None:
         """Make the base model the reference, unless the adapter as it was is asked for."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.data.contradictions import check_requests
-from corsa_plugins.data.requests import EditRequest, Probe, RequestError
+from corsa_plugins.data.requests import EditRequest, Probe, RequestError, quoted
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, LinearMap
 from corsa_plugins.model.limits import longest_text
@@ -48,7 +48,7 @@ def check_edit(
         raise RequestError(problems, f"{len(problems)} edit requests cannot be edited")
     for i, probe in enumerate(keep):
         if probe.answer is None:
-            raise RequestError(f"keep[{i}] ({probe.prompt!r}) has no answer: give the one that should stay")
+            raise RequestError(f"keep[{i}] ({quoted(probe.prompt)}) has no answer: give the one that should stay")
     if settings.smoothing is not None:
         _check_lengths(model, tokenizer, requests, keep, bool(settings.values.chat_template))
     for conflict in check_requests(requests).contradictions:
@@ -77,7 +77,9 @@ def _check_lengths(
     for name, prompt, answer in pairs:
         length = sum(map(len, join(tokenizer, prompt, answer, chat_template)))
         if length > limit:
-            problems.append(f"{name}: {length} tokens to validate on, and the model reads {limit}: shorten {prompt!r}")
+            problems.append(
+                f"{name}: {length} tokens to validate on, and the model reads {limit}: shorten {quoted(prompt)}"
+            )
     if problems:
         raise RequestError(problems, f"{len(problems)} prompts to validate on are too long")
 

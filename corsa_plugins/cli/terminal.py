@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 __all__ = ["show"]
 
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""All but the line feed: what moves the cursor, changes colours or the direction of writing."""
+
 
 def show(table: Any) -> None:
-    """Print a rich table; where the output goes to a file there is no width to keep to, and no cell is cut."""
-    from rich.console import Console
+    """Print a rich table; where the output goes to a file there is no width to keep to, and no cell is cut.
 
-    console = Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    Labels, prompts and a model's answers are shown as they are: nothing in them is markup, and control characters are
+    left out.
+    """
+    from rich.console import Console
+    from rich.segment import Segment, Segments
+
+    settings: dict[str, Any] = {"markup": False, "emoji": False}
+    console = Console(**settings)
+    console = console if console.is_terminal else Console(width=200, **settings)
+    drawn = console.render(table)
+    harmless = (Segment(_CONTROLS.sub("", segment.text), segment.style) for segment in drawn if not segment.control)
+    console.print(Segments(harmless), end="")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from corsa_plugins.data.requests import EditRequest, normalise_whitespace
+from corsa_plugins.data.requests import EditRequest, normalise_whitespace, quoted
 
 __all__ = ["RequestConflict", "RequestIssues", "check_requests", "first_of_contradictions", "split_rounds"]
 
@@ -106,7 +106,7 @@ def first_of_contradictions(requests: Sequence[EditRequest]) -> tuple[list[EditR
             kept.append(request)
         else:
             left_out.append(
-                f"{request.name(at)}: {request.target_new!r} contradicts {earlier[1].target_new!r}, which "
+                f"{request.name(at)}: {quoted(request.target_new)} contradicts {quoted(earlier[1].target_new)}, which "
                 f"case {earlier[1].case_id!r} gives the same prompt"
             )
     return kept, left_out

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from corsa_plugins.data.contradictions import check_requests
 from corsa_plugins.data.records import Record
-from corsa_plugins.data.requests import EditRequest, Probe, RequestError
+from corsa_plugins.data.requests import EditRequest, Probe, RequestError, quoted
 from corsa_plugins.files import atomic_write_text
 
 __all__ = ["read_probes", "read_requests", "write_probes", "write_requests"]
@@ -37,22 +37,41 @@ def read_requests(path: str | os.PathLike[str]) -> list[EditRequest]:
     lines, requests, problems = _read_records(path, EditRequest)
     issues = check_requests(requests)
     for conflict in issues.contradictions:
-        targets = ", ".join(f"{requests[i].target_new!r} (line {lines[i]})" for i in conflict.indices)
+        targets = ", ".join(f"{quoted(requests[i].target_new)} (line {lines[i]})" for i in conflict.indices)
         problems.append(
             f"{os.fspath(path)}, lines {_join(lines[i] for i in conflict.indices)}: contradiction: the prompt "
-            f"{conflict.prompt!r} is given different target_new: {targets}; keep one"
+            f"{quoted(conflict.prompt)} is given different target_new: {targets}; keep one"
         )
     if problems:
         raise RequestError(problems, f"{os.fspath(path)}: {len(problems)} problems")
     for conflict in issues.duplicates:
         logger.warning(
-            "%s, lines %s: the same request (%r -> %r) more than once; it will count more than once",
+            "%s, lines %s: the same request (%s -> %s) more than once; it will count more than once",
             os.fspath(path),
             _join(lines[i] for i in conflict.indices),
-            conflict.prompt,
-            conflict.targets[0],
+            quoted(conflict.prompt),
+            quoted(conflict.targets[0]),
         )
+    _warn_of_shared_ids(path, requests, lines)
     return requests
+
+
+def _warn_of_shared_ids(path: str | os.PathLike[str], requests: Sequence[EditRequest], lines: Sequence[int]) -> None:
+    """Reports and messages call a request by its case id: two of one name cannot be told apart there."""
+    places: dict[int | str, list[int]] = {}
+    for line, request in zip(lines, requests, strict=True):
+        if request.case_id is not None:
+            places.setdefault(request.case_id, []).append(line)
+    shared = {name: where for name, where in places.items() if len(where) > 1}
+    if shared:
+        name, where = next(iter(shared.items()))
+        logger.warning(
+            "%s: %d case_ids are given more than once, %r in lines %s; in reports they cannot be told apart",
+            os.fspath(path),
+            len(shared),
+            name,
+            _join(where),
+        )
 
 
 def write_requests(path: str | os.PathLike[str], requests: Iterable[EditRequest]) -> None:
@@ -70,7 +89,7 @@ def write_requests(path: str | os.PathLike[str], requests: Iterable[EditRequest]
         raise RequestError(
             [
                 f"{os.fspath(path)} was not written: requests {_join(c.indices)} contradict each other: the prompt "
-                f"{c.prompt!r} is given {' and '.join(map(repr, c.targets))}; keep one"
+                f"{quoted(c.prompt)} is given {' and '.join(map(quoted, c.targets))}; keep one"
                 for c in contradictions
             ]
         )

@@ -22,10 +22,12 @@ from pydantic_core import PydanticCustomError
 from corsa_plugins.data.records import CaseId, Record, Text
 from corsa_plugins.errors import CorsaError
 
-__all__ = ["EditRequest", "Probe", "RequestError", "normalise_whitespace"]
+__all__ = ["EditRequest", "Probe", "RequestError", "normalise_whitespace", "quoted"]
 
 MAX_REPORTED = 20
 """How many problems of one file an error lists; the rest is counted."""
+
+_SHOWN = 200  # characters of a text in a message
 
 
 class RequestError(CorsaError, ValueError):
@@ -175,5 +177,10 @@ class EditRequest(Record):
     def name(self, index: int | None = None) -> str:
         """How messages refer to this request: its case id, else its place ``index``, with its prompt."""
         if self.case_id is not None:
-            return f"case {self.case_id!r} ({self.prompt!r})"
-        return f"{self.prompt!r}" if index is None else f"request {index} ({self.prompt!r})"
+            return f"case {self.case_id!r} ({quoted(self.prompt)})"
+        return quoted(self.prompt) if index is None else f"request {index} ({quoted(self.prompt)})"
+
+
+def quoted(text: str) -> str:
+    """The text in quotes for a message: with its control characters written out, and no more than its beginning."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.files import atomic_write_text
+from corsa_plugins.outputs import OutputError, new_directory
 from corsa_plugins.testbed.texts import texts_of_testbed
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ def write_testbed(
 
     Args:
         testbed: Its model is copied to ``folder/model``, if it is not there.
-        folder: Made if it is not there. It gets ``round_1.jsonl``, ``round_2.jsonl``, ... (edit requests),
-            ``untouched.jsonl`` (500 facts of people whom no round edits), ``same_subject.jsonl`` (the other facts of
-            the edited people), and ``texts.txt`` (documents of the kind it was trained on).
+        folder: New or empty, but for the testbed's own model; it is there whole or not at all. It gets
+            ``round_1.jsonl``, ``round_2.jsonl``, ... (edit requests), ``untouched.jsonl`` (500 facts of people whom no
+            round edits), ``same_subject.jsonl`` (the other facts of the edited people), and ``texts.txt`` (documents of
+            the kind it was trained on).
         seed: Which facts are edited, and to what.
         rounds: How many rounds.
         size: Edits in a round.
@@ -38,11 +40,20 @@ def write_testbed(
         The names of what was written, those of requests without their suffix.
 
     Raises:
-        OSError: A file cannot be written.
+        OutputError: The folder is not empty, or cannot be written.
     """
     target = Path(folder)
-    if Path(testbed.path).resolve() != (target / MODEL).resolve():
-        shutil.copytree(testbed.path, target / MODEL, dirs_exist_ok=True)
+    if Path(testbed.path).resolve() == (target / MODEL).resolve():
+        others = sorted(path.name for path in target.iterdir() if path.name != MODEL)
+        if others:
+            raise OutputError(f"{folder} is not empty, it has {others[0]}: name a new folder, or remove what is there")
+        return _write_files(testbed, target, seed, rounds, size)
+    with new_directory(target) as partial:
+        shutil.copytree(testbed.path, partial / MODEL)
+        return _write_files(testbed, partial, seed, rounds, size)
+
+
+def _write_files(testbed: Testbed, target: Path, seed: int, rounds: int, size: int) -> list[str]:
     plan = testbed.world.edit_rounds(n_rounds=rounds, size=size, seed=seed, untouched=500)
     files = {f"round_{number}": requests for number, requests in enumerate(plan.rounds, start=1)}
     files |= {"untouched": plan.untouched, "same_subject": plan.same_subject}

@@ -163,6 +163,14 @@ class TestReading:
             assert len(read_requests(path)) == 2
         assert "lines 1 and 2" in caplog.text
 
+    def test_two_requests_of_one_name_warn(self, tmp_path, caplog):
+        others = [{**GOOD, "prompt": f"{name} is", "case_id": 7} for name in ("A", "B")]
+        assert len(read_requests(write(tmp_path / "r.jsonl", *others, {**GOOD, "case_id": 8}))) == 3
+        assert "r.jsonl: 1 case_ids are given more than once, 7 in lines 1 and 2" in caplog.text
+        caplog.clear()
+        read_requests(write(tmp_path / "r.jsonl", others[0], {**others[1], "case_id": "7"}))
+        assert not caplog.text
+
 
 class TestWriting:
     def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from corsa_plugins.data.requests import EditRequest, Probe, normalise_whitespace
+from corsa_plugins.data.requests import EditRequest, Probe, normalise_whitespace, quoted
 from tests.support.records import texts
 
 GOOD = {"prompt": "The capital of France is", "target_new": "Lyon"}
@@ -69,3 +69,10 @@ class TestAliases:
         request = EditRequest(**GOOD, neighborhood=[probe, "Only asked"])
         written = json.loads(request.model_dump_json())["neighborhood"]
         assert written == [probe, {"prompt": "Only asked", "answer": None}]
+
+
+def test_a_message_quotes_the_beginning_of_a_long_prompt_and_no_control_characters():
+    request = EditRequest(prompt="\x1b[2J" + "word " * 20_000, target_new="x", case_id="c")
+    assert request.name().startswith("case 'c' ('\\x1b[2Jword ")
+    assert len(request.name()) < 250
+    assert quoted("short") == "'short'"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
-from corsa_plugins.data.requests import RequestError
+from corsa_plugins.data.requests import RequestError, quoted
 from corsa_plugins.model.tokenization import as_asked, encode_prompt, encode_text
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def subject_span(prompt: str, subject: str) -> tuple[int, int]:
     """
     stripped = subject.strip()
     if not stripped:
-        raise RequestError(f"the subject for the prompt {prompt!r} is blank: say what the prompt is about")
+        raise RequestError(f"the subject for the prompt {quoted(prompt)} is blank: say what the prompt is about")
     words = list(re.finditer(rf"(?<!\w){re.escape(stripped)}(?!\w)", prompt))
     start = words[-1].start() if words else prompt.rfind(stripped)
     if start < 0:
         raise RequestError(
-            f"the subject {subject!r} does not occur in the prompt {prompt!r}: spell it as the prompt does"
+            f"the subject {quoted(subject)} does not occur in the prompt {quoted(prompt)}: spell it as the prompt does"
         )
     return start, start + len(stripped)
 

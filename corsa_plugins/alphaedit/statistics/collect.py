@@ -18,7 +18,7 @@ from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, MomentStat
 from corsa_plugins.alphaedit.statistics.packing import TokenRows
 from corsa_plugins.alphaedit.statistics.plan import CollectionPlan, check_count, down_maps, usual_length
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
-from corsa_plugins.alphaedit.statistics.storage import MANIFEST, StatisticsWriter
+from corsa_plugins.alphaedit.statistics.storage import MANIFEST, StatisticsWriter, refuse_strangers
 from corsa_plugins.alphaedit.statistics.sums import KeySums
 from corsa_plugins.alphaedit.statistics.texts import read_texts
 from corsa_plugins.errors import SettingError
@@ -131,9 +131,9 @@ def collect_statistics(
 
 
 def check_folder(folder: Path, fresh: bool) -> None:
-    """Refuse a file, and a folder of finished statistics unless ``fresh``: before anything is loaded."""
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: name a folder for the statistics")
+    """Refuse a file, a folder with others' files in the place of ours, and one of finished statistics unless ``fresh``:
+    before anything is loaded."""
+    refuse_strangers(folder)
     if (folder / MANIFEST).exists() and not fresh:
         raise StatisticsError(
             f"{folder} holds finished statistics: load them with KeyStatistics.load, name another folder, or have them "

@@ -32,13 +32,35 @@ from corsa_plugins.manifest import DamagedError, checksums, read_manifest, write
 from corsa_plugins.manifest import Manifest as Checksums
 from corsa_plugins.model.identity import Fingerprint, FingerprintError
 
-__all__ = ["MANIFEST", "StatisticsWriter", "StoredStatistics", "read_statistics"]
+__all__ = ["MANIFEST", "StatisticsWriter", "StoredStatistics", "read_statistics", "refuse_strangers"]
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "statistics.json"
 _VERSION = 1
 _FLOAT64_WIDTH = 4096
+
+
+def refuse_strangers(folder: Path) -> None:
+    """Refuse a folder in which statistics would replace files that are not of statistics.
+
+    Raises:
+        NotADirectoryError: It is a file.
+        StatisticsError: There is such a file; the message names it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: name a folder for the statistics")
+    for file in sorted(folder.glob("layer_*.safetensors")):
+        if not _is_ours(file):
+            raise StatisticsError(f"{file} is not of statistics, or damaged, and in the way: name another folder")
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {"statistics", "layer"} <= set(opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 class StatisticsWriter:
@@ -51,14 +73,14 @@ class StatisticsWriter:
 
     Raises:
         NotADirectoryError: It is a file.
+        StatisticsError: It holds files of others under the names of layers.
     """
 
     def __init__(
         self, directory: str | os.PathLike[str], fingerprint: Fingerprint | None, about: Mapping[str, Any]
     ) -> None:
         self.folder = Path(directory).expanduser()
-        if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.folder} is a file: name a folder for the statistics")
+        refuse_strangers(self.folder)
         self.fingerprint = fingerprint
         self.about = about
         self._id = secrets.token_hex(8)  # in every file: those of other statistics do not have it
@@ -114,7 +136,7 @@ class StatisticsWriter:
         write_manifest(self.folder, {**checksums(self.folder, sorted(written)), **described})
         path = atomic_write_text(self.folder / MANIFEST, text)
         for other in self.folder.glob("layer_*.safetensors"):
-            if other.name not in written:
+            if other.name not in written and _is_ours(other):
                 other.unlink()
         return path
 

@@ -28,12 +28,13 @@ def summary_table(
         title: Above the table.
     """
     from rich.table import Table
+    from rich.text import Text
 
     summaries = [evaluation.summary() for evaluation in evaluations]
-    table = Table(title=title)
+    table = Table(title=title if title is None else Text(title))
     table.add_column("")
     for evaluation in evaluations:
-        table.add_column(evaluation.label, justify="right")
+        table.add_column(Text(evaluation.label), justify="right")
     rows = [METRICS[name] for name in metrics] if metrics else select_metrics(of=None)
     for metric in rows:
         if metrics or any(metric.name in summary for summary in summaries):
@@ -52,11 +53,12 @@ def change_table(before: Evaluation, after: Evaluation, title: str | None = None
         later: Which two moments these are, as for :func:`~corsa_plugins.bench.evaluation.moments.pair_metrics`.
     """
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title)
+    table = Table(title=title if title is None else Text(title))
     table.add_column("")
     for heading in (before.label, after.label, "change"):
-        table.add_column(heading, justify="right")
+        table.add_column(Text(heading), justify="right")
     for name, change in compare(before, after).items():
         metric = METRICS[name]
         moments = (metric_cell(moment, metric) for moment in (change.before, change.after))

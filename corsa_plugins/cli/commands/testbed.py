@@ -46,12 +46,15 @@ def get_testbed(
     """
     from rich.table import Table
 
+    from corsa_plugins.outputs import check_output
     from corsa_plugins.testbed import TestbedRecipe, build_testbed, load_testbed
     from corsa_plugins.testbed.checks import check_testbed
     from corsa_plugins.testbed.export import MODEL, write_testbed
 
     if rebuild and output is None:
         raise SettingError("--rebuild needs --output: name the folder to build into")
+    if output:
+        check_output(output)
     bed = build_testbed(TestbedRecipe(), output / MODEL) if rebuild and output else load_testbed()
     if output:
         typer.echo(f"written to {output}: {', '.join(write_testbed(bed, output, seed=seed))}")

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from corsa_plugins.alphaedit.solver.eigenbasis import FileVectors
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
+from corsa_plugins.alphaedit.statistics.collect import check_folder
 from corsa_plugins.alphaedit.statistics.layer import StatisticsError
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from tests.support.flips import flipped_copies
@@ -140,6 +141,20 @@ class TestFolder:
         loaded.save(tmp_path / "again")
         self._read_all(KeyStatistics.load(tmp_path / "again"))
         assert not caplog.messages
+
+    def test_a_strangers_file_is_neither_replaced_nor_removed(self, tmp_path, statistics):
+        safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "layer_7.safetensors")
+        (tmp_path / "layer_notes.safetensors").write_text("mine")
+        with pytest.raises(StatisticsError, match=r"layer_7\.safetensors is not of statistics"):
+            statistics.save(tmp_path)
+        with pytest.raises(StatisticsError, match=r"layer_7\.safetensors is not of statistics"):
+            check_folder(tmp_path, fresh=True)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["layer_7.safetensors", "layer_notes.safetensors"]
+        (tmp_path / "layer_7.safetensors").unlink()
+        (tmp_path / "layer_notes.safetensors").unlink()
+        (tmp_path / "notes.txt").write_text("mine")  # is in nobody's way
+        statistics.save(tmp_path)
+        assert (tmp_path / "notes.txt").exists()
 
     def test_what_is_not_there_is_said(self, tmp_path, statistics):
         with pytest.raises(StatisticsError, match="no such folder of statistics"):
