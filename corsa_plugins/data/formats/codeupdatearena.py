@@ -7,7 +7,9 @@ A.1. JSON Lines, read line by line.
 
 A record is one problem: ``update`` (``description``, ``rationale``, ``docstring``, ``signature``, ``imports``,
 ``implementation``, ``unit_tests``, ``update_type``, ``function_path``, ``package``, ``update_id``), ``update_id``,
-``scenario``, ``problem``, ``solution_signature``, ``unit_tests``, ``imports``, ``ref_solution`` and ``prog_syn_id``.
+``scenario``, ``problem``, ``solution_signature``, ``unit_tests``, ``imports``, ``ref_solution`` and ``prog_syn_id``. The
+repository's ``data/arena.jsonl`` and ``example_datum.json`` have the problem's fields within ``prog_syn``, the update's
+under longer names, and its id as ``specific_update_id``.
 
 As in CoRSA's appendix, one problem of every update is the edit, the first, and the others are there to evaluate on:
 its portability probes. The prompt gives scenario, problem, signature and one unit test, as the benchmark does; the
@@ -39,6 +41,7 @@ def convert(record: Mapping[str, Any], index: int, drops: Drops) -> list[EditReq
     Raises:
         RecordError: Saying which field is missing or wrong.
     """
+    record = _flat(record)
     name = f"{_update_id(record)}:{_problem_id(record, index)}"
     return [
         make_request(drops, prompt=_task(record, drops), target_new=require_text(record, "ref_solution"), case_id=name)
@@ -51,6 +54,7 @@ def convert_with_update(record: Mapping[str, Any], index: int, drops: Drops) -> 
     Raises:
         RecordError: Saying which field is missing or wrong.
     """
+    record = _flat(record)
     update = record_at(record, "update")
     path, signature = require_text(update, "function_path", "update."), require_text(update, "signature", "update.")
     note = f"Update of `{path}`: {require_text(update, 'description', 'update.')}\nNew signature: `{signature}`\n"
@@ -89,6 +93,23 @@ def group_by_update(requests: list[EditRequest]) -> list[EditRequest]:
 _NEXT_TEST = re.compile(r"\n(?:[ \t]*\n)+(?=(?:[#@][^\n]*\n)*def )")
 
 
+_LONGER_NAMES = {
+    "description": "update_description", "docstring": "update_docstring", "signature": "new_function_signature",
+    "function_path": "api_path",
+}  # fmt: skip
+"""What the nested form calls the fields of an update."""
+
+
+def _flat(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record of the nested form in the other one."""
+    if "prog_syn" not in record:
+        return record
+    update = record_at(record, "update")
+    named = {name: update[longer] for name, longer in _LONGER_NAMES.items() if longer in update}
+    ids = {"update_id": record.get("specific_update_id"), "prog_syn_id": record.get("prog_syn_id")}
+    return {**record_at(record, "prog_syn"), "update": {**update, **named}, **ids}
+
+
 def _task(record: Mapping[str, Any], drops: Drops) -> str:
     lines = ["Write a Python function that solves this problem. Answer with the code alone."]
     scenario = optional_text(record, "scenario")
@@ -122,6 +143,11 @@ _TASK_FIELDS = {
     "update_id": "which problems belong together; case_id",
     "update.update_id": "the same, when it is only there",
     "prog_syn_id": "case_id",
+    "specific_update_id": "the same as update_id, in the nested form",
+}
+_TASK_FIELDS |= {
+    f"prog_syn.{name}": _TASK_FIELDS[name]
+    for name in ("scenario", "problem", "solution_signature", "unit_tests", "ref_solution")
 }
 _DROPPED = {
     "update.rationale": "why the update was made",
@@ -146,10 +172,10 @@ CODE_UPDATE_ARENA = Format(
         **_DROPPED,
         **{
             f"update.{name}": "the update is not told; format codeupdatearena-update tells it"
-            for name in _UPDATE_FIELDS
+            for name in (*_UPDATE_FIELDS, *_LONGER_NAMES.values())
         },
     },
-    signatures=(("update", "problem", "ref_solution"),),
+    signatures=(("update", "problem", "ref_solution"), ("update", "prog_syn")),
     convert=convert,
     finish=group_by_update,
     hub=HubSource("leo-liuzy/CodeUpdateArena", ("test",), {"test": "arena-ungrouped.jsonl"}),
@@ -161,7 +187,10 @@ CODE_UPDATE_ARENA_UPDATE = Format(
     homepage=CODE_UPDATE_ARENA.homepage,
     licence=CODE_UPDATE_ARENA.licence,
     obtain=CODE_UPDATE_ARENA.obtain,
-    mapping={**_TASK_FIELDS, **{f"update.{name}": "prompt, before the problem" for name in _UPDATE_FIELDS}},
+    mapping={
+        **_TASK_FIELDS,
+        **{f"update.{name}": "prompt, before the problem" for name in (*_UPDATE_FIELDS, *_LONGER_NAMES.values())},
+    },
     dropped=_DROPPED,
     signatures=CODE_UPDATE_ARENA.signatures,
     convert=convert_with_update,

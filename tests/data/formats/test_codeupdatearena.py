@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
-from tests.support.samples import read
+import json
+
+import pytest
+
+from corsa_plugins.data.formats import read_format
+from tests.support.samples import SAMPLES, read, records
+
+PROBLEM = ("scenario", "problem", "solution_signature", "unit_tests", "imports", "ref_solution")
+LONGER = {
+    "description": "update_description", "docstring": "update_docstring", "signature": "new_function_signature",
+    "function_path": "api_path",
+}  # fmt: skip
+
+
+def nested(record):
+    """The record as the benchmark's repository has it."""
+    update = {LONGER.get(name, name): value for name, value in record["update"].items()}
+    problem = {name: record[name] for name in PROBLEM if name in record}
+    ids = {"specific_update_id": record["update_id"], "prog_syn_id": record["prog_syn_id"]}
+    return {"update": update, "prog_syn": problem, **ids}
+
+
+@pytest.mark.parametrize("name", ["codeupdatearena", "codeupdatearena-update"])
+def test_the_nested_form_gives_the_same_requests(name, tmp_path):
+    flat = [record for record in records(SAMPLES[name]) if record.get("update_id")]
+    for file, content in (("flat", flat), ("nested", [nested(record) for record in flat])):
+        (tmp_path / f"{file}.json").write_text(json.dumps(content))
+    result = read_format(name, tmp_path / "nested.json")
+    assert result.requests == read_format(name, tmp_path / "flat.json").requests
+    assert not result.problems
+    assert result.mapping["prog_syn.problem"] == "prompt"
 
 
 def test_one_problem_of_every_update_is_the_edit():
