@@ -75,11 +75,9 @@ def test_max_length_cuts_completions_and_drops_rows_that_have_none(
 def test_rows_longer_than_the_model_reads_are_refused(make_trainer: MakeTrainer, tiny_tokenizer: Any) -> None:
     rows = preference_rows()
     rows[3]["prompt"] = "The capital of France is Paris. " * 40 + rows[3]["prompt"]
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, n_inner=32)
-    )
-    settings: dict[str, Any] = {"peft_config": lora(target_modules=["c_attn"], fan_in_fan_out=True), "model": model}
+    config = GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, n_inner=32)
+    settings: dict[str, Any] = {"peft_config": lora(target_modules=["c_attn"], fan_in_fan_out=True)}
     with pytest.raises(ValueError, match=r"Row 3 of the train data set is \d+ tokens long, and the model reads 64"):
-        make_trainer(train_dataset=Dataset.from_list(rows), **settings)
-    kept = make_trainer(train_dataset=Dataset.from_list(rows), max_length=64, max_steps=1, **settings)
-    kept.train()  # without the row, as TRL says
+        make_trainer(model=GPT2LMHeadModel(config), train_dataset=Dataset.from_list(rows), **settings)
+    settings |= {"model": GPT2LMHeadModel(config), "max_length": 64, "max_steps": 1}
+    make_trainer(train_dataset=Dataset.from_list(rows), **settings).train()  # without the row, as TRL says

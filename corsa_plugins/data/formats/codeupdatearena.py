@@ -7,9 +7,9 @@ A.1. JSON Lines, read line by line.
 
 A record is one problem: ``update`` (``description``, ``rationale``, ``docstring``, ``signature``, ``imports``,
 ``implementation``, ``unit_tests``, ``update_type``, ``function_path``, ``package``, ``update_id``), ``update_id``,
-``scenario``, ``problem``, ``solution_signature``, ``unit_tests``, ``imports``, ``ref_solution`` and ``prog_syn_id``. The
-repository's ``data/arena.jsonl`` and ``example_datum.json`` have the problem's fields within ``prog_syn``, the update's
-under longer names, and its id as ``specific_update_id``.
+``scenario``, ``problem``, ``solution_signature``, ``unit_tests``, ``imports``, ``ref_solution`` and ``prog_syn_id``.
+The repository's ``data/example_datum.json`` has the problem's fields within ``prog_syn``, the update's under longer
+names, and its id as ``specific_update_id``.
 
 As in CoRSA's appendix, one problem of every update is the edit, the first, and the others are there to evaluate on:
 its portability probes. The prompt gives scenario, problem, signature and one unit test, as the benchmark does; the
