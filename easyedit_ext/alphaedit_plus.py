@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError
 from corsa_plugins.alphaedit.transaction import EditedWeights
+from corsa_plugins.alphaedit.weights import Site
 from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.identity import Fingerprint
 from easyedit_ext.hparams import AlphaEditPlusHyperParams
@@ -143,9 +144,9 @@ def put_in_force(model: PreTrainedModel, state: EditState) -> EditState:
     return weights.state
 
 
-def _maps(model: nn.Module, state: EditState) -> dict[int, LinearMap]:
+def _maps(model: nn.Module, state: EditState) -> dict[Site, LinearMap]:
     """The linear maps that a state edits. Looked up each time: a record that held them would keep its model alive."""
-    maps = {}
+    maps: dict[Site, LinearMap] = {}
     for layer, name in state.modules.items():
         d_out, d_in = state.originals[layer].shape
         maps[layer] = LinearMap(name, model.get_submodule(name), d_in, d_out)

@@ -8,51 +8,40 @@ from typing import TYPE_CHECKING
 
 from corsa_plugins.adapters.folder import AdapterError, LoraAdapter
 from corsa_plugins.adapters.low_rank import LowRank
+from corsa_plugins.adapters.sites import down_maps
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, EditBatch, EditState
-from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
+from corsa_plugins.alphaedit.checks import editable_maps
+from corsa_plugins.alphaedit.weights import Site
+from corsa_plugins.model.architecture import Architecture, find_architecture
 from corsa_plugins.model.identity import Fingerprint, FingerprintError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["adapter_layers", "adopt_adapter", "adopting_editor"]
+__all__ = ["adapter_sites", "adopt_adapter", "adopting_editor"]
 
 
-def adapter_layers(adapter: LoraAdapter, architecture: Architecture) -> dict[int, LowRank]:
-    """The changes of an adapter by layer: an edit state holds changes of FFN down maps.
+def adapter_sites(adapter: LoraAdapter, architecture: Architecture) -> dict[Site, LowRank]:
+    """The changes of an adapter as an edit state names them: FFN down maps by the block, other linear maps by name.
 
     Raises:
-        AdapterError: It changes something else, which is named, or a module that the model has in another shape.
+        AdapterError: It changes a module that the model does not have, or has in another shape.
+        SettingError, ArchitectureError: A weight cannot be changed: quantised, offloaded, shared, or no linear map's.
     """
-    layers: dict[int, LowRank] = {}
-    wanted = dict(adapter.updates)
-    for layer in range(len(architecture.blocks)):
-        try:
-            down = architecture.ffn(layer).down
-        except ArchitectureError:  # experts, for one: nothing there that a state could hold
-            continue
-        update = wanted.pop(down.name, None)
-        if update is None:
-            continue
-        shape = (len(update.left), len(update.right))
-        if shape != (down.d_out, down.d_in):
+    modules = {name for name, _ in architecture.model.named_modules()}
+    foreign = [name for name in adapter.updates if name not in modules]
+    if foreign:
+        raise AdapterError(f"the adapter changes {_few(foreign)}, which this model has not: it is of another base")
+    downs = down_maps(architecture)
+    sites: dict[Site, LowRank] = {downs.get(name, name): update for name, update in adapter.updates.items()}
+    for site, linear in editable_maps(architecture, sites).items():
+        shape = (len(sites[site].left), len(sites[site].right))
+        if shape != (linear.d_out, linear.d_in):
             raise AdapterError(
-                f"the adapter changes {down.name} by a matrix of {shape[0]} x {shape[1]}, and this model has "
-                f"{down.d_out} x {down.d_in} there: it is of another base"
+                f"the adapter changes {linear.name} by a matrix of {shape[0]} x {shape[1]}, and this model has "
+                f"{linear.d_out} x {linear.d_in} there: it is of another base"
             )
-        layers[layer] = update
-    if wanted:
-        modules = {name for name, _ in architecture.model.named_modules()}
-        foreign = [name for name in wanted if name not in modules]
-        if foreign:
-            raise AdapterError(
-                f"the adapter changes {_few(foreign)}, which this model does not have: it is of another base"
-            )
-        raise AdapterError(
-            f"the adapter changes {_few(list(wanted))}: an edit state holds changes of FFN down maps alone; train "
-            "those as the only target modules, or load the adapter with PEFT"
-        )
-    return layers
+    return sites
 
 
 def adopting_editor(
@@ -65,11 +54,12 @@ def adopting_editor(
     """An editor on an adapter's base that can take it up, with the edits of ``state`` in force.
 
     Raises:
-        AdapterError: The adapter changes something else than FFN down maps.
+        AdapterError: The adapter does not fit the model.
         StateError: The edits are of another model, or the weights are none that the state knows.
     """
     parts = architecture or find_architecture(model)
-    settings = AlphaEditSettings(layers=tuple(adapter_layers(adapter, parts)))
+    adapter_sites(adapter, parts)  # refused before anything is done
+    settings = AlphaEditSettings(layers=tuple(sorted(down_maps(parts).values()))[:1])
     editor = AlphaEditor(model, tokenizer, None, settings, state=state, architecture=parts)
     editor.apply()
     return editor
@@ -85,7 +75,7 @@ def adopt_adapter(
 
     Args:
         editor: On the base, with or without edits. It needs no statistics.
-        adapter: A LoRA adapter of FFN down maps, of any tool: :func:`~corsa_plugins.adapters.folder.read_adapter`.
+        adapter: A LoRA adapter, of any tool: :func:`~corsa_plugins.adapters.folder.read_adapter`.
         name: Of the batch; by default a number.
         called: Another name of the editor's model, beside the one it knows itself.
         any_base: Take an adapter whose base has another name.
@@ -97,10 +87,10 @@ def adopt_adapter(
         AdapterError: It is of another base, or holds what a state cannot. Weights and state are as before.
         StateError: As for :meth:`AlphaEditor.adopt`.
     """
-    layers = adapter_layers(adapter, editor.architecture)
+    sites = adapter_sites(adapter, editor.architecture)
     own = str(getattr(editor.model.config, "_name_or_path", "") or "")
     _check_base(adapter, editor, {called, own, editor.state.fingerprint.name} - {""}, any_base)
-    return editor.adopt(layers, name=name)
+    return editor.adopt(sites, name=name)
 
 
 def _check_base(adapter: LoraAdapter, editor: AlphaEditor, names: set[str], any_base: bool) -> None:
@@ -110,7 +100,7 @@ def _check_base(adapter: LoraAdapter, editor: AlphaEditor, names: set[str], any_
             own = Fingerprint.from_dict(told)
         except FingerprintError as error:
             raise AdapterError(f"the adapter's corsa.json is damaged: {error}; restore it, or delete it") from error
-        different = own.difference(Fingerprint.of(editor.model, editor.architecture))
+        different = own.difference(Fingerprint.of(editor.model, editor.architecture), editor.state.beside_downs)
         if different is not None:
             raise AdapterError(f"the adapter is of another base, {own}: {different}")
         return

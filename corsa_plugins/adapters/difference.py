@@ -15,10 +15,11 @@ from corsa_plugins.adapters.export import AdapterForm, Exported, ModuleExport
 from corsa_plugins.adapters.folder import AdapterError, LoraAdapter, write_adapter
 from corsa_plugins.adapters.low_rank import LowRank
 from corsa_plugins.adapters.servers import check_rank
+from corsa_plugins.adapters.sites import down_maps
 from corsa_plugins.alphaedit.lookup.keys import request_keys
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from corsa_plugins.model.architecture import ArchitectureError, LinearMap
+from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.parts import as_linear_map
 from corsa_plugins.outputs import check_output
@@ -59,7 +60,7 @@ def export_difference(
     called = called or str(getattr(base.model.config, "_name_or_path", "") or "")
     if not called:
         raise SettingError("the base model does not say what it is called: give its name")
-    downs = _down_layers(base)
+    downs = down_maps(base.parts)
     updates: dict[str, LowRank] = {}
     told: dict[str, ModuleExport] = {}
     whole: dict[str, LowRank] = {}
@@ -117,16 +118,6 @@ def _changed_maps(edited: nn.Module, base: nn.Module) -> Iterator[tuple[str, tup
 
 def _shape(parameter: Tensor | None) -> Any:
     return None if parameter is None else parameter.shape
-
-
-def _down_layers(base: Asked) -> dict[str, int]:
-    layers = {}
-    for layer in range(len(base.parts.blocks)):
-        try:
-            layers[base.parts.ffn(layer).down.name] = layer
-        except ArchitectureError:
-            continue
-    return layers
 
 
 def _moment(form: AdapterForm, base: Asked, layer: int | None, requests: Sequence[EditRequest]) -> KeyMoment:

@@ -16,6 +16,8 @@ from corsa_plugins.adapters.folder import DTYPES, LoraAdapter, write_adapter
 from corsa_plugins.adapters.low_rank import LowRank, joined
 from corsa_plugins.adapters.servers import VLLM_RANKS, check_rank
 from corsa_plugins.alphaedit import EditBatch, EditState, KeyStatistics, StateError
+from corsa_plugins.alphaedit.checks import editable_maps
+from corsa_plugins.alphaedit.weights import Site
 from corsa_plugins.errors import SettingError
 from corsa_plugins.outputs import check_output
 
@@ -47,10 +49,11 @@ class AdapterForm:
         if self.dtype not in DTYPES:
             raise SettingError(f"the adapter's dtype is {self.dtype!r}: choose one of {', '.join(DTYPES)}")
 
-    def moment(self, layer: int, keys: Tensor | None) -> KeyMoment:
+    def moment(self, layer: Site, keys: Tensor | None) -> KeyMoment:
         """C of a layer, whose edits have these keys."""
-        known = self.statistics is not None and layer in self.statistics.layers
-        return KeyMoment(self.statistics.moment(layer) if known and self.statistics else None, keys)
+        if self.statistics is None or not isinstance(layer, int) or layer not in self.statistics.layers:
+            return KeyMoment(None, keys)
+        return KeyMoment(self.statistics.moment(layer), keys)
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def state_adapter(
         raise SettingError("the edit state does not say what its model is called: give the model")
     updates: dict[str, LowRank] = {}
     told: dict[str, ModuleExport] = {}
-    for layer in sorted({layer for batch in chosen for layer in batch.layers}):
+    for layer in [site for site in state.modules if any(site in batch.layers for batch in chosen)]:
         parts = [batch.layers[layer] for batch in chosen if layer in batch.layers]
         update = joined(parts)
         keys = torch.cat([part.keys for part in parts], 1)
@@ -168,7 +171,7 @@ def check_base(state: EditState, asked: Asked) -> None:
     Raises:
         StateError: It is not; the message says what it is.
     """
-    maps = {layer: asked.parts.ffn(layer).down for layer in state.modules}
+    maps = editable_maps(asked.parts, state.modules)
     state.check(asked.model, maps, asked.architecture)
     count = state.in_force(maps)
     names = ", ".join(state.modules.values())
@@ -193,7 +196,8 @@ def _efficacy(
     if not told:
         return None
     layers = {name: layer for layer, name in state.modules.items()}
-    maps = {name: asked.parts.ffn(layers[name]).down for name in adapter.updates}
+    found = editable_maps(asked.parts, state.modules)
+    maps = {name: found[layers[name]] for name in adapter.updates}
     whole = {name: joined([b.layers[layers[name]] for b in batches if layers[name] in b.layers]) for name in maps}
     total = sum(len(batch.requests) for batch in told)
     shares = []

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
+from corsa_plugins.alphaedit.weights import Site
 from corsa_plugins.data.contradictions import check_requests
 from corsa_plugins.data.requests import EditRequest, Probe, RequestError, quoted
 from corsa_plugins.errors import SettingError
-from corsa_plugins.model.architecture import Architecture, LinearMap
+from corsa_plugins.model.architecture import Architecture, ArchitectureError, LinearMap
 from corsa_plugins.model.limits import longest_text
+from corsa_plugins.model.parts import as_linear_map
 from corsa_plugins.model.tokenization import join
 
 if TYPE_CHECKING:
@@ -84,12 +86,12 @@ def _check_lengths(
         raise RequestError(problems, f"{len(problems)} prompts to validate on are too long")
 
 
-def editable_maps(architecture: Architecture, layers: Iterable[int]) -> dict[int, LinearMap]:
-    """The FFN down maps of ``layers``, whose weights an edit can be written into.
+def editable_maps(architecture: Architecture, layers: Iterable[Site]) -> dict[Site, LinearMap]:
+    """The FFN down maps of ``layers``, or other linear maps by name, whose weights a change can be written into.
 
     Raises:
         SettingError: There is no such layer, or its weight is quantised, offloaded, or shared with another module.
-        ArchitectureError: A block has no FFN that can be told.
+        ArchitectureError: A block has no FFN that can be told, or a module is no linear map.
     """
     maps = {layer: _editable_map(architecture, layer) for layer in layers}
     names: dict[int, list[str]] = {}
@@ -106,8 +108,8 @@ def editable_maps(architecture: Architecture, layers: Iterable[int]) -> dict[int
     return maps
 
 
-def _editable_map(architecture: Architecture, layer: int) -> LinearMap:
-    linear = architecture.ffn(layer).down
+def _editable_map(architecture: Architecture, layer: Site) -> LinearMap:
+    linear = _named_map(architecture, layer) if isinstance(layer, str) else architecture.ffn(layer).down
     weight = linear.weight
     if not weight.is_floating_point() or tuple(weight.shape) != (linear.d_out, linear.d_in):
         raise SettingError(
@@ -116,4 +118,12 @@ def _editable_map(architecture: Architecture, layer: int) -> LinearMap:
         )
     if weight.is_meta:
         raise SettingError(f"{linear.name} is offloaded: load the model so that it fits, or on the CPU")
+    return linear
+
+
+def _named_map(architecture: Architecture, name: str) -> LinearMap:
+    module = dict(architecture.model.named_modules()).get(name)
+    linear = as_linear_map(name, module) if module is not None else None
+    if linear is None:
+        raise ArchitectureError(f"{name} is no linear map of this model, whose weight could be changed")
     return linear

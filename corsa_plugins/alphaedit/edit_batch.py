@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corsa_plugins.alphaedit.report import EditReport
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
-from corsa_plugins.alphaedit.weights import Factors, LayerUpdate
+from corsa_plugins.alphaedit.weights import Factors, LayerUpdate, Site
 from corsa_plugins.data.requests import EditRequest
 
 __all__ = ["EditBatch"]
@@ -25,31 +25,31 @@ class EditBatch:
     Attributes:
         name: Unique within a state.
         requests: In order; the columns of the tensors.
-        layers: By number of the block.
+        layers: By number of the block, or by the name of another module.
         settings: It was made with.
         report: What came of it.
     """
 
     name: str
     requests: tuple[EditRequest, ...]
-    layers: Mapping[int, LayerUpdate]
+    layers: Mapping[Site, LayerUpdate]
     settings: AlphaEditSettings
     report: EditReport
 
     @classmethod
-    def adopted(cls, name: str, updates: Mapping[int, Factors]) -> EditBatch:
-        """A batch of changes that were made elsewhere, by layer."""
+    def adopted(cls, name: str, updates: Mapping[Site, Factors], settings: AlphaEditSettings) -> EditBatch:
+        """A batch of changes that were made elsewhere; the settings are those of the editor that took them up."""
         layers = {
-            layer: LayerUpdate(update.right.new_zeros(len(update.right), 0), update.left, update.right)
-            for layer, update in sorted(updates.items())
+            site: LayerUpdate(update.right.new_zeros(len(update.right), 0), update.left, update.right)
+            for site, update in updates.items()
         }
-        return cls(name, (), layers, AlphaEditSettings(layers=tuple(layers)), EditReport(name, (), ()))
+        return cls(name, (), layers, settings, EditReport(name, (), ()))
 
     def as_dict(self) -> dict[str, Any]:
         """All but the tensors, as plain data."""
         return {
             "name": self.name,
-            "layers": sorted(self.layers),
+            "layers": list(self.layers),
             "requests": [request.model_dump(mode="json") for request in self.requests],
             "settings": self.settings.as_dict(),
             "report": self.report.as_dict(),

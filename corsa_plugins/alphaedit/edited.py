@@ -56,7 +56,7 @@ def edit_settings(
     Raises:
         SettingError: The settings cannot be read.
     """
-    if source is None and earlier is not None and earlier.batches:
+    if source is None and earlier is not None and earlier.requests:
         settings = last_settings(earlier)
     elif source is None or source == AUTO:
         return "auto"

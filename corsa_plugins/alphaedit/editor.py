@@ -23,10 +23,10 @@ from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditState, StateError
 from corsa_plugins.alphaedit.transaction import EditedWeights
 from corsa_plugins.alphaedit.values.search import Values
-from corsa_plugins.alphaedit.weights import Factors
+from corsa_plugins.alphaedit.weights import Factors, Site
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
-from corsa_plugins.model.architecture import Architecture, find_architecture
+from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
 from corsa_plugins.model.identity import Fingerprint
 
 if TYPE_CHECKING:
@@ -158,13 +158,13 @@ class AlphaEditor:
         warn_not_edited(batch.report, self.settings.reach)
         return batch.report
 
-    def adopt(self, updates: Mapping[int, Factors], *, name: str | None = None) -> EditBatch:
+    def adopt(self, updates: Mapping[Site, Factors], *, name: str | None = None) -> EditBatch:
         """Put changes that were made elsewhere into the weights, as a batch that :meth:`revert` takes out again.
 
         Nothing is known of the facts in them: later edits do not spare their keys, and there is no report.
 
         Args:
-            updates: Of FFN down maps, by layer, as products.
+            updates: By layer for FFN down maps, by the name of the module for others, as products.
             name: Of the batch; by default a number.
 
         Raises:
@@ -176,7 +176,7 @@ class AlphaEditor:
         """
         self._weights.maps |= editable_maps(self.architecture, updates)
         state = self._weights.known_state().with_layers({layer: self._weights.maps[layer] for layer in updates})
-        batch = EditBatch.adopted(name if name is not None else state.free_name(), updates)
+        batch = EditBatch.adopted(name if name is not None else state.free_name(), updates, self.settings)
         state = state.with_batch(batch)
         with self._weights.intact():
             state.write(self._weights.maps)
@@ -315,7 +315,7 @@ class AlphaEditor:
 
     def _state_with_layers(self) -> EditState:
         """The edits in force, and the weights of every layer that the settings name as they were before any."""
-        maps = {layer: self._weights.maps[layer] for layer in self.settings.layers}
+        maps: dict[Site, LinearMap] = {layer: self._weights.maps[layer] for layer in self.settings.layers}
         return self._weights.known_state().with_layers(maps)
 
     def _batch_edit(self, state: EditState, requests: tuple[EditRequest, ...], keep: Sequence[Probe] = ()) -> BatchEdit:

@@ -15,6 +15,7 @@ from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
 from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.values.search import Values, find_values
+from corsa_plugins.alphaedit.weights import Site
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.architecture import Architecture, LinearMap
 from corsa_plugins.model.running import adds_output_as_it_is
@@ -40,7 +41,7 @@ class ModelReader:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     architecture: Architecture
-    maps: Mapping[int, LinearMap]
+    maps: Mapping[Site, LinearMap]
     settings: AlphaEditSettings
     _sites: dict[int, nn.Module | None] = field(default_factory=dict, repr=False)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from corsa_plugins.alphaedit.edit_batch import EditBatch
 from corsa_plugins.alphaedit.state_files import STATE_JSON, StateError, damage_named, read_state, write_state
-from corsa_plugins.alphaedit.weights import LayerUpdate, write_weight
+from corsa_plugins.alphaedit.weights import LayerUpdate, Site, write_weight
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.architecture import Architecture, LinearMap
 from corsa_plugins.model.identity import Fingerprint, checksum
@@ -35,8 +35,8 @@ class EditState:
 
     Attributes:
         fingerprint: Of the model.
-        modules: Layer -> name of the edited module.
-        originals: Layer -> W0 (d_out, d_in), in the model's own precision, in main memory.
+        modules: Layer, or module where an adapter changed another one (:data:`Site`) -> name of the changed module.
+        originals: By the same, W0 (d_out, d_in), in the model's own precision, in main memory.
         contexts: Templates that keys and values are averaged over; the same for all edits.
         batches: In the order they were made.
         marks: Checksums of the edited weights by layer: ``marks[k]`` with the first k batches in force, or ``None``
@@ -44,16 +44,21 @@ class EditState:
     """
 
     fingerprint: Fingerprint
-    modules: Mapping[int, str] = field(default_factory=dict)
-    originals: Mapping[int, Tensor] = field(default_factory=dict)
+    modules: Mapping[Site, str] = field(default_factory=dict)
+    originals: Mapping[Site, Tensor] = field(default_factory=dict)
     contexts: tuple[str, ...] = ()
     batches: tuple[EditBatch, ...] = ()
-    marks: tuple[Mapping[int, str] | None, ...] = ({},)
+    marks: tuple[Mapping[Site, str] | None, ...] = ({},)
 
     @property
     def requests(self) -> tuple[EditRequest, ...]:
         """Every request in force, in the order of the edits."""
         return tuple(request for batch in self.batches for request in batch.requests)
+
+    @property
+    def beside_downs(self) -> frozenset[str]:
+        """Names of the weights that adapters changed beside FFN down maps, which a fingerprint knows."""
+        return frozenset(f"{name}.weight" for site, name in self.modules.items() if isinstance(site, str))
 
     def batch(self, name: str) -> EditBatch:
         """The batch of that name.
@@ -77,11 +82,11 @@ class EditState:
         edited = [layer in batch.layers for batch in self.batches for _ in batch.requests]
         return [request.name(i) for i, request in enumerate(self.requests) if edited[i]]
 
-    def updates(self, layer: int) -> list[LayerUpdate]:
+    def updates(self, layer: Site) -> list[LayerUpdate]:
         """The updates of the layer, in the order they were made."""
         return [batch.layers[layer] for batch in self.batches if layer in batch.layers]
 
-    def in_force(self, maps: Mapping[int, LinearMap]) -> int | None:
+    def in_force(self, maps: Mapping[Site, LinearMap]) -> int | None:
         """How many of the batches the weights in ``maps`` hold, in their order; ``None``: the weights are none we know.
 
         Weights that someone put back to what they were before an edit are recognised: the edit can be forgotten.
@@ -112,11 +117,11 @@ class EditState:
             raise StateError(f"there is a batch {batch.name!r} already: choose another name")
         return replace(self, batches=(*self.batches, batch), marks=(*self.marks, None))
 
-    def with_mark(self, mark: Mapping[int, str]) -> EditState:
+    def with_mark(self, mark: Mapping[Site, str]) -> EditState:
         """The state with other checksums of the weights with every batch in force."""
         return replace(self, marks=(*self.marks[:-1], dict(mark)))
 
-    def with_layers(self, maps: Mapping[int, LinearMap]) -> EditState:
+    def with_layers(self, maps: Mapping[Site, LinearMap]) -> EditState:
         """The state with the present weights of layers it did not know yet as their originals."""
         new = {layer: linear for layer, linear in maps.items() if layer not in self.originals}
         if not new:
@@ -143,7 +148,7 @@ class EditState:
         marks = (*self.marks[: index + 1], *[None] * (len(batches) - index))
         return replace(self, batches=batches, marks=marks)
 
-    def write(self, maps: Mapping[int, LinearMap]) -> dict[int, str]:
+    def write(self, maps: Mapping[Site, LinearMap]) -> dict[Site, str]:
         """Put W0 + all updates into the weights; returns their checksums by layer."""
         for layer, original in self.originals.items():
             write_weight(maps[layer], original, self.updates(layer))
@@ -155,15 +160,15 @@ class EditState:
         Raises:
             StateError: It is of another model.
         """
-        fingerprint = Fingerprint.of(model, architecture)
-        if not self.fingerprint.matches(fingerprint):
+        different = self.fingerprint.difference(Fingerprint.of(model, architecture), self.beside_downs)
+        if different is not None:
             raise StateError(
-                f"the edit state was made on another model: {self.fingerprint.difference(fingerprint)}; load the model "
-                "that was edited, or start a new state"
+                f"the edit state was made on another model: {different}; load the model that was edited, or start a "
+                "new state"
             )
 
     def check(
-        self, model: PreTrainedModel, maps: Mapping[int, LinearMap], architecture: Architecture | None = None
+        self, model: PreTrainedModel, maps: Mapping[Site, LinearMap], architecture: Architecture | None = None
     ) -> None:
         """See that this state is of this model, in this precision.
 
@@ -217,15 +222,15 @@ class EditState:
             description, tensors = read_state(Path(path))
             state = cls(
                 fingerprint=Fingerprint.from_dict(description["fingerprint"]),
-                modules={int(layer): name for layer, name in description["modules"].items()},
-                originals={int(layer): tensors[f"original.{layer}"] for layer in description["modules"]},
+                modules={_site(layer): name for layer, name in description["modules"].items()},
+                originals={_site(layer): tensors[f"original.{layer}"] for layer in description["modules"]},
                 contexts=tuple(description["contexts"]),
                 batches=tuple(
                     EditBatch.from_parts(batch, tensors, f"batch.{number}")
                     for number, batch in enumerate(description["batches"])
                 ),
                 marks=tuple(
-                    None if mark is None else {int(layer): m for layer, m in mark.items()}
+                    None if mark is None else {_site(layer): m for layer, m in mark.items()}
                     for mark in description["marks"]
                 ),
             )
@@ -247,3 +252,7 @@ class EditState:
                 shapes = (update.keys.shape, update.left.shape, update.right.shape)
                 if shapes != ((d_in, n), (d_out, rank), (d_in, rank)):
                     raise StateError(f"{path} is damaged: batch {batch.name} has other shapes at layer {layer}")
+
+
+def _site(text: str) -> Site:
+    return int(text) if text.isdigit() else text

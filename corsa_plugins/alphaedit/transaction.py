@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from corsa_plugins.alphaedit.state import EditState, StateError
+from corsa_plugins.alphaedit.weights import Site
 from corsa_plugins.model.architecture import LinearMap
 
 __all__ = ["EditedWeights"]
@@ -28,7 +29,7 @@ class EditedWeights:
         maps: The linear maps by layer: those that ``state`` knows, and those of which edits may come.
     """
 
-    def __init__(self, state: EditState, maps: Mapping[int, LinearMap]) -> None:
+    def __init__(self, state: EditState, maps: Mapping[Site, LinearMap]) -> None:
         self.state = state
         self.maps = dict(maps)
 
@@ -67,7 +68,7 @@ class EditedWeights:
         self.state = state.with_mark(mark)
 
     @contextmanager
-    def intact(self) -> Iterator[Mapping[int, Tensor]]:
+    def intact(self) -> Iterator[Mapping[Site, Tensor]]:
         """Within the block, whatever is raised before the state is replaced: the weights are put back.
 
         Yields:
@@ -100,7 +101,7 @@ class EditedWeights:
         return count
 
     @torch.no_grad()
-    def _put_back(self, weights: Mapping[int, Tensor]) -> None:
+    def _put_back(self, weights: Mapping[Site, Tensor]) -> None:
         for layer, weight in weights.items():
             self.maps[layer].weight.copy_(weight)
 

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from corsa_plugins.model.architecture import LinearMap
 
-__all__ = ["Factors", "LayerUpdate", "write_weight"]
+__all__ = ["Factors", "LayerUpdate", "Site", "write_weight"]
+
+Site = int | str
+"""A linear map whose weight is changed: the number of a block for the down map of its FFN, else the module's name."""
 
 CHUNK = 2**24
 """Elements of a weight that are held in float64 at a time: 128 MiB."""

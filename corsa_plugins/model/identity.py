@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +82,13 @@ class Fingerprint:
         config: Any = model.config
         return cls(str(config.model_type), shapes, values, str(getattr(config, "_name_or_path", "") or ""))
 
-    def difference(self, other: Fingerprint) -> str | None:
-        """What tells ``other`` from this one, for a message; ``None`` if they are of the same model."""
+    def difference(self, other: Fingerprint, besides: Collection[str] = ()) -> str | None:
+        """What tells ``other`` from this one, for a message; ``None`` if they are of the same model.
+
+        Args:
+            other: The other.
+            besides: Names of parameters whose values are not compared.
+        """
         if self.model_type != other.model_type:
             return f"other architecture: {self.model_type} and {other.model_type}"
         if self.shapes != other.shapes:
@@ -91,7 +96,7 @@ class Fingerprint:
             name = changed[0]
             shapes = " and ".join(_shape(model.shapes.get(name)) for model in (self, other))
             return f"other architecture: {name} is {shapes}{_more(len(changed) - 1, 'parameters differ')}"
-        shared = [name for name in self.values if name in other.values]
+        shared = [name for name in self.values if name in other.values and name not in besides]
         if self.shapes and not shared:
             return "no weights to compare"
         changed = [name for name in shared if not _close(self.values[name], other.values[name])]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.adapters import AdapterError, adopt_adapter, adopting_editor, export_state, read_adapter
+from corsa_plugins.adapters import AdapterError, LoraAdapter, adopt_adapter, adopting_editor, export_state, read_adapter
+from corsa_plugins.adapters.adoption import adapter_sites
 from corsa_plugins.alphaedit import AlphaEditor, EditError, EditState, StateError
 from corsa_plugins.alphaedit.edited import last_settings
 from corsa_plugins.alphaedit.weights import LayerUpdate
+from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import ArchitectureError, find_architecture
 from tests.adapters.test_folder import trained
+from tests.adapters.test_low_rank import update
 from tests.conftest import llama
 from tests.fixtures.adapters import Edited
 from tests.fixtures.alphaedit import QUICK, REQUESTS, Bench
@@ -94,19 +97,46 @@ def test_of_two_models_of_one_shape_the_weights_tell(edited: Edited, tmp_path: P
         adopt_adapter(editor, adapter, any_base=True)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"target_modules": ["q_proj"]}, r"self_attn\.q_proj.*changes of FFN down maps alone"),
-        ({"target_modules": "all-linear"}, "and 15 others"),
-    ],
-)
-def test_other_modules_are_refused_by_name(
-    settings: dict[str, Any], message: str, llama_bench: Bench, tmp_path: Path
-) -> None:
-    trained(llama_bench.copy().model, tmp_path / "out", **settings)
-    with pytest.raises(AdapterError, match=message):
-        adopting_editor(llama_bench.model, llama_bench.tokenizer, read_adapter(tmp_path / "out"))
+def test_of_other_modules_too_it_comes_out_in_any_order(llama_bench: Bench, tmp_path: Path) -> None:
+    """As trainers make them: every linear map but the head."""
+    llama_bench.model.config._name_or_path = "a/llama"
+    before = llama_bench.weights()
+    peft_model = trained(llama_bench.copy().model, tmp_path / "adapter", target_modules="all-linear").eval()
+    adapter, tokenizer = read_adapter(tmp_path / "adapter"), llama_bench.tokenizer
+    editor = llama_bench.editor(QUICK)
+    editor.edit(REQUESTS[:1], name="1", answers=False)
+    only_edited = llama_bench.weights()
+    batch = adopt_adapter(editor, adapter, name="adapter", any_base=True)
+    assert sorted(map(str, batch.layers))[:4] == ["0", "1", "2", "model.layers.0.mlp.gate_proj"]
+    assert len(batch.layers) == 21
+    loaded = EditState.load(editor.state.save(tmp_path / "state"))
+    assert loaded.batch("adapter").layers.keys() == batch.layers.keys()
+    again = AlphaEditor(llama_bench.model, tokenizer, None, QUICK, state=loaded)
+    again.revert("adapter")
+    assert llama_bench.holds(only_edited)
+    adopt_adapter(again, adapter, name="adapter", any_base=True)
+    again.revert("1")
+    ids = torch.arange(3, 20)[None]
+    with torch.no_grad():
+        wanted, said = peft_model(ids).logits, llama_bench.model(ids).logits
+    assert float((wanted - said).abs().max() / wanted.abs().max()) < 1e-4  # 21 roundings
+    export_state(again.state, tmp_path / "again")
+    assert {name: update.rank for name, update in read_adapter(tmp_path / "again").updates.items()} == {
+        name: update.rank for name, update in adapter.updates.items()
+    }
+    again.revert("adapter")
+    assert llama_bench.holds(before)
+
+
+def test_what_is_shared_or_no_linear_map_is_refused(llama_bench: Bench) -> None:
+    model = llama_bench.model
+    head = LoraAdapter("a/llama", {"lm_head": update(*model.lm_head.weight.shape, 2)})
+    with pytest.raises(ArchitectureError, match=r"model\.norm is no linear map of this model"):
+        adapter_sites(replace(head, updates={"model.norm": update(32, 32, 2)}), find_architecture(model))
+    assert list(adapter_sites(head, find_architecture(model))) == ["lm_head"]
+    model.lm_head.weight = model.model.embed_tokens.weight
+    with pytest.raises(SettingError, match="are one weight"):
+        adopting_editor(model, llama_bench.tokenizer, head)
 
 
 def test_other_shapes_are_refused(
@@ -121,7 +151,7 @@ def test_other_shapes_are_refused(
     with pytest.raises(AdapterError, match="32 x 64, and this model has 32 x 48 there: it is of another base"):
         adopting_editor(narrow, tiny_tokenizer, adapter)
     single = llama(len(tiny_tokenizer), n_blocks=1)
-    with pytest.raises(AdapterError, match=r"layers\.1\.mlp\.down_proj, which this model does not have"):
+    with pytest.raises(AdapterError, match=r"layers\.1\.mlp\.down_proj, which this model has not"):
         adopting_editor(single, tiny_tokenizer, adapter)
 
 

@@ -56,7 +56,7 @@ def test_a_state_out_and_back(edited: Edited, folder: Path, corsa: Command) -> N
     for number, (start, options) in enumerate(((folder / "one" / "model", ()), (base, ("--delta-only",)))):
         out = folder / f"two{number}"
         result = corsa("import", folder / "tuesday", "--model", start, "--state", folder / "one", *options, *same, out)
-        assert "batch 2: ranks 2 at layer 0" in result.output, result.stderr
+        assert "batch 2: rank 2 in 1 modules" in result.output, result.stderr
         assert "batches in force: first, 2" in result.output
         assert [batch.name for batch in EditState.load(out / "state").batches] == ["first", "2"]
     assert torch.equal(down(AutoModelForCausalLM.from_pretrained(folder / "two0" / "model")), down(edited.model))

@@ -14,7 +14,7 @@ __all__ = ["import_adapter"]
 
 
 def import_adapter(
-    adapter: Annotated[Path, typer.Argument(help="The folder of a LoRA adapter of FFN down maps.")],
+    adapter: Annotated[Path, typer.Argument(help="The folder of a LoRA adapter.")],
     model: options.Model,
     output: options.Output,
     state: options.State = None,
@@ -30,13 +30,13 @@ def import_adapter(
     """Take a LoRA adapter into a model's edits, as a batch that corsa edit --revert takes out again.
 
     The adapter may come from corsa export, corsa train or any tool that writes PEFT's folders, so long as it is plain
-    LoRA and changes FFN down maps alone; DoRA, trained biases and whole modules are refused by name. Batches come out
-    in any order, and with all of them out the weights are the originals, bit for bit.
+    LoRA of linear maps; DoRA, trained biases and whole modules are refused by name. Batches come out in any order, and
+    with all of them out the weights are the originals, bit for bit.
 
     \b
     EXAMPLES
       corsa import monday --model M --name monday --output edited
-      corsa import runs/down --model edited/model --state edited --output edited2
+      corsa import runs/capitals --model edited/model --state edited --output edited2
       corsa edit --model edited2/model --state edited2 --revert monday --output edited3
 
     \b
@@ -63,6 +63,7 @@ def import_adapter(
     editor = adopting_editor(loaded, tokenizer, update, earlier)
     batch = adopt_adapter(editor, update, name=name, called=model, any_base=any_base)
     save_edited(editor, output, whole=not delta_only)
-    told = ", ".join(f"{update.left.shape[1]} at layer {layer}" for layer, update in batch.layers.items())
+    rank = max(update.left.shape[1] for update in batch.layers.values())
     in_force = ", ".join(one.name for one in editor.state.batches)
-    typer.echo(f"batch {batch.name}: ranks {told}\nwritten to {output}; batches in force: {in_force}")
+    typer.echo(f"batch {batch.name}: rank {rank} in {len(batch.layers)} modules")
+    typer.echo(f"written to {output}; batches in force: {in_force}")
