@@ -38,7 +38,7 @@ from corsa_plugins.alphaedit import (
 from corsa_plugins.atlas import Draw, Fact, Rounds, plan_rounds
 from corsa_plugins.atlas.export import MODEL
 from corsa_plugins.bench.evaluation import evaluate
-from corsa_plugins.cli.options import parse_layers
+from corsa_plugins.cli.values import parse_layers
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.model.loading import load_model
 from corsa_plugins.model.sampling import sample_texts

@@ -1,4 +1,4 @@
-"""The settings of AlphaEdit+ and AlphaEdit, with the paper's values as defaults."""
+"""The settings of AlphaEdit+ and AlphaEdit: defaults for any model; the papers' values are in presets."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class AlphaEditSettings(Settings):
             is what rewordings that begin with it are looked up by. Not in the paper.
         neighbours: Keys of the same prompts about other subjects, which keep their outputs; ``None``: none, as in the
             paper.
-        validation_score: What decides between smoothed targets, over the validation prompts: ``"accuracy"``, the share
-            whose every target token is the most likely one; ``"probability"``, the mean probability of the target, the
-            geometric mean over its tokens, which also moves when no answer flips.
+        validation_score: What decides between smoothed targets, over the validation prompts: ``"probability"``, the
+            mean probability of the target, the geometric mean over its tokens, which also moves when no answer flips;
+            ``"accuracy"``, the share whose every target token is the most likely one.
         n_contexts: Number of generated contexts that keys and values are averaged over, beside the bare prompt.
         context_length: Length of each, in tokens.
         reach: A request counts as out of reach if with its v* in place the target's probability is below this.
@@ -84,7 +84,7 @@ class AlphaEditSettings(Settings):
     smoothing: SmoothingSettings | None = field(default_factory=SmoothingSettings)
     subject_keys: bool = False
     neighbours: NeighbourSettings | None = None
-    validation_score: ValidationScore = "accuracy"
+    validation_score: ValidationScore = "probability"
     n_contexts: NonNegativeInt = 5
     context_length: Count = 10
     reach: Share = 0.5

@@ -44,6 +44,7 @@ _FIELDS: Mapping[str, str] = {
     "search.weight": "search_weight",
     "smoothing.steps": "smoothing_steps",
     "smoothing.share": "smoothing_share",
+    "smoothing.over_median": "smoothing_over_median",
     "smoothing.threshold": "smoothing_threshold",
     "smoothing.tolerance": "smoothing_tolerance",
     "smoothing.selection": "smoothing_selection",
@@ -100,8 +101,9 @@ class AlphaEditPlusHyperParams(HyperParams):
         search_weight: Of what is preserved, where the price decides.
         smoothing: Part three: smooth the targets of requests of high inconsistency.
         smoothing_steps: T.
-        smoothing_share: The share of a batch that is smoothed.
-        smoothing_threshold: The residual norm above which a request is smoothed, in place of the share.
+        smoothing_share: The share of a batch that may be smoothed.
+        smoothing_over_median: How many times the median of the residual norms a norm must exceed; 0 in the paper.
+        smoothing_threshold: The residual norm above which a request is smoothed, in place of both.
         smoothing_tolerance: delta, the change of the validation score that ends it.
         smoothing_selection: ``"early_stop"`` as in the paper, ``"best"`` as in the published code.
         subject_keys: Give the value also to the key of the subject with nothing before it. Not in the paper.
@@ -184,19 +186,20 @@ class AlphaEditPlusHyperParams(HyperParams):
     search_block: int = 1
     search_limit: int | None = None
     search_rule: str | None = None
-    search_weight: float = 4.0
+    search_weight: float = 16.0
     smoothing: bool = True
     smoothing_steps: int = 10
     smoothing_share: float = 0.2
+    smoothing_over_median: float = 2.0
     smoothing_threshold: float | None = None
     smoothing_tolerance: float = 2e-4
-    smoothing_selection: str = "early_stop"
+    smoothing_selection: str = "best"
     subject_keys: bool = False
     neighbours: bool = False
     neighbours_per_form: int = 10
     neighbours_weight: float = 1.0
     neighbours_seed: int = 0
-    validation_score: str = "accuracy"
+    validation_score: str = "probability"
     contexts: list[str] | None = None
     n_contexts: int = 5
     context_length: int = 10

@@ -32,7 +32,7 @@ SETTINGS = AlphaEditSettings(
     ridge=0.7,
     prior_weight=3.0,
     search=SearchSettings(EPSILON),
-    smoothing=SmoothingSettings(steps=STEPS, threshold=1e9, tolerance=TOLERANCE),
+    smoothing=SmoothingSettings(steps=STEPS, threshold=1e9, tolerance=TOLERANCE, selection="early_stop"),
 )
 
 

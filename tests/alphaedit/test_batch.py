@@ -22,7 +22,7 @@ from corsa_plugins.model.asking import score_targets
 from tests.fixtures.alphaedit import LATER, QUICK, REQUESTS, SETTINGS, Bench
 from tests.oracles import alphaedit as oracle
 
-EARLY_STOP = SmoothingSettings(steps=4, share=0.4, tolerance=0.01)
+EARLY_STOP = SmoothingSettings(steps=4, share=0.4, over_median=0, tolerance=0.01, selection="early_stop")
 
 
 class Plain:

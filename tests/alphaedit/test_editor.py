@@ -138,7 +138,9 @@ def test_diagnose_changes_nothing_and_agrees_with_the_edit(llama_bench: Bench) -
 
 # "Smoothed": whatever the scores are, t = 1 is kept.
 @pytest.mark.parametrize(
-    "smoothing", [None, SmoothingSettings(steps=4, share=0.4, tolerance=1e9)], ids=["plain", "smoothed"]
+    "smoothing",
+    [None, SmoothingSettings(steps=4, share=0.4, over_median=0, tolerance=1e9, selection="early_stop")],
+    ids=["plain", "smoothed"],
 )
 def test_residuals_are_those_that_an_edit_meets_at_the_layer(llama_bench: Bench, smoothing: Any) -> None:
     editor = llama_bench.editor(QUICK, smoothing=smoothing)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from corsa_plugins.alphaedit.settings import AlphaEditSettings, preset_names
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
+from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
 from corsa_plugins.alphaedit.values.search import ValueSettings
 from corsa_plugins.errors import SettingError
 from corsa_plugins.rsft import RSFTSettings
@@ -93,9 +94,12 @@ def test_the_papers_values_are_in_the_files() -> None:
         assert settings.search.decides == "threshold"
         assert (settings.search.threshold, settings.ridge, settings.prior_weight) == (threshold, 10, 100)
         assert (settings.smoothing.steps, settings.smoothing.share, settings.smoothing.tolerance) == (10, 0.2, 2e-4)
+        assert (settings.smoothing.over_median, settings.smoothing.selection) == (0, "early_stop")
+        assert settings.validation_score == "accuracy"
     for model in ("qwen2.5-7b", "qwen3-8b", "mistral-7b"):  # none is published: the price decides, on any model
         settings = AlphaEditPlusHyperParams.from_hparams(hparams_path("AlphaEditPlus", model)).settings()
         assert settings.search == SearchSettings()
+        assert settings.smoothing == SmoothingSettings()
     rsft = RSFTHyperParams.from_hparams(hparams_path("RSFT", "qwen2.5-7b"))
     assert (rsft.layers, rsft.epochs, rsft.steps, rsft.loss_threshold, rsft.learning_rate) == ([5], 5, 6, 0.1, 5e-4)
 

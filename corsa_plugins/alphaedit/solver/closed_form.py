@@ -32,7 +32,7 @@ from corsa_plugins.settings import Count, NonNegative, NonNegativeInt, Settings
 
 __all__ = ["Form", "SearchSettings", "Solution", "relative_ridge", "solve"]
 
-WEIGHT = 4.0
+WEIGHT = 16.0
 """Of what is preserved, by default; at it AlphaEdit+ is not behind AlphaEdit without conflicts either."""
 
 Form = Literal["auto", "dual", "primal"]

@@ -47,18 +47,22 @@ class SmoothingSettings(Settings):
             the nearest integer to ``share * N``, halves rounded up; so a request edited alone is never an outlier
             of its batch, nor is one of two at the default. Of equal norms the earlier request comes first. A residual
             of 0 never counts.
-        threshold: tau_r, an absolute norm, in place of ``share``: every request whose residual norm is above it.
+        over_median: A request of the share counts only if its norm is also more than this many times the median of
+            those in the batch that are over 0: without that, a fifth of any batch would be held back, whether anything
+            in it is inconsistent or not. 0: everybody of the share counts, as in the paper.
+        threshold: tau_r, an absolute norm, in place of both: every request whose residual norm is above it.
         tolerance: delta of Algorithm 1, in the unit of the validation score.
-        selection: ``"early_stop"``, as in the paper: t = 0, 1, ... until the score changes by no more than
-            ``tolerance`` from one to the next; that last t is kept. ``"best"``, as in the published code: all
-            of 0 to T, and the first of the highest score is kept.
+        selection: ``"best"``, as in the published code: all of 0 to T, and the first of the highest score is kept.
+            ``"early_stop"``, as in the paper: t = 0, 1, ... until the score changes by no more than ``tolerance`` from
+            one to the next; that last t is kept, wherever the score stands still.
     """
 
     steps: NonNegativeInt = 10
     share: Share = 0.2
+    over_median: NonNegative = 2.0
     threshold: Annotated[NonNegative | None, Field(description="a number of at least 0, or None to go by share")] = None
     tolerance: NonNegative = 2e-4
-    selection: Selection = "early_stop"
+    selection: Selection = "best"
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,10 @@ def is_smoothed(norms: Tensor, settings: SmoothingSettings) -> Tensor:
     count = floor(settings.share * len(norms) + 0.5 + 1e-9)
     chosen = torch.zeros_like(norms, dtype=torch.bool)
     chosen[norms.argsort(descending=True, stable=True)[:count]] = True
-    return chosen & (norms > 0)
+    missing = norms > 0
+    if not missing.any():
+        return missing
+    return chosen & missing & (norms > settings.over_median * norms[missing].quantile(0.5))
 
 
 def smoothing(norms: Tensor, t: int, settings: SmoothingSettings) -> Tensor:

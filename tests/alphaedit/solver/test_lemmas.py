@@ -165,7 +165,7 @@ def test_each_part_does_something_where_its_condition_fails() -> None:
     searched = solve(p.new, p.coordinates(p.Kp), R, ridge=p.ridge, n_null=p.n_null, search=SearchSettings(1.4e-4))
     assert searched.added > 0
     assert error(p.delta(searched), plain) > 1e-3
-    smoothed = R * (1 - smoothing(R.norm(dim=0), 0, SmoothingSettings()))
+    smoothed = R * (1 - smoothing(R.norm(dim=0), 0, SmoothingSettings(over_median=0)))
     assert error(p.delta(alphaedit(p, "dual"), smoothed), plain) > 1e-3
 
 

@@ -63,13 +63,34 @@ def test_schedule_falls_from_a_half_to_nothing_for_the_largest_only(
 )  # fmt: skip
 def test_share_is_the_nearest_count(n: int, share: float, count: int) -> None:
     lengths = torch.arange(1, n + 1, dtype=torch.float64)
-    assert int(is_smoothed(lengths, SmoothingSettings(share=share)).sum()) == count
+    assert int(is_smoothed(lengths, SmoothingSettings(share=share, over_median=0)).sum()) == count
 
 
 def test_of_equal_norms_the_earlier_come_first_and_zeros_never() -> None:
-    half = SmoothingSettings(share=0.5)
+    half = SmoothingSettings(share=0.5, over_median=0)
     assert is_smoothed(torch.tensor([1.0, 2.0, 2.0, 2.0]), half).tolist() == [False, True, True, False]
     assert is_smoothed(torch.tensor([0.0, 0.0, 3.0, 0.0]), half).tolist() == [False, False, True, False]
+
+
+def test_in_a_batch_without_outliers_nobody_is_smoothed() -> None:
+    """By default an outlier is more than twice as far from its target as half of those that have a way to go."""
+    lengths = torch.tensor([8.0, 9.0, 10.0, 11.0, 19.9, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert not is_smoothed(lengths, SmoothingSettings()).any()
+    lengths[4] = 20.1
+    for unit in (1.0, 1e-6, 1e6):
+        assert is_smoothed(unit * lengths, SmoothingSettings()).nonzero().flatten().tolist() == [4]
+    assert not is_smoothed(lengths, SmoothingSettings(over_median=2.1)).any()
+    assert int(is_smoothed(lengths, SmoothingSettings(over_median=0)).sum()) == 2  # the paper's share, whoever it is
+
+
+@settings(max_examples=100, deadline=None)
+@given(norms, st.floats(0, 1), st.floats(0, 4))
+def test_an_outlier_is_one_of_the_share(lengths: torch.Tensor, share: float, factor: float) -> None:
+    found = is_smoothed(lengths, SmoothingSettings(share=share, over_median=factor))
+    among = is_smoothed(lengths, SmoothingSettings(share=share, over_median=0))
+    positive = sorted(float(length) for length in lengths if length > 0)
+    expected = [bool(a) and float(x) > factor * np.median(positive) for a, x in zip(among, lengths, strict=True)]
+    assert found.tolist() == expected
 
 
 def test_threshold_is_strict_and_overrides_share() -> None:
@@ -97,13 +118,15 @@ def test_early_stop_is_lines_15_to_20(values: list[float]) -> None:
             break
         before = values[t]
     asked: list[int] = []
-    choice = select_smoothing(scored(values, asked), SmoothingSettings(steps=T, tolerance=tolerance))
+    settings = SmoothingSettings(steps=T, tolerance=tolerance, selection="early_stop")
+    choice = select_smoothing(scored(values, asked), settings)
     assert choice == SmoothingChoice(expected, tuple(values[: expected + 1]))
     assert asked == list(range(expected + 1))  # nothing is validated twice or for nothing
 
 
 def test_a_change_of_exactly_the_tolerance_stops() -> None:
-    assert select_smoothing(scored([0.0, 0.5, 2.0], []), SmoothingSettings(steps=2, tolerance=0.5)).t == 1
+    settings = SmoothingSettings(steps=2, tolerance=0.5, selection="early_stop")
+    assert select_smoothing(scored([0.0, 0.5, 2.0], []), settings).t == 1
 
 
 def test_best_asks_for_all_and_keeps_the_first_of_the_highest() -> None:
@@ -128,6 +151,7 @@ def test_nothing_is_validated_when_nothing_is_smoothed(lengths: torch.Tensor) ->
 def test_bad_input_is_refused_by_name() -> None:
     for name, value in [
         ("steps", -1), ("steps", 2.5), ("steps", True), ("share", 1.5), ("share", math.nan), ("threshold", -1.0),
+        ("over_median", -1.0),
         ("tolerance", math.inf), ("selection", "last"),
     ]:  # fmt: skip
         with pytest.raises(SettingError, match=f"^{name} is"):
