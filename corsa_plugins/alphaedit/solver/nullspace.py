@@ -113,7 +113,7 @@ class NullSpace:
         if not self.ordered or not total:
             return None
         reached = self.eigenvalues.clamp(min=0.0)[: self.n_null if grades is None else len(grades)]
-        return 1 - float(reached.sum() if grades is None else reached @ grades.to(reached)) / total
+        return max(0.0, 1 - float(reached.sum() if grades is None else reached @ grades.to(reached)) / total)
 
     @classmethod
     def from_basis(cls, basis: Eigenbasis, rule: NullSpaceRule | None = None, what: str = "") -> NullSpace:
