@@ -153,7 +153,7 @@ class AtlasWorld:
 
     folder: Path
     neighbours: int = 2
-    tokens: int = 30_000
+    tokens: int = 16_000
 
     notes = (
         "Two rounds of edits of what a pretrained model knows; round 2 goes on with what round 1 left. Nothing was "
@@ -210,7 +210,8 @@ class AtlasWorld:
         model, tokenizer = self.load()
         texts = sample_texts(model, tokenizer, self.tokens)
         layers = likely_layers(len(find_architecture(model).blocks))
-        statistics = collect_statistics(model, tokenizer, texts, layers, n_tokens=self.tokens, length=128)
+        n = self.tokens
+        statistics = collect_statistics(model, tokenizer, texts, layers, n_tokens=n, length=128, batch_size=32)
         with atomic_directory(folder) as new:
             statistics.save(new)
 

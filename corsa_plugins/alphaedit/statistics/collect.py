@@ -58,9 +58,9 @@ def collect_statistics(
     A key is the input of an FFN's down map at one token. All layers are collected in one pass, which ends at the
     highest of them; the model's head is never run. Every token counts, BOS among them: edits must spare it too.
 
-    Precision: on a CPU products are float64; on a GPU they are float32 (never TF32) over at most 4096 tokens each. Both
-    are added up in float64. Memory, beside the model's, on its device: a float64 d x d matrix for each layer (1.6 GiB
-    at a width of 14336), and one product while it is added.
+    Precision: on a CPU products are float64; on a GPU, and of half-precision keys, they are float32 (never TF32) over
+    at most 4096 tokens each. All are added up in float64. Memory, beside the model's, on its device: a float64 d x d
+    matrix for each layer (1.6 GiB at a width of 14336), and one product while it is added.
 
     >>> collect_statistics(model, tokenizer, "text.jsonl", (4, 5, 6, 7, 8), n_tokens=10**6, out="s")  # doctest: +SKIP
 

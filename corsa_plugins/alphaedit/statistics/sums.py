@@ -61,7 +61,10 @@ class KeySums:
             width = self._widths[layer]
             self._sums[layer] = torch.zeros(width, width, dtype=torch.float64, device=keys.device)
         total = self._sums[layer] = self._sums[layer].to(keys.device)
-        exact = torch.float64 if keys.device.type == "cpu" else torch.promote_types(keys.dtype, torch.float32)
+        # Products of two half-precision numbers are exact in float32, so that there only their sum is rounded.
+        half = keys.dtype in (torch.float16, torch.bfloat16)
+        wide = keys.device.type == "cpu" and not half
+        exact = torch.float64 if wide else torch.promote_types(keys.dtype, torch.float32)
         with _full_precision():
             for chunk in keys.split(CHUNK):
                 ready = chunk.to(exact)
