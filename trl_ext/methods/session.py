@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 import transformers
 from datasets import Dataset
 from peft import PeftModel
@@ -113,6 +114,7 @@ class AdapterSession:
             history: Gets the records of this training.
         """
         config: dict[str, Any] = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no"}
+        config["use_cpu"] = not torch.accelerator.is_available()  # without one, transformers asks to be told
         config |= {**self.settings.training, **self.own, **(settings or {})}
         rows = to_preference_rows(
             requests, conversational=self.conversational, answer_suffix=self.settings.answer_suffix

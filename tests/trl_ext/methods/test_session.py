@@ -40,6 +40,17 @@ def test_an_update_moves_the_edited_facts_towards_the_new_answers(tmp_path: Path
     assert again["log_prob_new"].mean == pytest.approx(after["log_prob_new"].mean, abs=1e-3)
 
 
+def test_without_an_accelerator_nothing_has_to_be_said(
+    tmp_path: Path, tiny_llama: LlamaForCausalLM, tiny_tokenizer: Any
+) -> None:
+    """The trainer itself refuses bfloat16 on a CPU unless it is told to use it."""
+    settings = AdapterSettings({"max_steps": 1, "learning_rate": 1e-3})
+    session = lora_sft(settings).start(tiny_llama, tiny_tokenizer, seed=0)
+    trained = session.train(session.filled([FRANCE]), tmp_path)
+    assert next(trained.parameters()).device.type == ("cpu" if not torch.accelerator.is_available() else "cuda")
+    session.close()
+
+
 @pytest.mark.parametrize("spec", [lora_sft, f_learning])
 def test_what_is_saved_answers_as_the_session_did(
     spec: MethodSpec, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
