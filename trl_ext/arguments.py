@@ -70,6 +70,11 @@ class RequestArguments:
             About how often to take the log-probabilities of the new and the old answers during training, on the edit
             prompts and on the `validation_prompts` of the requests, of at most 32 of them. They go to `history.json`
             and to the trainer's log history. Changes nothing about the training; `0` leaves it out.
+        keep (`str`, *optional*):
+            JSONL file of prompts whose answers are to stay as they are, with `keep_weight`. By default they are made:
+            the forms of the requests about other subjects, which the model writes itself, and text of its own.
+        keep_prompts (`int`, *optional*, defaults to `64`):
+            About how many such prompts are made.
     """
 
     requests: str | None = field(default=None, metadata={"help": "JSONL file of edit requests. Required."})
@@ -91,8 +96,14 @@ class RequestArguments:
         default=0,
         metadata={"help": "About how often to follow the log-probabilities of new and old answers, in history.json."},
     )
+    keep: str | None = field(
+        default=None, metadata={"help": "JSONL file of prompts to keep, with `keep_weight`; by default they are made."}
+    )
+    keep_prompts: int = field(default=64, metadata={"help": "About how many prompts to keep are made."})
 
     def __post_init__(self) -> None:
+        if self.keep_prompts < 2:
+            raise SettingError(f"keep_prompts is {self.keep_prompts}: it must be at least 2; keep_weight 0 keeps none.")
         if self.history_looks < 0:
             raise SettingError(f"history_looks is {self.history_looks}: it must be a whole number, 0 for no history.")
 

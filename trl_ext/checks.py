@@ -66,6 +66,7 @@ class _Declared:
     max_grad_norm: NonNegative | None
     seed: Seed
     data_seed: Seed | None
+    keep_batch_size: Count
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,13 @@ class CoRSAConfig(DPOConfig):
             the cost. `0` is Algorithm 1.
         sam_interval (`int`, *optional*, defaults to `1`):
             From there on, every how many optimizer steps one is sharpness-aware. `1` is Algorithm 1.
+        keep_weight (`float`, *optional*, defaults to `0.0`):
+            Weight of what holds kept prompts (`kept` of the trainer) to what the model said to them before training:
+            the KL divergence, whose gradient is added to every update. `0` holds nothing, as in the paper.
+        keep_tolerance (`float`, *optional*, defaults to `0.05`):
+            Divergence past which that weight grows in proportion to it, in nats per token.
+        keep_batch_size (`int`, *optional*, defaults to `16`):
+            Kept prompts per optimizer step, on each process its own.
         reference (`str`, *optional*, defaults to `"base"`):
             Reference of the DPO loss when training continues on an existing adapter: `"base"`, the base model with the
             adapter off, as in the paper, or `"adapter"`, the adapter as it was when training began, as in TRL. A new
@@ -131,6 +138,15 @@ class CoRSAConfig(DPOConfig):
     sam_interval: int = field(
         default=_PAPER.sam_interval, metadata={"help": "Every how many steps, from there on, one has the perturbation."}
     )
+    keep_weight: float = field(
+        default=_PAPER.keep_weight,
+        metadata={"help": "Weight of the divergence of kept prompts from what the model said before; 0 holds nothing."},
+    )
+    keep_tolerance: float = field(
+        default=_PAPER.keep_tolerance,
+        metadata={"help": "Divergence past which the weight grows in proportion to it, in nats per token."},
+    )
+    keep_batch_size: int = field(default=16, metadata={"help": "Kept prompts per optimizer step and process."})
     reference: str = field(
         default="base",
         metadata={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.effect import effect_of, warn_if_few
+from trl_ext.keeping import MOST_CHANGED, kept_sentence
 from trl_ext.stopping import Standing
 
 __all__ = ["is_zero", "learned"]
+
+logger = logging.getLogger(__name__)
 
 _CURE = "raise learning_rate or num_train_epochs"
 
@@ -24,6 +28,7 @@ def learned(
     *,
     chat_template: bool = False,
     standing: Standing | None = None,
+    kept: tuple[Sequence[str], int] = ((), 0),
 ) -> dict[str, Any]:
     """The report of a training (:mod:`corsa_plugins.methods.effect`); warns where few of its facts were learned.
 
@@ -33,6 +38,8 @@ def learned(
         requests: It was trained on.
         chat_template: In this form.
         standing: Which facts reached the level of a training with ``learned_at``; reported under ``"training"``.
+        kept: Which prompts that were to stay have changed, of how many that were watched; reported under ``"kept"``,
+            and warned of where these are many.
     """
     effect = effect_of(model, tokenizer, requests, chat_template=chat_template)
     cure = f"the adapter is still zero, so the model is as it was; {_CURE}" if is_zero(model) else _CURE
@@ -46,6 +53,11 @@ def learned(
             "of": len(standing.learned),
             "not_learned": [effect.requests[index].name for index in standing.missing],
         }
+    changed, watched = kept
+    if watched:
+        sentence = kept_sentence(changed, watched)
+        logger.log(logging.WARNING if len(changed) > MOST_CHANGED * watched else logging.INFO, "%s", sentence)
+        told["kept"] = {"changed": list(changed), "of": watched, "text": sentence}
     return told
 
 

@@ -22,8 +22,9 @@ from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from corsa_plugins.corsa.kept import Kept, keep_answers, make_kept
 from corsa_plugins.data.preferences import FilledRequests, fill_target_old, to_preference_rows
-from corsa_plugins.data.reading import read_requests, write_requests
+from corsa_plugins.data.reading import read_probes, read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.methods.effect import write_report
@@ -66,6 +67,7 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
             raise SettingError(f"{request_args.eval_requests}: the model already answers every request as wanted.")
     with _refused(training_args):
         trainer = CoRSATrainer(
+            kept=_kept(model, tokenizer, filled.requests, request_args, training_args),
             model=model,
             args=training_args,
             train_dataset=_dataset(filled.requests, request_args),
@@ -187,8 +189,7 @@ def _fill(
 ) -> FilledRequests:
     if not request_args.fill_target_old:
         return FilledRequests(tuple(requests), (), ())
-    if not (getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)):
-        model.to(device)
+    _place(model, device)
     filled = fill_target_old(
         model,
         tokenizer,
@@ -204,6 +205,33 @@ def _fill(
         len(filled.filled),
     )
     return filled
+
+
+def _kept(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    request_args: RequestArguments,
+    training_args: CoRSAConfig,
+) -> list[Kept]:
+    """The prompts to keep, where any are: those of a file, or made of the requests."""
+    if not training_args.keep_weight:
+        return []
+    _place(model, training_args.device)
+    chat = request_args.conversational
+    if request_args.keep:
+        prompts = [probe.prompt for probe in read_probes(request_args.keep)]
+        return keep_answers(model, tokenizer, prompts, chat_template=chat)
+    kept = make_kept(
+        model, tokenizer, requests, n=request_args.keep_prompts, chat_template=chat, seed=training_args.seed
+    )
+    logger.info("%d prompts to keep were made, such as %r.", len(kept), kept[0].prompt if kept else "")
+    return kept
+
+
+def _place(model: PreTrainedModel | PeftModel, device: torch.device) -> None:
+    if not (getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)):
+        model.to(device)
 
 
 def _callbacks(
@@ -227,7 +255,7 @@ def _callbacks(
 def _report(trainer: CoRSATrainer, requests: Sequence[EditRequest], conversational: bool, output: Path) -> None:
     """Whether the facts were learned, by the first process, while the others wait."""
     if trainer.is_world_process_zero():
-        settings: Any = {"chat_template": conversational, "standing": trainer.learned}
+        settings: Any = {"chat_template": conversational, "standing": trainer.learned, "kept": trainer.kept_changed()}
         write_report(learned(trainer.model, trainer.processing_class, requests, **settings), output)
     trainer.accelerator.wait_for_everyone()
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -30,6 +30,7 @@ from corsa_plugins.corsa import (
     sft_loss,
     token_weights,
 )
+from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.corsa.objective import sequence_log_probs
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, random_state_kept
@@ -49,6 +50,7 @@ from trl_ext.checks import (
 from trl_ext.config import CoRSAConfig, paper_lora_config
 from trl_ext.data import check_lengths, checked_preferences, row_lengths, warn_of_dropped_rows
 from trl_ext.head import add_completion_head, remove_completion_head
+from trl_ext.keeping import Keeper
 from trl_ext.prompts import PromptsOnce, pays
 from trl_ext.step import (
     accumulate,
@@ -125,6 +127,9 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             Configuration. If `None`, the paper's.
         peft_config ([`~peft.LoraConfig`], *optional*):
             Adapter for a model that has none. If `None`, [`paper_lora_config`].
+        kept (`list[Kept]`, *optional*):
+            Prompts whose answers are to stay as they are, with `keep_weight`; `corsa_plugins.corsa.kept.make_kept`
+            makes them of edit requests.
 
         The other arguments are those of [`~trl.DPOTrainer`].
 
@@ -143,6 +148,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         args: CoRSAConfig | None = None,
         *positional: Any,
         peft_config: LoraConfig | None = None,
+        kept: Sequence[Kept] = (),
         **kwargs: Any,
     ):
         if args is None:
@@ -196,6 +202,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         self._add_lengths()
         self.add_callback(ManifestCallback())
         self._stop = self._stop_when_learned()
+        self._keeper = self._keeper_of(kept)
 
     # --- Before training ---
 
@@ -317,7 +324,26 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args)
         return super().train(checkpoint, *args, **kwargs)
 
-    # --- What is learned ---
+    def _keeper_of(self, kept: Sequence[Kept]) -> Keeper | None:
+        """What holds the kept prompts, where they are to be held."""
+        if self.args.keep_weight == 0:
+            return None
+        if not kept:
+            raise SettingError(
+                f"keep_weight={self.args.keep_weight:g} without prompts to keep: give `kept`, such as "
+                "`corsa_plugins.corsa.kept.make_kept(model, tokenizer, requests)`, or set `keep_weight=0`."
+            )
+        seed = self.args.seed + self.accelerator.process_index
+        return Keeper(self.model, kept, size=self.args.keep_batch_size, seed=seed, precision=self.accelerator.autocast)
+
+    # --- What is learned and kept ---
+
+    def kept_changed(self) -> tuple[list[str], int]:
+        """The watched prompts that the model answers otherwise than before, and how many are watched."""
+        if self._keeper is None:
+            return [], 0
+        with random_state_kept():
+            return self._keeper.changed(self.accelerator.unwrap_model(self.model)), len(self._keeper.watched)
 
     @property
     def learned(self) -> Standing | None:
@@ -387,6 +413,8 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
                     "or `sam_rho`."
                 ) from None
             accumulate(self._parameters, step.update, 1.0 / self.current_gradient_accumulation_steps)
+            if self._keeper is not None and self.accelerator.sync_gradients:
+                self._hold(module, self._keeper)
             if self.accelerator.sync_gradients and self.accelerator.num_processes > 1:
                 average_over_processes(self._parameters, self.accelerator)
             self._log_step(step)
@@ -399,6 +427,13 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             if at_phi.dpo_loss is not None:
                 loss = loss + self.args.dpo_weight * at_phi.dpo_loss
             return loss / self.current_gradient_accumulation_steps
+
+    def _hold(self, module: nn.Module, keeper: Keeper) -> None:
+        """Add the pull of the kept prompts, at phi, to the update of an optimizer step."""
+        settings = {"weight": self.args.keep_weight, "tolerance": self.args.keep_tolerance}
+        pull, divergence = keeper.gradient(module, self._parameters, self.state.global_step, **settings)
+        accumulate(self._parameters, pull, 1.0)
+        self.record("train", "kept/divergence", divergence)
 
     def _with_reference(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch with reference log-probabilities, so that both halves of the step read the same ones; without DPO

@@ -28,6 +28,9 @@ class CorsaSettings(Settings):
         learned_margin: what log p(y+) - log p(y-) must be as well, in nats.
         sam_start: share of a training, in [0, 1], before which its steps are without SAM. Algorithm 1 has 0.
         sam_interval: from there on one step of so many is with SAM, the first one first. Algorithm 1 has 1.
+        keep_weight: weight of the divergence of kept prompts from what the model said to them before
+            (:mod:`corsa_plugins.corsa.keeping`). 0, which is the paper's, holds nothing.
+        keep_tolerance: divergence past which that weight grows, in nats per token.
     """
 
     dpo_weight: NonNegative = 1.0
@@ -40,6 +43,8 @@ class CorsaSettings(Settings):
     learned_margin: NonNegative = 0.0
     sam_start: Share = 0.0
     sam_interval: Count = 1
+    keep_weight: NonNegative = 0.0
+    keep_tolerance: Positive = 0.05
 
     @property
     def level(self) -> LearnedLevel | None:

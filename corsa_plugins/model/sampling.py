@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,14 @@ from tqdm.auto import tqdm
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.journal import Journal
-from corsa_plugins.model.batching import base_model, input_device
+from corsa_plugins.model.batching import base_model, input_device, pad
 from corsa_plugins.model.borrowing import attribute, eval_mode
 from corsa_plugins.model.identity import model_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["sample_texts"]
+__all__ = ["sample_continuations", "sample_texts"]
 
 _BETWEEN_DOCUMENTS = "<|endoftext|>"
 """What stands between the documents that GPT-2's successors were trained on, whatever they call their BOS."""
@@ -79,7 +80,10 @@ def sample_texts(
             if kept is not None and batch < len(kept.items):
                 new = kept.items[batch]
             else:
-                new = _documents(tokenizer, _rows(model, start, length, batch_size, temperature, f"{seed} {batch}"))
+                rows = sample_continuations(
+                    model, [[start]] * batch_size, length, temperature=temperature, seed=f"{seed} {batch}"
+                )
+                new = _documents(tokenizer, rows)
                 if kept is not None:
                     kept.append(new)
             batch += 1
@@ -103,15 +107,27 @@ def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
     raise SettingError("the tokenizer has no token that a text could begin behind: give statistics a text")
 
 
-def _rows(model: Any, start: int, length: int, rows: int, temperature: float, seed: str) -> list[list[int]]:
+def sample_continuations(
+    model: Any, rows: Sequence[Sequence[int]], length: int, *, temperature: float = 1.0, seed: int | str = 0
+) -> list[list[int]]:
+    """What the model writes behind each row of token ids: ``length`` new tokens, sampled from all tokens, never ended
+    early. One batch; its composition is part of what decides the text.
+
+    Args:
+        model: A causal language model; a ``PeftModel`` writes with its active adapter.
+        rows: Token ids, none empty.
+        length: New tokens of each row.
+        temperature: Of the sampling.
+        seed: Of everything that is drawn; the generators of the process are left as they were.
+    """
     from transformers import GenerationConfig
 
     config = GenerationConfig(
         max_new_tokens=length, do_sample=True, temperature=temperature, top_k=0, top_p=1.0, eos_token_id=None,
-        pad_token_id=start, use_cache=True,
+        pad_token_id=0, use_cache=True,
     )  # fmt: skip
     device = input_device(model)
-    ids = torch.full((rows, 1), start, dtype=torch.long, device=device)
+    ids, mask = pad(rows, side="left")
     devices = [device] if device.type == "cuda" else []
     # What a config leaves open, `generate` takes from the model's own.
     with (
@@ -119,9 +135,9 @@ def _rows(model: Any, start: int, length: int, rows: int, temperature: float, se
         eval_mode(model),
         attribute(base_model(model), "generation_config", config),
     ):
-        torch.manual_seed(int.from_bytes(seed.encode(), "big") % 2**63)
-        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    sampled: list[list[int]] = out[:, 1:].tolist()
+        torch.manual_seed(int.from_bytes(str(seed).encode(), "big") % 2**63)
+        out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
+    sampled: list[list[int]] = out[:, ids.shape[1] :].tolist()
     return sampled
 
 

@@ -47,7 +47,7 @@ def test_it_goes_on_where_it_was(tmp_path, taught_llama, tiny_tokenizer, monkeyp
     begun = journal.read_bytes()
     assert sample_texts(taught_llama, tiny_tokenizer, 300, journal=journal, **SIZE) == whole
     assert journal.read_bytes().startswith(begun)
-    monkeypatch.setattr("corsa_plugins.model.sampling._rows", None)  # sampling would fail
+    monkeypatch.setattr("corsa_plugins.model.sampling.sample_continuations", None)  # sampling would fail
     assert sample_texts(taught_llama, tiny_tokenizer, 300, journal=journal, **SIZE) == whole
     with pytest.raises(OtherWorkError, match="other seed"):
         sample_texts(taught_llama, tiny_tokenizer, 300, seed=3, journal=journal, **SIZE)

@@ -112,4 +112,5 @@ _TRAINER_ARGUMENTS = {
     "processing_class",
     "optimizers",
     "compute_metrics",
+    "kept",
 }

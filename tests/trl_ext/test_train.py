@@ -264,6 +264,18 @@ def test_requests_without_an_old_answer_say_how_to_get_one(home: Path, capsys: p
     assert "fill_target_old" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["a file", "made"])
+def test_prompts_to_keep_are_those_of_a_file_or_made(home: Path, named: bool) -> None:
+    write_requests(home / "requests.jsonl", [REQUESTS[0].model_copy(update={"subject": "France"})])
+    lines = [json.dumps(f"The capital of {land} is") for land in ("Spain", "Italy", "Oz")]
+    (home / "keep.jsonl").write_text("\n".join(lines))
+    configure(home, max_steps=1, keep_weight=1.0, keep_prompts=4, keep=str(home / "keep.jsonl") if named else None)
+    assert run("--config", str(home / "run.yaml")) == 0
+    kept = json.loads((home / "adapter" / "report.json").read_text())["kept"]
+    assert kept["text"].startswith(f"{len(kept['changed'])} of {kept['of']} prompts that were watched")
+    assert kept["of"] == 1 if named else kept["of"] > 1
+
+
 def launch(home: Path, *launcher: str) -> None:
     command = [sys.executable, "-m", *launcher, "-m", "trl_ext.train", "--config", str(home / "run.yaml")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=400)

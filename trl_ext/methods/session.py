@@ -15,6 +15,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
+from corsa_plugins.corsa.kept import Kept, make_kept
 from corsa_plugins.data.preferences import fill_target_old, to_preference_rows
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
@@ -58,7 +59,9 @@ class AdapterSession:
         self.own = own
         self.seed = seed
         self.peft: PeftModel | None = None
-        self.standing: Standing | None = None  # of the last training
+        # Of the last training.
+        self.standing: Standing | None = None
+        self.kept: tuple[Sequence[str], int] = ((), 0)
         self._unadapted = Unadapted(model)
 
     @property
@@ -95,7 +98,7 @@ class AdapterSession:
 
     def report(self, requests: Sequence[EditRequest], folder: Path) -> None:
         """Write what the training of the requests came to, and warn where it is little."""
-        settings: Any = {"chat_template": self.conversational, "standing": self.standing}
+        settings: Any = {"chat_template": self.conversational, "standing": self.standing, "kept": self.kept}
         write_report(learned(self.model, self.tokenizer, requests, **settings), folder)
 
     def train(
@@ -119,6 +122,9 @@ class AdapterSession:
         rows = to_preference_rows(
             requests, conversational=self.conversational, answer_suffix=self.settings.answer_suffix
         )
+        kept: list[Kept] = []
+        if config.get("keep_weight"):
+            kept = make_kept(self.model, self.tokenizer, requests, chat_template=self.conversational, seed=self.seed)
         with quiet():
             trainer = CoRSATrainer(
                 model=self.model,
@@ -128,11 +134,12 @@ class AdapterSession:
                 # PEFT writes the model's own modules into the configuration it is given.
                 peft_config=None if self.peft is not None else copy.deepcopy(self.settings.lora),
                 callbacks=[history] if history is not None else None,
+                kept=kept,
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
             trainer.model.save_pretrained(output)
-        self.standing = trainer.learned
+        self.standing, self.kept = trainer.learned, trainer.kept_changed()
         return trainer.model
 
     def load(self, adapter: Path) -> None:

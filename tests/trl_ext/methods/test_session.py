@@ -137,3 +137,14 @@ def test_old_answers_are_filled_in_and_known_facts_left_alone(
 def test_a_model_with_an_adapter_is_refused(tiny_llama: LlamaForCausalLM, tiny_tokenizer: Any) -> None:
     with pytest.raises(SettingError, match="has an adapter already"):
         lora_sft(SETTINGS).start(get_peft_model(tiny_llama, lora()), tiny_tokenizer, seed=0)
+
+
+def test_an_update_that_keeps_reports_what_changed(
+    taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    settings = AdapterSettings({**SETTINGS.training, "max_steps": 1, "keep_weight": 1.0, "learned_at": 0.5}, lora())
+    session = lora_sft(settings).start(taught_llama, tiny_tokenizer, seed=0)
+    session.update([FRANCE, BORN], tmp_path)
+    report = json.loads((tmp_path / REPORT).read_text())
+    assert report["kept"]["of"] > 1
+    assert report["training"]["of"] == 2
