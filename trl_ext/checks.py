@@ -67,6 +67,7 @@ class _Declared:
     seed: Seed
     data_seed: Seed | None
     keep_batch_size: Count
+    find_learning_rate: bool
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ class CoRSAConfig(DPOConfig):
         pcgrad_form (`str`, *optional*, defaults to `"sequential"`):
             `"sequential"` as in Algorithm 1: the SFT gradient is projected first and the DPO gradient then off the
             projected one. `"simultaneous"` as in the paper's text: each off the other as it was.
+        find_learning_rate (`bool`, *optional*, defaults to `False`):
+            Whether to try a range of learning rates before training, a few steps each on the first facts and taken back
+            bit for bit, and take the smallest that brings half of the best one's gain in place of `learning_rate`.
         learned_at (`float`, *optional*, defaults to `0.0`):
             Probability of its new answer, end token included, at which a fact counts as learned and stops pushing,
             until it falls back. Training ends after an epoch at whose end all facts are learned, and says in the end
@@ -123,6 +126,9 @@ class CoRSAConfig(DPOConfig):
             "help": "'sequential' as in Algorithm 1 of the paper, or 'simultaneous' as in its text.",
             "choices": list(get_args(PCGradForm)),
         },
+    )
+    find_learning_rate: bool = field(
+        default=False, metadata={"help": "Whether to find the learning rate by a few steps at each of a range."}
     )
     learned_at: float = field(
         default=_PAPER.learned_at,

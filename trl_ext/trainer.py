@@ -32,8 +32,9 @@ from corsa_plugins.corsa import (
 )
 from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.corsa.objective import sequence_log_probs
+from corsa_plugins.corsa.rates import RateTest, rates_tried
 from corsa_plugins.errors import SettingError
-from corsa_plugins.model.borrowing import eval_mode, random_state_kept
+from corsa_plugins.model.borrowing import eval_mode, modes_kept, random_state_kept
 from corsa_plugins.model.limits import longest_text
 from corsa_plugins.model.sharing import SharedRows
 from trl_ext._trl import REFERENCE, PreferenceTrainer, clear_device_cache
@@ -69,6 +70,9 @@ from trl_ext.stopping import Standing, StopWhenLearned
 __all__ = ["CoRSATrainer"]
 
 logger = logging.getLogger(__name__)
+
+_TRIED = 16
+"""How many facts learning rates are tried on."""
 
 _PAPER = {
     "title": "Conflict-Resolving and Sharpness-Aware Minimization for Generalized Knowledge Editing with Multiple "
@@ -203,6 +207,7 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
         self.add_callback(ManifestCallback())
         self._stop = self._stop_when_learned()
         self._keeper = self._keeper_of(kept)
+        self.rates: RateTest | None = None
 
     # --- Before training ---
 
@@ -322,6 +327,8 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             SettingError: the checkpoint is not there, lacks a part or is damaged.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args)
+        if self.args.find_learning_rate and self.rates is None:
+            self._find_rate()
         return super().train(checkpoint, *args, **kwargs)
 
     def _keeper_of(self, kept: Sequence[Kept]) -> Keeper | None:
@@ -335,6 +342,28 @@ class CoRSATrainer(PreferenceTrainer, title="CoRSA", tags=("trl", "corsa"), pape
             )
         seed = self.args.seed + self.accelerator.process_index
         return Keeper(self.model, kept, size=self.args.keep_batch_size, seed=seed, precision=self.accelerator.autocast)
+
+    def _find_rate(self) -> None:
+        """Set the learning rate to one found by trying, on the first facts of the data set, the same on every process;
+        parameters, modes and generators are afterwards what they were."""
+        if isinstance(self.train_dataset, IterableDataset):
+            raise SettingError("find_learning_rate needs a data set that can be read before training: load it whole.")
+        first = self.train_dataset.select(range(min(len(self.train_dataset), _TRIED)))
+        inputs = chosen_rows(self.placed(self.data_collator(list(first))))
+        module, mask = self.accelerator.unwrap_model(self.model), completion_mask(inputs)
+
+        def loss() -> Tensor:
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                outputs = module(**model_inputs(inputs), labels=labels(inputs), fused_lm_head=True)
+            return sft_of_rows(outputs.log_probs, mask, paired=False)
+
+        with random_state_kept(), modes_kept(module):
+            module.eval()  # dropout would tell the rates apart by its noise
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            self.rates = rates_tried(self._parameters, loss, betas=betas)
+        self.args.learning_rate = self.rates.chosen
+        if self.is_world_process_zero():
+            logger.warning("By trial, %s.", self.rates.text)
 
     # --- What is learned and kept ---
 

@@ -11,7 +11,8 @@ The rooms, in the order a step walks through them:
 * :mod:`~corsa_plugins.corsa.sam`: the perturbation, and getting back from it bit for bit;
 * :mod:`~corsa_plugins.corsa.step`: Algorithm 1, lines 3-15;
 * :mod:`~corsa_plugins.corsa.kept` and :mod:`~corsa_plugins.corsa.keeping`, beside it: prompts whose answers are to
-  stay, and what holds them.
+  stay, and what holds them;
+* :mod:`~corsa_plugins.corsa.rates`: a learning rate found by trying.
 """
 
 from corsa_plugins.corsa.gradients import Linearization, OneBackward, SummedBackward, TaskGradients, TwoBackwards
