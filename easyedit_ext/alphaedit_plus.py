@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -18,10 +19,12 @@ from easyedit_ext.hparams.base import expect
 from easyedit_ext.method import EasyEditMethod
 from easyedit_ext.records import AppliedEdit, copied, record_of
 from easyedit_ext.requests import to_requests
-from easyedit_ext.statistics import preserved_keys
+from easyedit_ext.statistics import ProjectorKeys, preserved_keys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from corsa_plugins.model.architecture import Architecture
 
 __all__ = ["EASYEDIT", "apply_alphaedit_plus_to_model", "known_state", "put_in_force"]
 
@@ -73,11 +76,9 @@ def apply_alphaedit_plus_to_model(
     record = record_of(model)
     settings, architecture = hparams.settings(), hparams.architecture(model)
     keys = preserved_keys(model, tok, hparams, architecture, record.statistics)
-    state = None if reset_cache else known_state(model)
-    if state is None:
-        state = EditState(Fingerprint.of(model, architecture), contexts=tuple(hparams.contexts or ()))
-    elif hparams.contexts is not None and tuple(hparams.contexts) != state.contexts:
-        logger.warning("contexts: the edits in force were made with %s, which this one uses too", list(state.contexts))
+    if isinstance(keys.statistics, ProjectorKeys):  # which has no order of eigenvectors, as was said when it was found
+        settings = replace(settings, search=None)
+    state = _present_state(model, None if reset_cache else known_state(model), hparams, architecture)
     editor = AlphaEditor(model, tok, keys.statistics, settings, state=state, architecture=architecture)
     originals = {}
     if return_orig_weights:
@@ -92,6 +93,27 @@ def apply_alphaedit_plus_to_model(
             record.state = editor.state
     record.edits.append(AppliedEdit(hparams.METHOD, tuple(edits), report, keys.source))
     return model, originals
+
+
+def _present_state(
+    model: PreTrainedModel, known: EditState | None, hparams: AlphaEditPlusHyperParams, architecture: Architecture
+) -> EditState:
+    """The edits in force, of the model as it is now."""
+    now = Fingerprint.of(model, architecture)
+    if known is None:
+        return EditState(now, contexts=tuple(hparams.contexts or ()))
+    if hparams.contexts is not None and tuple(hparams.contexts) != known.contexts:
+        logger.warning("contexts: the edits in force were made with %s, which this one uses too", list(known.contexts))
+    different = known.fingerprint.difference(now)
+    if different is None:
+        return known
+    # the record is of this very object, and the edited weights are those that the state knows
+    logger.warning(
+        "something else has changed this model since the last AlphaEditPlus edit (%s): the edits in force stay, with "
+        "the keys that they had then",
+        different,
+    )
+    return replace(known, fingerprint=now)
 
 
 EASYEDIT = EasyEditMethod(AlphaEditPlusHyperParams.METHOD, apply_alphaedit_plus_to_model, "right")

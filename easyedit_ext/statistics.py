@@ -107,7 +107,17 @@ def preserved_keys(
             for.
         CorsaError: Those there are cannot be used.
     """
-    where = (hparams.stats_dir, hparams.P_loc, hparams.mom2_dataset, hparams.mom2_dtype, tuple(hparams.layers))
+    where = (
+        hparams.stats_dir,
+        hparams.P_loc,
+        hparams.mom2_dataset,
+        hparams.mom2_dtype,
+        tuple(hparams.layers),
+        hparams.mom2_length,
+        hparams.mom2_pack,
+        # a weight elsewhere may have changed since, by R-SFT for one: its statistics are others
+        Fingerprint.of(model, architecture).digest,
+    )
     if where not in known:
         found = (
             _ours(model, hparams, architecture)
@@ -169,6 +179,12 @@ def _projector(hparams: AlphaEditPlusHyperParams) -> FoundKeys | None:
     if hparams.P_loc is None or not Path(hparams.P_loc).expanduser().is_file():
         return None
     spaces = read_projectors(hparams.P_loc, hparams.layers)
+    if hparams.search:
+        logger.warning(
+            "the null space is the projector %s, which does not say in what order eigenvectors would be added: there "
+            "is no search. Collect statistics with `corsa stats` for one",
+            hparams.P_loc,
+        )
     return FoundKeys(ProjectorKeys(spaces), f"the projector {hparams.P_loc}, without a search")
 
 
@@ -194,6 +210,8 @@ def _collected(
             texts,
             hparams.layers,
             n_tokens=hparams.mom2_n_tokens,
+            length=hparams.mom2_length,
+            pack=hparams.mom2_pack,
             out=out,
             architecture=architecture,
             progress=True,

@@ -13,7 +13,8 @@ __all__ = ["longest_text", "vocabulary_size"]
 def longest_text(model: PreTrainedModel) -> int | None:
     """How many tokens the model reads at most, if it says so."""
     config: Any = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+    names = ("max_position_embeddings", "max_seq_len")  # MPT has the other
+    return next((limit for name in names if (limit := getattr(config, name, None)) is not None), None)
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:

@@ -128,6 +128,8 @@ class AlphaEditPlusHyperParams(HyperParams):
             JSON Lines, or a name on the Hugging Face Hub.
         mom2_n_samples: Documents to read for it.
         mom2_n_tokens: Tokens to read for it, at most.
+        mom2_length: Tokens in a row of it; ``None``: 512, or what the model reads if that is less.
+        mom2_pack: Put several documents into a row.
         mom2_dtype: Part of the name of EasyEdit's own statistics files.
         mom2_adjustment, mom2_update_weight, layer_selection, attn_module_tmp: Read so that EasyEdit's files load. They
             change nothing, as in EasyEdit's AlphaEdit.
@@ -172,6 +174,8 @@ class AlphaEditPlusHyperParams(HyperParams):
     mom2_dataset: str = "wikipedia"
     mom2_n_samples: Count = 100000
     mom2_n_tokens: Count = 1_000_000
+    mom2_length: Count | None = None
+    mom2_pack: bool = True
     mom2_dtype: str = "float32"
     nullspace_threshold: float = 0.02
     nullspace_by: str = "threshold"

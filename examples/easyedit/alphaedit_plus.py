@@ -46,7 +46,7 @@ for metric in metrics:
     prompt, target = metric["requested_rewrite"]["prompt"], metric["requested_rewrite"]["target_new"]
     console.print(f"{prompt} {target}: rewrite_acc {before['rewrite_acc'][0]:.2f} -> {after['rewrite_acc'][0]:.2f}")
 for edit in easyedit_ext.edit_report(model):  # what became of each request, and why
-    console.print(edit)
+    console.print(str(edit))
 
 easyedit_ext.save(model, f"{output}/edits")  # to go on from, or to take a batch out again with `corsa edit --revert`
 model.save_pretrained(f"{output}/model")

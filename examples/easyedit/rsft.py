@@ -37,7 +37,7 @@ for metric in metrics:
     prompt, target = metric["requested_rewrite"]["prompt"], metric["requested_rewrite"]["target_new"]
     console.print(f"{prompt} {target}: rewrite_acc {before['rewrite_acc'][0]:.2f} -> {after['rewrite_acc'][0]:.2f}")
 for edit in easyedit_ext.edit_report(model):
-    console.print(edit)
+    console.print(str(edit))
 
 model.save_pretrained(f"{output}/model")
 editor.tok.save_pretrained(f"{output}/model")

@@ -18,6 +18,7 @@ from corsa_plugins.alphaedit.statistics.layer import StatisticsError
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.model.architecture import find_architecture
 from easyedit_ext import apply_alphaedit_plus_to_model, edit_report, reset
+from easyedit_ext.alphaedit_plus import known_state
 from tests.easyedit_ext.conftest import LAYERS, REQUESTS, changed, small_model, weights
 
 RULE = NullSpaceRule("share", 0.7)
@@ -115,13 +116,21 @@ def test_alphaedits_projector_is_used_without_a_search(
     twin, before = copy.deepcopy(model), weights(model)
     with caplog.at_level(logging.WARNING):
         assert "P.pt" in edit(model, stats_dir=str(tmp_path), P_loc=str(tmp_path / "P.pt"))
-    assert "given as a projector" in caplog.text
+        edit(model, stats_dir=str(tmp_path), P_loc=str(tmp_path / "P.pt"))
+    assert caplog.text.count("there is no search") == 1  # and not again at every edit
+    assert "given as a projector" not in caplog.text
+    model.load_state_dict(before)
+    reset(model)
+    edit(model, stats_dir=str(tmp_path), P_loc=str(tmp_path / "P.pt"))
     assert all(layer.added == 0 for layer in edit_report(model)[0].report.layers)
     edit(twin, search=False)
     for name in changed(model, before):
         ours, theirs = model.state_dict()[name] - before[name], twin.state_dict()[name] - before[name]
         assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
-    # a projector of another width is refused, as is one of other layers
+    # what is no file of torch is refused by its name, as is a projector of another width, or one of other layers
+    (tmp_path / "N.pt").write_bytes(b"no file of torch")
+    with pytest.raises(StatisticsError, match=r"N\.pt cannot be read: (?!.*mmap)"):
+        edit(model, stats_dir=str(tmp_path), P_loc=str(tmp_path / "N.pt"))
     torch.save(torch.eye(5)[None].expand(2, 5, 5).clone(), tmp_path / "Q.pt")
     for fields in ({"P_loc": str(tmp_path / "Q.pt")}, {"P_loc": str(tmp_path / "P.pt"), "layers": [1]}):
         with pytest.raises(ValueError, match=r"Q\.pt|wide|2 projectors"):
@@ -150,6 +159,22 @@ def test_without_any_they_are_collected_once(
     assert used == f"the statistics in {manifest.parent}"
     assert manifest.stat().st_mtime_ns == written
     assert not changed(twin, weights(small))
+
+
+def test_a_weight_that_changed_elsewhere_has_statistics_of_its_own(
+    small: PreTrainedModel, edit: Callable[..., str], text_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = {"stats_dir": str(tmp_path / "stats"), "mom2_dataset": str(text_file), "mom2_n_tokens": 500}
+    edit(small, **fields, mom2_length=32, mom2_pack=False)
+    (first,) = (tmp_path / "stats").rglob("statistics.json")
+    about = KeyStatistics.load(first.parent).about
+    assert (about["length"], about["pack"]) == (32, False)
+    with torch.no_grad():
+        small.get_input_embeddings().weight.mul_(1.5)  # as another method might, between two edits
+    edit(small, **fields, mom2_length=32, mom2_pack=False)
+    assert "something else has changed this model" in caplog.text
+    assert len(known_state(small).batches) == 2  # both are in force
+    assert len(list((tmp_path / "stats").rglob("statistics.json"))) == 2
 
 
 def test_documents_are_limited_too(

@@ -133,7 +133,8 @@ def read_projectors(path: File, layers: Sequence[int], model: PreTrainedModel | 
     """
     path = Path(path).expanduser()
     try:
-        stack: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # only an archive can be mapped; what torch wrote before 1.6 is none
+        stack: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise StatisticsError(f"{path}: no such file (looked in {Path.cwd()})") from None
     except Exception as error:  # torch.load says a damaged file in many ways
