@@ -18,7 +18,7 @@ import torch
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.batching import base_model, input_device, map_by_length, pad
 from corsa_plugins.model.borrowing import attribute, eval_mode
-from corsa_plugins.model.running import target_logits
+from corsa_plugins.model.running import contiguous_into_head, target_logits
 from corsa_plugins.model.tokenization import JoinedIds, encode_prompt, join
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def generate_answers(
     if base.config.model_type == "rwkv":
         batch_size = min(batch_size, 1)  # transformers' RWKV mixes the rows of a batch when it goes on from a state
     # What a config leaves open, `generate` takes from the model's own.
-    with eval_mode(model), attribute(base, "generation_config", config):
+    with eval_mode(model), attribute(base, "generation_config", config), contiguous_into_head(model):
         description = "answers" if progress else None
         return map_by_length(answer, rows, lengths, batch_size, one_length=_has_state(base), description=description)
 

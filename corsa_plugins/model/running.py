@@ -7,7 +7,7 @@ every family. Whatever is put on the model for it comes off again, also after an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adds_output_as_it_is",
+    "contiguous_into_head",
     "hidden_states",
     "logits_at",
     "stopped_after",
@@ -88,6 +89,24 @@ def logits_at(
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+@contextmanager
+def contiguous_into_head(model: Any) -> Iterator[None]:
+    """Within the block the vocabulary head is given its hidden states in one piece.
+
+    A model that keeps the last few positions gives it a slice of them. Of a frozen model torch multiplies such a slice
+    row by row, with a copy of the head's whole weight for every row, which can take twenty times as long as the rest.
+    """
+
+    def gather(_: nn.Module, args: tuple[Any, ...]) -> Any:
+        if args and isinstance(args[0], Tensor) and not args[0].is_contiguous():
+            return (args[0].contiguous(), *args[1:])
+        return None
+
+    head = base_model(model).get_output_embeddings()
+    with nullcontext() if head is None else hooked(head, gather, before=True):
+        yield
+
+
 def target_logits(model: Any, rows: Sequence[JoinedIds]) -> list[Tensor]:
     """For each row the logits (tokens of its target, vocabulary) that predict its target, in float32 or wider.
 
@@ -103,7 +122,8 @@ def target_logits(model: Any, rows: Sequence[JoinedIds]) -> list[Tensor]:
     if accepts_logits_to_keep(base_model(model)):
         first = min(len(row.prompt_ids) for row in rows) - 1
         keep = {"logits_to_keep": ids.shape[1] - first}
-    logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **keep).logits
+    with contiguous_into_head(model):
+        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **keep).logits
     predicting = []
     for index, row in enumerate(rows):
         start = len(row.prompt_ids) - 1 - first

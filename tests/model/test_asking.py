@@ -266,3 +266,16 @@ def test_an_answer_is_the_first_sentence(text, answer):
 )
 def test_an_answer_cut_off_by_its_length_is_cut_back(text, answer):
     assert cut_answer(text, finished=False) == answer
+
+
+def test_the_head_of_a_frozen_model_is_not_copied_for_every_row(tiny_llama, tiny_tokenizer):
+    """Torch multiplies a slice row by row, with a copy of the weight for each, where no gradient is wanted."""
+    model = tiny_llama.requires_grad_(False)
+    given = []
+    handle = model.lm_head.register_forward_hook(lambda _, args, output: given.append(args[0]))
+    score_targets(model, tiny_tokenizer, PAIRS)
+    generate_answers(model, tiny_tokenizer, PROMPTS, max_new_tokens=2)
+    assert len(given) >= 3
+    assert all(hidden.is_contiguous() for hidden in given)
+    assert any(hidden.shape[0] > 1 < hidden.shape[1] for hidden in given)
+    handle.remove()
