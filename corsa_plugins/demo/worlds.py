@@ -24,7 +24,10 @@ from corsa_plugins.testbed import load_testbed, texts_of_testbed
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["AtlasWorld", "Rounds", "TestbedWorld", "World"]
+__all__ = ["CAREFUL", "AtlasWorld", "Rounds", "TestbedWorld", "World"]
+
+CAREFUL = "careful"
+"""The preset of a method's settings for a model that nothing was tuned on, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class TestbedWorld:
 
 @dataclass(frozen=True)
 class AtlasWorld:
-    """What ``corsa atlas`` found a model to know; every method with the settings it has when none are given.
+    """What ``corsa atlas`` found a model to know; every method with settings that are of no model.
 
     Prompts, wordings and neighbours are the statements of the atlas, continued as they stand; its questions are for
     chat. Each request is asked with at most ``neighbours`` of its neighbours, to have done in minutes.
@@ -157,7 +160,8 @@ class AtlasWorld:
 
     notes = (
         "Two rounds of edits of what a pretrained model knows; round 2 goes on with what round 1 left. Nothing was "
-        "tuned on this model: every method has the settings it has when none are given.",
+        "tuned on this model: every method has the settings it has when none are given; adapters are trained until "
+        "their facts are learned, at a rate that is found by trying, and what should stay is held.",
     )
 
     title = "of what a pretrained model knows"
@@ -198,7 +202,7 @@ class AtlasWorld:
         return load_model(self.folder / MODEL, dtype=Asking().precision)
 
     def options(self, spec: MethodSpec) -> dict[str, Any]:
-        return {}
+        return {"settings": CAREFUL} if spec.missing is None and CAREFUL in spec.presets() else {}
 
     def has(self, spec: MethodSpec) -> bool:
         return spec.missing is not None or not spec.needs_settings

@@ -15,7 +15,7 @@ from corsa_plugins.settings import InvalidSettingsError, Problem, Settings, plai
 from corsa_plugins.testbed import LoraDefaults
 from trl_ext.config import CoRSAConfig, paper_lora_config
 
-__all__ = ["TESTBED_SETTINGS", "AdapterSettings", "adapter_settings"]
+__all__ = ["CAREFUL_SETTINGS", "TESTBED_SETTINGS", "AdapterSettings", "adapter_settings"]
 
 _DEFAULTS = LoraDefaults()
 
@@ -29,6 +29,16 @@ TESTBED_SETTINGS: Mapping[str, Any] = {
     "use_cpu": True,
 }
 """The testbed's own settings, for every method alike; the adapter is the paper's."""
+
+CAREFUL_SETTINGS: Mapping[str, Any] = {
+    "find_learning_rate": True,
+    "learned_at": 0.9,
+    "num_train_epochs": 30,
+    "keep_weight": 1.0,
+    "gradient_checkpointing": False,
+}
+"""For a model that nothing was tuned on: the rate is found by trying, every fact is trained until it is learned, and
+what should stay is held. No part of the paper's."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,13 @@ class AdapterSettings(Settings):
 
     @classmethod
     def presets(cls) -> tuple[str, ...]:
-        return ("testbed",)
+        return ("careful", "testbed")
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> AdapterSettings:
-        """From a YAML file as in :meth:`from_dict`, or those of the testbed by the name ``"testbed"``."""
-        return cls(TESTBED_SETTINGS) if source == "testbed" else super().load(source)
+        """From a YAML file as in :meth:`from_dict`, or by name: ``"testbed"``, or ``"careful"`` for any other model."""
+        named = {"testbed": TESTBED_SETTINGS, "careful": CAREFUL_SETTINGS}
+        return cls(named[str(source)]) if str(source) in named else super().load(source)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AdapterSettings:

@@ -19,6 +19,7 @@ from tests.conftest import CHAT_TEMPLATE
 from tests.support.small_plans import FRANCE
 from tests.trl_ext.methods.conftest import METHODS, QUICK, SETTINGS
 from trl_ext.methods import AdapterSettings, corsa, f_learning, lora_sft
+from trl_ext.methods.settings import CAREFUL_SETTINGS
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -75,3 +76,11 @@ def test_settings_come_from_a_file(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(SettingError, match=message):
             lora_sft(str(path))
+
+
+def test_careful_settings_are_of_no_model() -> None:
+    settings = AdapterSettings.load("careful")
+    assert settings.training == CAREFUL_SETTINGS
+    assert "careful" in AdapterSettings.presets()
+    assert settings.training["find_learning_rate"]
+    assert settings.training["keep_weight"] > 0
