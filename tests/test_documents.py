@@ -102,6 +102,20 @@ def test_its_python_compiles_and_what_it_imports_is_there(document: Path) -> Non
 
 
 @each_document
+def test_the_tests_it_names_are_there(document: Path) -> None:
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", document.read_text(encoding="utf-8")):
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^ *def {name}\(", source, re.M), f"{file}::{name}"
+
+
+def test_every_promise_of_reliability_names_a_test() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| promise", "| ---"))]
+    assert len(rows) > 15
+    assert not [row for row in rows if "`tests/" not in row.split("|")[2]]
+
+
+@each_document
 def test_its_data_is_well_formed(document: Path) -> None:
     for block in blocks(document, "yaml"):
         assert isinstance(yaml.safe_load(block), dict)
