@@ -1,9 +1,10 @@
 """CoRSA as a TRL trainer.
 
-:mod:`~trl_ext.trainer` trains, with the settings of :mod:`~trl_ext.config` and the head of :mod:`~trl_ext.head`; what a
-training step moves about is in :mod:`~trl_ext.step`, what is refused in :mod:`~trl_ext.checks` and
-:mod:`~trl_ext.data`, and what is used of TRL beside its promises in ``_trl``. :mod:`~trl_ext.methods` are the editing
-methods that train with it, :mod:`~trl_ext.train` is ``corsa train``.
+:mod:`~trl_ext.trainer` trains, with the settings of :mod:`~trl_ext.config` and the head of :mod:`~trl_ext.head`; what
+it does beside Algorithm 1 is in :mod:`~trl_ext.attending`, what a training step moves about in :mod:`~trl_ext.step`,
+what is refused in :mod:`~trl_ext.checks` and :mod:`~trl_ext.data`, and what is used of TRL beside its promises in
+``_trl``. :mod:`~trl_ext.methods` are the editing methods that train with it, :mod:`~trl_ext.train` is ``corsa
+train``.
 
 :class:`CoRSAConfig` and :class:`CoRSATrainer` take the place of TRL's ``DPOConfig`` and ``DPOTrainer``;
 :class:`HistoryCallback` follows the new and the old answers over the training of any trainer.
