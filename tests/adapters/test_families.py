@@ -20,7 +20,7 @@ from corsa_plugins.alphaedit.weights import LayerUpdate
 from corsa_plugins.model.architecture import Architecture, find_architecture
 from tests.model.test_architecture import HIDDEN, INNER, WIDE, build
 from tests.support.families import NAMES, family
-from tests.support.serving import assert_llama_cpp_converts, assert_vllm_loads
+from tests.support.serving import assert_llama_cpp_converts, assert_vllm_loads, read
 
 LAYERS = (0, 1)
 ROUNDING = 2e-6
@@ -79,6 +79,7 @@ def test_base_and_adapter_are_the_edited_model(
     assert exported.rank == 6
     assert [module.rank for module in exported.modules.values()] == [6, 3]
     assert_vllm_loads(tmp_path / "out")
+    assert read(tmp_path / "out")[0]["fan_in_fan_out"] == (name == "gpt2")
     architecture = IN_GGUF[name]
     if architecture:
         assert_llama_cpp_converts(tmp_path / "out", architecture, 3)
