@@ -1,150 +1,224 @@
-"""What a CoRSA step costs beside a LoRA SFT step, and beside TRL's own sum of the two losses.
+"""What a CoRSA step costs beside TRL's own trainers: SFT, and DPO with the SFT loss added.
 
-    python -m benchmarks.cost [--repeats 5] [--device cuda]
+    python -m benchmarks.cost [--model FOLDER] [--prompts 42 128] [--repeats 5] [--variants NAME ...] [--device cuda]
 
-Every repeat runs all variants one after the other on the same data, so that the machine's moods fall on all of them;
-the table gives the median over repeats of each variant's time relative to LoRA SFT in the same repeat. Times are per
-optimiser step, reference log-probabilities precomputed for all.
+One micro-batch of four pairs, from the batch to the gradients that an optimiser reads; the optimiser's step is the same
+for all. A trainer of each kind stands on the same frozen weights, with the paper's adapter, reference log-probabilities
+computed beforehand. Every repeat runs all of them one after the other on the same pairs, so that the machine's moods
+fall on all; the table gives the median over repeats of each one's time relative to TRL's SFT in the same repeat. On a
+CPU the time is that of the processor, with one thread. Peak memory is what a process of its own (``--only NAME``) holds
+at most beyond model and trainer. Answers are of two words and the end of the text.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
+import logging
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from peft import get_peft_model
+from datasets import Dataset, disable_progress_bars
 from rich.console import Console
 from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from benchmarks.search import _high_water
+from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.testbed import load_testbed
 from trl_ext import CoRSAConfig, CoRSATrainer
 from trl_ext.config import paper_lora_config
 from trl_ext.methods.session import quiet
 
-STEPS = 3  # timed, after one to warm up
-
-
-class _Clock(TrainerCallback):
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=8000)
-    parser.add_argument("--prompt", type=int, default=24, help="tokens of a prompt, about")
-    arguments = parser.parse_args(argv)
-
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of the frameworks, about each other
-    tokenizer = load_testbed().tokenizer
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=max(arguments.vocabulary, len(tokenizer)),
-        hidden_size=arguments.hidden,
-        intermediate_size=arguments.hidden * 11 // 4,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-    )
-    base = LlamaForCausalLM(config)
-    data = _data(arguments.prompt, tokenizer)
-
-    common = {"max_steps": STEPS + 1, "use_cpu": arguments.device == "cpu", "bf16": arguments.device == "cuda"}
-    variants: dict[str, Callable[[str], tuple[type[DPOTrainer], DPOConfig]]] = {
-        "LoRA SFT": lambda out: (CoRSATrainer, _ours(out, common, dpo_weight=0.0, sam_rho=0.0)),
-        "TRL's DPO + SFT, no SAM": lambda out: (DPOTrainer, _theirs(out, common)),
-        "CoRSA without SAM, one backward": lambda out: (CoRSATrainer, _ours(out, common, sam_rho=0.0)),
-        "CoRSA, one backward": lambda out: (CoRSATrainer, _ours(out, common)),
-        "CoRSA, two backwards": lambda out: (CoRSATrainer, _ours(out, common, one_backward=False)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(arguments.repeats):
-        for name, make in variants.items():
-            seconds[name].append(_time(base, make, data, tokenizer))
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(_table(seconds, base, data))
-
-
-def _ours(out: str, common: dict[str, Any], **settings: Any) -> CoRSAConfig:
-    return CoRSAConfig(out, **_SHARED, **common, **settings)
-
-
-def _theirs(out: str, common: dict[str, Any]) -> DPOConfig:
-    batch = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "precompute_ref_log_probs": True}
-    return DPOConfig(out, loss_type=["sigmoid", "sft"], **_SHARED, **common, **batch)
-
-
-_SHARED: dict[str, Any] = {
+PAIRS = 4
+WORDS = ["the", "capital", "of", "this", "land", "is", "known", "by", "name", "to", "many"]
+BASE = "TRL's SFTTrainer"
+COMMON: dict[str, Any] = {
+    "per_device_train_batch_size": PAIRS,
+    "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
     "report_to": "none",
     "disable_tqdm": True,
     "save_strategy": "no",
     "logging_strategy": "no",
+    "train_sampling_strategy": "sequential",
 }
+OURS: dict[str, Mapping[str, Any]] = {
+    "LoRA SFT by CoRSATrainer": {"dpo_weight": 0.0, "sam_rho": 0.0},
+    "CoRSA": {},
+    "CoRSA, every row by itself": {"share_prompts": False},
+    "CoRSA, pcgrad: false": {"pcgrad": False},
+    "CoRSA without SAM": {"sam_rho": 0.0},
+}
+"""Variants of `CoRSAConfig`."""
+
+VARIANTS = [BASE, "TRL's DPOTrainer, sigmoid + sft", *OURS]
 
 
-def _data(prompt: int, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """16 pairs, a batch of the paper's, with prompts of about ``prompt`` tokens and answers of about four."""
-    words = ["the", "capital", "of", "this", "land", "is", "known", "by", "name", "to", "many"]
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a folder or name; by default the testbed")
+    parser.add_argument("--prompts", type=int, nargs="+", default=[42, 128], help="tokens of a prompt")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="by default all")
+    parser.add_argument("--no-memory", action="store_true", help="measure the time alone")
+    parser.add_argument("--only", choices=VARIANTS, help="measure the peak memory of one variant, as JSON")
+    arguments = parser.parse_args(argv)
+    warnings.filterwarnings("ignore")  # of the frameworks, about each other
+    logging.disable(logging.WARNING)
+    disable_progress_bar()
+    disable_progress_bars()
+    if arguments.device == "cpu":
+        torch.set_num_threads(1)
+    base, tokenizer = _model(arguments.model, arguments.device)
+    if arguments.only:
+        for prompt in arguments.prompts:
+            print(json.dumps({"bytes": _peak(base, tokenizer, prompt, arguments.only, arguments.device)}))  # noqa: T201
+        return
+    console = Console()
+    for prompt in arguments.prompts:
+        names = list(dict.fromkeys([*VARIANTS[:2], *arguments.variants]))  # what all are compared with is always there
+        steps = {name: _step(base, tokenizer, prompt, name, arguments.device) for name in names}
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for repeat in range(arguments.repeats + 1):
+            for name, step in steps.items():
+                taken = _timed(step, arguments.device)
+                if repeat:  # the first one warms up
+                    seconds[name].append(taken)
+        del steps
+        if {"CoRSA", "CoRSA without SAM"} <= set(names):
+            both = zip(seconds["CoRSA"], seconds["CoRSA without SAM"], strict=True)
+            seconds["CoRSA, sam_interval: 4"] = [_some(*pair, CorsaSettings(sam_interval=4)) for pair in both]
+        memory = {} if arguments.no_memory else {name: _memory_of(name, prompt, arguments) for name in names}
+        table = _table(seconds, memory, f"{base.num_parameters() / 1e6:.0f} M parameters, prompts of {prompt} tokens")
+        (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def _some(with_sam: float, without: float, settings: CorsaSettings) -> float:
+    """The mean step of a training of which some steps are with SAM."""
+    share = settings.looks(1000) - 1
+    return share * with_sam + (1 - share) * without
+
+
+def _model(folder: str | None, device: str) -> tuple[Any, Any]:
+    if folder is None:
+        testbed = load_testbed()
+        return testbed.model.to(device), testbed.tokenizer
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device), AutoTokenizer.from_pretrained(folder)
+
+
+def _pairs(prompt: int, tokenizer: Any) -> Dataset:
+    """Prompts of as many tokens, and two answers that most tokenizers have two tokens for."""
     rows = []
-    for index in range(16):
+    for index in range(PAIRS):
         text = f"Land {index}"
         while len(tokenizer(text).input_ids) < prompt:
-            text += " " + words[len(text) % len(words)]
-        rows.append({"prompt": text, "chosen": f" town {index}", "rejected": f" place {index + 1}"})
+            longer = f"{text} {WORDS[len(text) % len(WORDS)]}"
+            text = longer if len(tokenizer(longer).input_ids) <= prompt else f"{text} the"
+        rows.append({"prompt": text, "chosen": " the capital", "rejected": " many land"})
     return Dataset.from_list(rows)
 
 
-def _time(base: LlamaForCausalLM, make: Callable[..., Any], data: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
-    clock = _Clock()
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        kind, args = make(folder)
-        if kind is DPOTrainer:
-            extra = {"model": copy.deepcopy(base), "peft_config": paper_lora_config()}
+def _step(base: Any, tokenizer: Any, prompt: int, name: str, device: str) -> Callable[[], None]:
+    """Of one variant: a micro-batch from its data loader to the gradients, as its trainer's loop does it."""
+    # The weights are frozen and every trainer's own modules stand on the same ones.
+    model = copy.deepcopy(base, memo={id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())})
+    pairs = _pairs(prompt, tokenizer)
+    common = {**COMMON, "use_cpu": device == "cpu", "bf16": device == "cuda"}
+    given = {"model": model, "processing_class": tokenizer, "peft_config": paper_lora_config()}
+    folder = tempfile.mkdtemp(prefix="cost-")
+    trainer: Any
+    with quiet():
+        if name == BASE:
+            data = pairs.rename_column("chosen", "completion").remove_columns("rejected")
+            trainer = SFTTrainer(args=SFTConfig(folder, **common), train_dataset=data, **given)
+        elif name in OURS:
+            trainer = CoRSATrainer(args=CoRSAConfig(folder, **{**common, **OURS[name]}), train_dataset=pairs, **given)
         else:
-            torch.manual_seed(0)
-            extra = {"model": get_peft_model(copy.deepcopy(base), paper_lora_config())}
-        trainer = kind(args=args, train_dataset=data, processing_class=tokenizer, callbacks=[clock], **extra)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return (clock.ends[-1] - clock.ends[0]) / STEPS
+            settings = {**common, "loss_type": ["sigmoid", "sft"], "precompute_ref_log_probs": True}
+            trainer = DPOTrainer(args=DPOConfig(folder, **settings), train_dataset=pairs, **given)
+        (batch,) = list(trainer.get_train_dataloader())
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.state.max_steps = 1
+    model = trainer.accelerator.prepare_model(trainer.model)
+
+    def step() -> None:
+        trainer.training_step(model, {k: v.clone() if isinstance(v, Tensor) else v for k, v in batch.items()})
+        model.zero_grad()
+
+    return step
 
 
-def _table(seconds: dict[str, list[float]], base: LlamaForCausalLM, data: Dataset) -> Table:
+def _timed(step: Callable[[], None], device: str) -> float:
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def _memory_of(name: str, prompt: int, arguments: Any) -> int | None:
+    """Bytes that one step of a variant takes beyond model and trainer, measured in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.cost", "--only", name, "--prompts", str(prompt)]
+    command += ["--device", arguments.device, *(["--model", arguments.model] if arguments.model else [])]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: int | None = json.loads(result.stdout.strip().splitlines()[-1])["bytes"]
+    return found
+
+
+def _peak(base: Any, tokenizer: Any, prompt: int, name: str, device: str) -> int | None:
+    step = _step(base, tokenizer, prompt, name, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+        before = _high_water()
+        step()
+        return _high_water() - before
+    except OSError:
+        return None
+
+
+def _table(seconds: Mapping[str, list[float]], memory: Mapping[str, int | None], title: str) -> Table:
     names = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    table = Table(
-        title=f"Seconds per optimiser step of 16 pairs; Llama of {base.num_parameters() / 1e6:.0f} M parameters, "
-        f"LoRA rank 32; {device}; {names}",
-        title_style="",
-    )
-    for heading in ("", "median time", "relative to LoRA SFT", "range"):
+    table = Table(title=f"A micro-batch of {PAIRS} pairs, LoRA rank 32, {title}; {names}", title_style="")
+    for heading in ("", "median time", "to TRL's SFT", "range", "to TRL's DPO", "peak memory"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, values in seconds.items():
-        ratios = [a / b for a, b in zip(values, seconds["LoRA SFT"], strict=True)]
-        spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
-        table.add_row(name, f"{statistics.median(values):.3f} s", f"{statistics.median(ratios):.2f} x", spread)
+        to_sft, to_dpo = (_ratios(values, seconds[other]) for other in VARIANTS[:2])
+        held = memory.get(name)
+        table.add_row(
+            name,
+            f"{statistics.median(values):.3f} s",
+            f"{statistics.median(to_sft):.2f} x",
+            f"{min(to_sft):.2f} - {max(to_sft):.2f}",
+            f"{statistics.median(to_dpo):.2f} x",
+            "" if held is None else f"{held / 2**20:.0f} MiB",
+        )
     return table
+
+
+def _ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    return [value / other for value, other in zip(values, others, strict=True)]
 
 
 if __name__ == "__main__":

@@ -370,6 +370,8 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         ids, backwards = inputs["input_ids"], 2 if self.args.pcgrad else 1
         if self.args.dpo_weight == 0 or self._noisy or (self.args.activation_offloading and backwards == 2):
             return None  # one answer each; noise would be one draw where it is two; offloading serves one backward
+        if model_inputs(inputs).keys() != {"input_ids", "attention_mask", "use_cache"}:
+            return None  # of a collator of the user's own
         plain = 2 if isinstance(self._linearization, TwoBackwards) else 1
         return self._prompts.rows(
             ids,
