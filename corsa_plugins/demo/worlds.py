@@ -161,7 +161,7 @@ class AtlasWorld:
     notes = (
         "Two rounds of edits of what a pretrained model knows; round 2 goes on with what round 1 left. Nothing was "
         "tuned on this model: every method has the settings it has when none are given; adapters are trained until "
-        "their facts are learned, at a rate that is found by trying, and what should stay is held.",
+        "their facts are learned, and what should stay is held.",
     )
 
     title = "of what a pretrained model knows"

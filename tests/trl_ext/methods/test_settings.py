@@ -82,5 +82,5 @@ def test_careful_settings_are_of_no_model() -> None:
     settings = AdapterSettings.load("careful")
     assert settings.training == CAREFUL_SETTINGS
     assert "careful" in AdapterSettings.presets()
-    assert settings.training["find_learning_rate"]
+    assert settings.training["learned_at"] > 0
     assert settings.training["keep_weight"] > 0
