@@ -34,6 +34,7 @@ CAREFUL_SETTINGS: Mapping[str, Any] = {
     "learned_at": 0.9,
     "num_train_epochs": 30,
     "keep_weight": 1.0,
+    "keep_batch_size": 8,
     "gradient_checkpointing": False,
 }
 """For a model that nothing was tuned on: the paper's rate, every fact until it is learned, and what should stay held.
