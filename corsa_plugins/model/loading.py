@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +139,20 @@ def put_adapters(
                     loaded = peft.PeftModel.from_pretrained(model, path, adapter_name=name, is_trainable=trainable)
             # Only this tells what was not in the file, or not in the model: for the first adapter it reads it again.
             found = loaded.load_adapter(path, adapter_name=name, is_trainable=trainable)
-            _check_fits(found.missing_keys, found.unexpected_keys, f"{what} does not fit {called}")
+            missing = [key for key in found.missing_keys if _adapter_of(key, loaded.peft_config) in (name, None)]
+            _check_fits(missing, found.unexpected_keys, f"{what} does not fit {called}")
     return loaded.eval()
+
+
+def _adapter_of(key: str, names: Collection[str]) -> str | None:
+    """Whose parameter it is; PEFT reports those of other adapters too, where a name is found anywhere in the key."""
+    parts = key.split(".")
+    own = [
+        part
+        for before, part in pairwise(parts)
+        if part in names and (before.startswith("lora_") or before == "modules_to_save")
+    ]
+    return own[-1] if own else None
 
 
 def _check_fits(missing: Sequence[str], surplus: Sequence[str], what: str) -> None:

@@ -75,6 +75,13 @@ def test_adapters_are_put_on_side_by_side_and_none_trains(folder, tiny_llama, tm
         assert torch.equal(both(ids).logits, answers["b"])
         both.set_adapter("second")
         assert torch.equal(both(ids).logits, answers["a"])
+        # PEFT finds these names in others' keys too, as those of blocks and of B
+        for names in (("0", "1"), ("A", "B"), ("q_proj", "layers")):
+            numbered = put_adapters(both.unload(), dict(zip(names, (tmp_path / "a", tmp_path / "b"), strict=True)))
+            numbered.set_adapter(names[1])
+            assert torch.equal(numbered(ids).logits, answers["b"])
+            both = numbered
+        base = both.unload()
     with pytest.raises(LoadingError, match=r"adapter .*/model cannot be put on the base: .*an adapter of this model"):
         put_adapters(base, {"none": folder}, called="the base")
 

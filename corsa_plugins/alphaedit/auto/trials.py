@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Trial", "Trials"]
 
-_KEPT_WEIGHT = 3.0
-"""Of what is lost among the watched facts, against what is won among the edited ones: an edit moves few facts, and what
-it spoils is everywhere."""
+_EFFICACY_WEIGHT, _KEPT_WEIGHT = 2.0, 3.0
+"""Against new answers in other words: an edit that is not taken at all is none, and what it spoils is everywhere."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Trial:
     @property
     def score(self) -> float:
         """What is maximised."""
-        return self.efficacy + self.generality + _KEPT_WEIGHT * self.kept
+        return _EFFICACY_WEIGHT * self.efficacy + self.generality + _KEPT_WEIGHT * self.kept
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""

@@ -37,7 +37,8 @@ def demo(
     EXAMPLES
       corsa demo
       corsa demo --seed 1 --output runs/again
-      corsa atlas --output real && corsa demo --atlas real --size 20 --output runs/real
+      corsa atlas --output real
+      corsa demo --atlas real --size 20 --output runs/real
       corsa demo --method lora-sft --method f-learning --method corsa --output runs/adapters
 
     \b

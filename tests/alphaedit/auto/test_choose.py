@@ -50,7 +50,7 @@ def test_a_choice_leaves_the_model_alone_and_edits_what_it_did_not_see(testbed_b
     best = max(told, key=lambda trial: trial.score)
     assert best.efficacy > 0.9
     report = AlphaEditor(bench.model, bench.tokenizer, bench.statistics, choice.settings).edit(rounds[1], answers=False)
-    assert sum(request.edited for request in report.requests) >= 18
+    assert sum(request.edited for request in report.requests) >= 16
 
 
 def test_facts_that_the_model_knows_come_first_and_none_of_the_users(tiny_tokenizer) -> None:
