@@ -10,18 +10,16 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from corsa_plugins.errors import SettingError
-from corsa_plugins.model.batching import base_model, input_device, pad
-from corsa_plugins.model.borrowing import attribute, eval_mode
+from corsa_plugins.model.sampling import sample_continuations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["LikePrompt", "like_prompts", "list_others", "template_of"]
 
-_LISTS, _SHOWN = 6, 8
+_LISTS, _SHOWN, _WRITTEN = 6, 8, 40
+"""How often a group is listed, of how many subjects, and how many tokens are written behind."""
 _LONGEST, _MORE_WORDS = 40, 1
 """Characters of a subject, and how many words more than the given ones it may have: what is longer is no name."""
 
@@ -134,21 +132,8 @@ def _key(subject: str) -> str:
 
 def _go_on(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], seed: int) -> list[str]:
     """What the model writes behind texts, sampled."""
-    from transformers import GenerationConfig
-
     rows = [list(tokenizer(text)["input_ids"]) for text in texts]
     if not all(rows) or not rows:
         return [""] * len(rows)
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-    config = GenerationConfig(
-        max_new_tokens=40, do_sample=True, temperature=0.8, top_k=0, top_p=0.95, eos_token_id=None,
-        pad_token_id=padding, use_cache=True,
-    )  # fmt: skip
-    device = input_device(model)
-    ids, mask = pad(rows, padding, side="left")
-    devices = [device] if device.type == "cuda" else []
-    # What a config leaves open, `generate` takes from the model's own.
-    with torch.random.fork_rng(devices), eval_mode(model), attribute(base_model(model), "generation_config", config):
-        torch.manual_seed(seed)
-        out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
-    return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in out[:, ids.shape[1] :].tolist()]
+    written = sample_continuations(model, rows, _WRITTEN, temperature=0.8, top_p=0.95, seed=seed)
+    return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in written]

@@ -108,9 +108,15 @@ def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def sample_continuations(
-    model: Any, rows: Sequence[Sequence[int]], length: int, *, temperature: float = 1.0, seed: int | str = 0
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int | str = 0,
 ) -> list[list[int]]:
-    """What the model writes behind each row of token ids: ``length`` new tokens, sampled from all tokens, never ended
+    """What the model writes behind each row of token ids: ``length`` new tokens, sampled, never ended
     early. One batch; its composition is part of what decides the text.
 
     Args:
@@ -118,12 +124,13 @@ def sample_continuations(
         rows: Token ids, none empty.
         length: New tokens of each row.
         temperature: Of the sampling.
+        top_p: Sampled are the likeliest tokens that together have this probability; 1: all.
         seed: Of everything that is drawn; the generators of the process are left as they were.
     """
     from transformers import GenerationConfig
 
     config = GenerationConfig(
-        max_new_tokens=length, do_sample=True, temperature=temperature, top_k=0, top_p=1.0, eos_token_id=None,
+        max_new_tokens=length, do_sample=True, temperature=temperature, top_k=0, top_p=top_p, eos_token_id=None,
         pad_token_id=0, use_cache=True,
     )  # fmt: skip
     device = input_device(model)
