@@ -49,6 +49,8 @@ def test_a_choice_leaves_the_model_alone_and_edits_what_it_did_not_see(testbed_b
     assert f"{len(told)} trial edits" in choice.reason
     best = max(told, key=lambda trial: trial.score)
     assert best.efficacy > 0.9
+    assert f"new answers {100 * best.efficacy:.0f} %, reworded {100 * best.generality:.0f} %" in choice.reason
+    assert best != told[0], "the first is the best: this tests nothing of what follows"
     report = AlphaEditor(bench.model, bench.tokenizer, bench.statistics, choice.settings).edit(rounds[1], answers=False)
     assert sum(request.edited for request in report.requests) >= 16
 
