@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from corsa_plugins.atlas.answers import Answers, Question
 from corsa_plugins.atlas.facts import Fact
-from corsa_plugins.data.answers import contains_alias
+from corsa_plugins.data.answers import contains_answer
 from corsa_plugins.errors import CorsaError
 
 __all__ = [
@@ -147,12 +147,12 @@ def _right(answers: Answers, facts: Sequence[Fact], form: str) -> list[bool]:
         for fact in facts
     ]
     texts = answers.ask(asked, _QUESTION_TOKENS)
-    return [any(contains_alias(text, name) for name in fact.answers) for fact, text in zip(facts, texts, strict=True)]
+    return [any(contains_answer(text, name) for name in fact.answers) for fact, text in zip(facts, texts, strict=True)]
 
 
 def _begins_with(text: str, name: str) -> bool:
     """Whether a text begins with a name, as words of its own."""
-    return contains_alias(" ".join(text.split())[: len(name) + 1], name) if text.strip() else False
+    return contains_answer(" ".join(text.split())[: len(name) + 1], name) if text.strip() else False
 
 
 def _spelled(fact: Fact, name: str) -> Fact:

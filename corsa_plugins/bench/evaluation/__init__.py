@@ -27,7 +27,7 @@ from corsa_plugins.bench.evaluation.records import Answer, ProbeAnswer, Record
 from corsa_plugins.bench.evaluation.same_questions import ReportError
 from corsa_plugins.bench.evaluation.storage import load_evaluation, save_evaluation
 from corsa_plugins.bench.evaluation.tables import change_table, summary_table
-from corsa_plugins.data.answers import contains_alias, contains_answer
+from corsa_plugins.data.answers import contains_answer, contains_text, is_answer
 
 __all__ = [
     "METRICS",
@@ -44,10 +44,11 @@ __all__ = [
     "bootstrap_mean",
     "change_table",
     "compare",
-    "contains_alias",
     "contains_answer",
+    "contains_text",
     "evaluate",
     "exact_match_tokens",
+    "is_answer",
     "load_evaluation",
     "magnitude",
     "margin",

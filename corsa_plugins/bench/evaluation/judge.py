@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from corsa_plugins.bench.evaluation.records import Answer, ProbeAnswer, Record
-from corsa_plugins.data.answers import contains_alias, contains_answer, same_answer
+from corsa_plugins.data.answers import contains_answer, same_answer
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.model.asking import TargetScore, cut_answer
 
@@ -75,7 +75,7 @@ class Judge:
         says_itself, said_alias = self.says(probe.prompt, probe.answer), None
         if not says_itself:
             judged = self.judged(probe.prompt)
-            said_alias = next((alias for alias in probe.aliases if contains_alias(judged, alias)), None)
+            said_alias = next((alias for alias in probe.aliases if contains_answer(judged, alias)), None)
         # Where target_new is a right answer as well, that it is likely is no damage done.
         new_is_right = target_new is not None and any(
             same_answer(target_new, right) for right in (probe.answer, *probe.aliases)

@@ -44,7 +44,7 @@ class ProbeAnswer(_Saved):
         answer: The right answer.
         output: What the model generated.
         says_answer: The right answer (:func:`~corsa_plugins.data.answers.contains_answer`) or one of
-            ``aliases`` (:func:`~corsa_plugins.data.answers.contains_alias`) is in the answer given.
+            ``aliases``, likewise, is in the answer given.
         top1: ``answer`` is the model's top-1 prediction, over all of its tokens; aliases do not count.
         log_prob: log p(answer | prompt) in nats, of ``answer`` alone.
         log_prob_new: For a neighborhood probe, log p(target_new | prompt) of its request; ``None`` if that is a right

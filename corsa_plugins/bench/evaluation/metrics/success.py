@@ -1,8 +1,8 @@
 """Whether the new answer comes: efficacy on the edit prompt, generality on its paraphrases.
 
-The CoRSA paper (4.1) counts an answer as right when the target is in what the model generates; the one on AlphaEdit+
-(B.2) when the target is exactly the model's top-1 prediction. Both are reported: the second is stricter, and misses a
-right answer that comes in a sentence of its own.
+The CoRSA paper (4.1) counts an answer as right when the target is in what the model generates, here as words of its own
+(:func:`~corsa_plugins.data.answers.contains_answer`); the one on AlphaEdit+ (B.2) when the target is exactly the
+model's top-1 prediction. Both are reported: the second misses a right answer that comes in a sentence of its own.
 """
 
 from __future__ import annotations
