@@ -12,7 +12,8 @@ here is a function of its arguments; what reads a model and what writes to one i
     11-21   algorithm_1         all of it, with the choice of t
 
 An update is two factors, Delta = left right^T: the left one is R^t, and the right one is the same for every t. With the
-three parts of AlphaEdit+ off it is AlphaEdit's (Eq. 2).
+three parts of AlphaEdit+ off it is AlphaEdit's (Eq. 2). In a space where directions are as long as they are cheap
+(:mod:`~corsa_plugins.alphaedit.solver.weighed`) the same lines give MEMIT's update, and at lambda = 0 ROME's.
 
 Beyond the algorithm as printed: unless a threshold is given, what an eigenvector costs the preserved keys decides how
 far it is added, and P~ is no projector then (:mod:`~corsa_plugins.alphaedit.solver.price`); of several layers each
@@ -33,6 +34,7 @@ from torch import Tensor
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.solver.closed_form import Solution, relative_ridge, solve
 from corsa_plugins.alphaedit.solver.conflict import prior_weights
+from corsa_plugins.alphaedit.solver.exact import solve_exactly
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingChoice, select_smoothing, smoothing
 
@@ -58,7 +60,7 @@ class LayerProblem:
         keys: K1, (d_in, N).
         inconsistency: V1 - W K1, (d_out, N) float64: all that is missing to the targets.
         prior_keys: Kp, (d_in, M), on the device of ``keys``; M may be 0.
-        space: Of the preserved keys K0: P, and the eigenvectors that can be added to it.
+        space: Of the preserved keys K0: P, and the eigenvectors that can be added to it, as long as they are cheap.
         position: Of the layer among the edited ones, counted from 1.
         n_layers: How many layers are edited.
         further_keys: (d_in, N) each: other keys of the same requests, which are to have the same residuals.
@@ -183,21 +185,20 @@ def relax(problem: LayerProblem, weighting: Tensor, settings: AlphaEditSettings)
     keys = [problem.keys, *problem.further_keys]
     new = space.coordinates(torch.cat(keys, dim=1))
     prior_weight = settings.prior_weight * (problem.position if settings.prior_weight_by_layer else 1)
-    prior = space.coordinates(problem.prior_keys) * (prior_weight * weighting.double()).sqrt()
+    spared = problem.prior_keys if prior_weight else problem.prior_keys[:, :0]
+    prior = space.coordinates(spared) * (prior_weight * weighting[: spared.shape[1]].double()).sqrt()
     ridge = settings.ridge
     if settings.ridge_unit == "relative":
         ridge = relative_ridge(settings.ridge, new[:, : problem.keys.shape[1]], space.n_null)
     if problem.held_keys is not None:
         prior = torch.cat([prior, space.coordinates(problem.held_keys)], dim=1)
-    solution = solve(
-        new,
-        prior,
-        residual(problem, 0, settings).repeat(1, len(keys)),
-        ridge=ridge,
-        n_null=space.n_null,
-        search=settings.search if space.ordered else None,
-        eigenvalues=space.eigenvalues,
-    )
+    wanted = residual(problem, 0, settings).repeat(1, len(keys))
+    if ridge == 0:
+        solution = solve_exactly(new, wanted)
+    else:
+        search = settings.search if space.ordered else None
+        spectrum = space.eigenvalues
+        solution = solve(new, prior, wanted, ridge=ridge, n_null=space.n_null, search=search, eigenvalues=spectrum)
     # Every request has the same residual at all of its keys: Delta = R (Q_1 + Q_2 + ...)^T.
     coefficients = solution.coefficients.unflatten(1, (len(keys), -1)).sum(1)
     return Relaxed(space.combine(coefficients), ridge, solution)

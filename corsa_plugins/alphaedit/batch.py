@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from corsa_plugins.alphaedit.algorithm import LayerEdit, LayerProblem, Update, algorithm_1
+from corsa_plugins.alphaedit.algorithm import LayerProblem, Update, algorithm_1
 from corsa_plugins.alphaedit.answers import Answers, ask, validation_pairs, validation_score
 from corsa_plugins.alphaedit.conflicts import Conflicts, request_conflicts
+from corsa_plugins.alphaedit.edited_layer import EditedLayer, joined_layers, layer_report
 from corsa_plugins.alphaedit.lookup.wider import of_neighbours, of_subjects
 from corsa_plugins.alphaedit.preserved import PreservedSpaces
 from corsa_plugins.alphaedit.reader import ModelReader
-from corsa_plugins.alphaedit.report import EditReport, LayerReport, RequestReport, verdict
+from corsa_plugins.alphaedit.report import EditReport, RequestReport, verdict
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditBatch, EditState
-from corsa_plugins.alphaedit.values.search import Values
-from corsa_plugins.alphaedit.weights import LayerUpdate, write_weight
+from corsa_plugins.alphaedit.values.search import Values, joined
+from corsa_plugins.alphaedit.weights import Factors, LayerUpdate, write_weight
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import CorsaError
 
-__all__ = ["BatchEdit", "EditError", "EditedLayer"]
+__all__ = ["BatchEdit", "EditError"]
 
 
 class EditError(CorsaError, RuntimeError):
     """An edit that gave NaN or infinity. The weights and the state are as before."""
-
-
-@dataclass(frozen=True)
-class EditedLayer:
-    """A layer whose weight has the update.
-
-    Attributes:
-        targets: V1, (d_out, N), that the edit went by.
-        update: As it is in the weight, in main memory and in the precision it is kept in.
-        smoothing: beta(t), (N,).
-        report: What the solve did.
-    """
-
-    targets: Tensor
-    update: Update
-    smoothing: Tensor
-    report: LayerReport
 
 
 @dataclass(frozen=True)
@@ -57,6 +41,7 @@ class BatchEdit:
         state: The edits in force; it knows the layers of the settings, and has contexts.
         requests: Checked.
         keep: Probes with answers that should stay, to validate smoothed targets on as well.
+        made: By layer, updates of the same batch that are in the weights and not in the state yet.
     """
 
     reader: ModelReader
@@ -64,6 +49,7 @@ class BatchEdit:
     state: EditState
     requests: tuple[EditRequest, ...]
     keep: Sequence[Probe] = ()
+    made: Mapping[int, tuple[Update, ...]] = field(default_factory=dict)
 
     def run(self, name: str, *, answers: bool = True, progress: bool = False) -> EditBatch:
         """Edit every layer; the weights hold the edit afterwards.
@@ -78,10 +64,12 @@ class BatchEdit:
             CorsaError: What the parts raise.
         """
         layers, contexts = self.reader.settings.layers, self.state.contexts
-        values = self.reader.values(self.requests, contexts, progress=progress)  # refuses what the model cannot read
+        for layer in layers:
+            self._edit_space(layer)  # refuses statistics that do not do, before the work begins
+        values = self._values(progress)  # refuses what the model cannot read
         before = self._ask(answers)
         conflicts = self.conflicts()
-        edited = [self.edit_layer(position, values) for position in range(1, len(layers) + 1)]
+        values, edited = self.edit_layers(values)
         missing = edited[-1].targets - self.reader.outputs(self.requests, layers[-1])
         keys = self.reader.keys(self.requests, contexts)
         self._refuse_non_finite(layers[-1], "outputs after the edit", missing)
@@ -112,6 +100,29 @@ class BatchEdit:
         keys = self.reader.keys(self.requests, self.state.contexts)
         return request_conflicts(names, keys, self._null_space, self.preserved.sample, self.state)
 
+    def edit_layers(self, values: Values | None) -> tuple[Values, list[EditedLayer]]:
+        """Every layer, which holds its update afterwards; one request after the other, if the settings say so.
+
+        Args:
+            values: Of the last edited layer, all requests; ``None`` where each request gets its own on the way.
+
+        Returns:
+            The values that the edit went by, and what became of each layer.
+        """
+        positions = range(1, len(self.reader.settings.layers) + 1)
+        if values is not None:
+            return values, [self.edit_layer(position, values) for position in positions]
+        one, parts = self, []
+        for request in self.requests:
+            one = replace(one, requests=(request,))
+            found = one.reader.values(one.requests, self.state.contexts)
+            edited = [one.edit_layer(position, found) for position in positions]
+            parts.append((found, edited))
+            made = zip(self.reader.settings.layers, edited, strict=True)
+            one = replace(one, made={layer: (*one.made.get(layer, ()), part.update) for layer, part in made})
+        layers = zip(*(edited for _, edited in parts), strict=True)
+        return joined([found for found, _ in parts]), [joined_layers(layer) for layer in layers]
+
     def edit_layer(self, position: int, values: Values) -> EditedLayer:
         """Algorithm 1 at one layer; its weight holds the update afterwards.
 
@@ -125,7 +136,9 @@ class BatchEdit:
         edit = algorithm_1(problem, self.reader.settings, lambda update: self._validate(layer, update))
         kept = self._write(layer, edit.update)
         self._refuse_non_finite(layer, "update", kept.left.abs().sum(0) + kept.right.abs().sum(0))
-        return EditedLayer(targets, kept, edit.smoothing, _layer_report(layer, problem, edit))
+        barred = self.reader.settings.null_space is not None or self.reader.settings.penalty == "weights"
+        report = layer_report(layer, problem, edit, self._null_space(layer) if barred else None)
+        return EditedLayer(targets, kept, edit.smoothing, report)
 
     def missing(self, position: int, values: Values) -> tuple[Tensor, Tensor]:
         """The targets V1 that an edit of the layer goes by, and V1 - W K1 at the present weights; both (d_out, N)."""
@@ -171,7 +184,7 @@ class BatchEdit:
             keys=keys,
             inconsistency=inconsistency,
             prior_keys=self.state.prior_keys(layer, keys.shape[0]).to(keys.device),
-            space=self._null_space(layer),
+            space=self._edit_space(layer),
             position=position,
             n_layers=len(layers),
             further_keys=self._further_keys(layer),
@@ -188,7 +201,8 @@ class BatchEdit:
         """Put an update into the weight, on top of the earlier ones; returns it as it is kept."""
         linear = self.reader.maps[layer]
         kept = Update(self._kept(update.left), self._kept(update.right))
-        write_weight(linear, self.state.originals[layer], [*self.state.updates(layer), kept])
+        updates: list[Factors] = [*self.state.updates(layer), *self.made.get(layer, ()), kept]
+        write_weight(linear, self.state.originals[layer], updates)
         if not linear.weight.isfinite().all():
             raise EditError(
                 f"layer {layer}: the edited weight holds NaN or infinity in {linear.weight.dtype}; lower the "
@@ -206,6 +220,15 @@ class BatchEdit:
 
     def _null_space(self, layer: int) -> NullSpace:
         return self.preserved.null_space(layer, self.reader.maps[layer].d_in, self.reader.settings)
+
+    def _edit_space(self, layer: int) -> NullSpace:
+        return self.preserved.edit_space(layer, self.reader.maps[layer].d_in, self.reader.settings)
+
+    def _values(self, progress: bool) -> Values | None:
+        """Of all requests at the weights as they are; ``None`` where they are looked for one after the other."""
+        if self.reader.settings.one_at_a_time:
+            return None
+        return self.reader.values(self.requests, self.state.contexts, progress=progress)
 
     def _ask(self, texts: bool) -> Answers:
         reader = self.reader
@@ -249,25 +272,3 @@ class BatchEdit:
             verdict="",
         )
         return replace(report, verdict=verdict(report, self.reader.settings.reach))
-
-
-def _protected(space: NullSpace, grades: Tensor) -> tuple[float, float] | None:
-    before, after = space.protected(), space.protected(grades)
-    return None if before is None or after is None else (before, after)
-
-
-def _layer_report(layer: int, problem: LayerProblem, edit: LayerEdit) -> LayerReport:
-    solution, choice = edit.relaxed.solution, edit.choice
-    return LayerReport(
-        layer=layer,
-        width=problem.space.d,
-        null_space=problem.space.n_null,
-        added=solution.added,
-        graded=float(solution.grades[problem.space.n_null :].sum()),
-        protected=_protected(problem.space, solution.grades),
-        ridge=edit.relaxed.ridge,
-        objective=(solution.objective[0], solution.objective[-1]),
-        prior_weight=float(edit.prior_weighting.mean()) if len(edit.prior_weighting) else None,
-        smoothing_step=choice.t if choice else None,
-        validation_scores=tuple(choice.scores) if choice else (),
-    )

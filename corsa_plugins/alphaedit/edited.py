@@ -44,7 +44,10 @@ MODEL, STATE, REPORT = "model", "state", "report.json"
 
 
 def edit_settings(
-    source: str | os.PathLike[str] | None, layers: Sequence[int] | None = None, earlier: EditState | None = None
+    source: str | os.PathLike[str] | None,
+    layers: Sequence[int] | None = None,
+    earlier: EditState | None = None,
+    kind: type[AlphaEditSettings] = AlphaEditSettings,
 ) -> AlphaEditSettings | Literal["auto"]:
     """The settings to edit with: those that are given, else those of the last edit in force, else ``"auto"``.
 
@@ -52,6 +55,7 @@ def edit_settings(
         source: A YAML file, a preset's name, or ``"auto"``: chosen for the model by edits on trial.
         layers: Blocks to edit instead of those of ``source``.
         earlier: Edits in force.
+        kind: Whose defaults and presets ``source`` stands on.
 
     Raises:
         SettingError: The settings cannot be read.
@@ -61,7 +65,7 @@ def edit_settings(
     elif source is None or source == AUTO:
         return "auto"
     else:
-        settings = AlphaEditSettings.load(source)
+        settings = kind.load(source)
     return replace(settings, layers=tuple(layers)) if layers else settings
 
 

@@ -220,6 +220,14 @@ class AlphaEditor:
         """The null space that edits of the layer start from."""
         return self._preserved.null_space(layer, self._weights.maps[layer].d_in, self.settings)
 
+    def edit_space(self, layer: int) -> NullSpace:
+        """The same space as the penalty of the settings has it, each direction as long as it is cheap.
+
+        Raises:
+            SettingError: The statistics do not do for that penalty.
+        """
+        return self._preserved.edit_space(layer, self._weights.maps[layer].d_in, self.settings)
+
     def diagnose(self, requests: Iterable[EditRequest], *, values: bool = False, progress: bool = False) -> Diagnosis:
         """What an edit of the requests would meet at the present weights; nothing is changed.
 
@@ -275,9 +283,9 @@ class AlphaEditor:
         state = self._state_with_layers()
         with self._weights.on_trial():
             batch = self._batch_edit(state, requests)
-            values = values or self._reader.values(requests, batch.state.contexts)
-            for position in range(1, len(self.settings.layers) + 1):
-                batch.edit_layer(position, values)
+            if not self.settings.one_at_a_time:
+                values = values or self._reader.values(requests, batch.state.contexts)
+            batch.edit_layers(values)
             yield
 
     def residuals(self, requests: Iterable[EditRequest], position: int, *, progress: bool = False) -> list[float]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.solver.weighed import everything, weighed
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["PreservedKeys", "PreservedSpaces"]
 
 logger = logging.getLogger(__name__)
+
+_ANY = NullSpaceRule("share", 0.5)
+"""To be asked with for the basis alone, where edits may write anywhere."""
 
 
 class PreservedKeys(Protocol):
@@ -42,7 +46,7 @@ class PreservedSpaces:
 
     def __init__(self, keys: PreservedKeys | None) -> None:
         self._known = keys
-        self._spaces: dict[tuple[int, NullSpaceRule], NullSpace] = {}
+        self._spaces: dict[tuple[int, NullSpaceRule | None], NullSpace] = {}
 
     def null_space(self, layer: int, width: int, settings: AlphaEditSettings) -> NullSpace:
         """The null space of a layer whose keys are ``width`` wide, by the rule of the settings.
@@ -52,7 +56,10 @@ class PreservedSpaces:
         """
         key = (layer, settings.null_space)
         if key not in self._spaces:
-            space = self._keys().null_space(*key)
+            if settings.null_space is None:
+                space = everything(self._keys().null_space(layer, _ANY))
+            else:
+                space = self._keys().null_space(layer, settings.null_space)
             if space.d != width:
                 raise SettingError(f"layer {layer}: the statistics are {space.d} wide, and the keys {width}")
             if settings.search and not space.ordered:
@@ -63,6 +70,17 @@ class PreservedSpaces:
                 )
             self._spaces[key] = space
         return self._spaces[key]
+
+    def edit_space(self, layer: int, width: int, settings: AlphaEditSettings) -> NullSpace:
+        """The same null space, with directions as long as the penalty of the settings makes them cheap.
+
+        Raises:
+            SettingError: As above, or the second moment that the penalty goes by is not known in full.
+        """
+        space = self.null_space(layer, width, settings)
+        if settings.penalty == "weights":
+            return space
+        return weighed(space, settings.norm_weight, f"layer {layer}")
 
     def sample(self, layer: int) -> Tensor | None:
         """Some of the preserved keys (d_in, S) of a layer, if kept.

@@ -121,9 +121,10 @@ class ModelReader:
         """Where values of a layer live: ``None`` for what the block puts out, or the down map itself.
 
         Values are those of the block where it adds what the FFN puts out, as all the papers' models do. Where a norm or
-        a scale comes between, an update of the weights would be undone in part: values are then the down map's own.
+        a scale comes between, an update of the weights would be undone in part: values are then the down map's own, as
+        they are in ROME everywhere.
         """
         if layer not in self._sites:
-            plain = adds_output_as_it_is(self.architecture, layer)
+            plain = self.settings.values.at == "block" and adds_output_as_it_is(self.architecture, layer)
             self._sites[layer] = None if plain else self.maps[layer].module
         return self._sites[layer]

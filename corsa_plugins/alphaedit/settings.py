@@ -1,4 +1,4 @@
-"""The settings of AlphaEdit+ and AlphaEdit: defaults for any model; the papers' values are in presets."""
+"""The settings of AlphaEdit+, AlphaEdit, and the other methods of this editor; the papers' values are in presets."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
 from corsa_plugins.alphaedit.values.settings import ValueSettings
-from corsa_plugins.settings import BlockNumber, Count, NonNegative, NonNegativeInt, Positive, Settings, Share
+from corsa_plugins.settings import BlockNumber, Count, NonNegative, NonNegativeInt, Settings, Share
 
-__all__ = ["AlphaEditSettings", "RidgeUnit", "ValidationScore", "preset_names"]
+__all__ = ["AlphaEditSettings", "Penalty", "RidgeUnit", "ValidationScore", "preset_names"]
 
 RidgeUnit = Literal["absolute", "relative"]
+Penalty = Literal["weights", "outputs"]
 ValidationScore = Literal["accuracy", "probability"]
 
 
@@ -41,17 +42,30 @@ _Layers = Annotated[
 class AlphaEditSettings(Settings):
     """What is edited and how. AlphaEdit is this editor with the three parts of AlphaEdit+ off: :meth:`alphaedit`.
 
+    What other methods have in their place are settings too (:mod:`corsa_plugins.methods.family`), so that the three
+    parts can be had on top of each.
+
     Attributes:
         layers: The blocks whose FFN down map is edited, counted from 0, in ascending order. The residual is spread over
             them as in MEMIT: layer i of L, counted from 0, takes 1 / (L - i) of what is left.
         null_space: Which eigenvectors of the preserved keys' second moment count as their null space. The papers use an
-            absolute threshold, which does not carry over from one model to another; a share does.
+            absolute threshold, which does not carry over from one model to another; a share does. ``None``: edits may
+            write anywhere, P = I, as in MEMIT and ROME.
         values: How v* is found.
-        ridge: lambda of Eq. 1 and 7.
+        penalty: What lambda weighs. ``"weights"``: ||Delta||^2, as in Eq. 1. ``"outputs"``: E||Delta k0||^2, what the
+            edit changes of the outputs at the preserved keys, as in MEMIT
+            (:mod:`~corsa_plugins.alphaedit.solver.weighed`).
+        norm_weight: Of ||Delta||^2 beside E||Delta k0||^2, where the penalty is on outputs: lambda_n / lambda_p of
+            ENCORE; 0 in MEMIT.
+        ridge: lambda of Eq. 1 and 7. 0, where the penalty is on outputs: every target exactly, as in ROME
+            (:mod:`~corsa_plugins.alphaedit.solver.exact`).
         ridge_unit: ``"absolute"``: lambda itself, 10 in the paper. ``"relative"``: in units of the mean squared norm of
             the projected new keys, which is what lambda is weighed against (Lemma 1): 0.1 leaves about a tenth
             of a lone edit's residual, on any model.
-        prior_weight: beta, the weight of earlier edits (appendix A.5): 100 in the paper's experiments, 1 in AlphaEdit.
+        one_at_a_time: Make the edits of a batch one after the other, each with values and keys of the model as the
+            others have left it, as in ROME. The batch is one all the same: it is kept and taken back as a whole.
+        prior_weight: beta, the weight of earlier edits (appendix A.5): 100 in the paper's experiments, 1 in AlphaEdit,
+            and 0 where earlier edits are not spared, as in MEMIT.
         prior_weight_by_layer: Multiply beta by the position of the layer among ``layers``, counted from 1, as the
             published code does.
         conflict_weights: Weight each earlier edit by 1 - its conflict with the new ones (Lambda_p of Eq. 7).
@@ -73,10 +87,13 @@ class AlphaEditSettings(Settings):
     """
 
     layers: _Layers
-    null_space: NullSpaceRule = field(default_factory=NullSpaceRule)
+    null_space: NullSpaceRule | None = field(default_factory=NullSpaceRule)
     values: ValueSettings = field(default_factory=ValueSettings)
-    ridge: Positive = 10.0
+    penalty: Penalty = "weights"
+    norm_weight: NonNegative = 0.0
+    ridge: NonNegative = 10.0
     ridge_unit: RidgeUnit = "absolute"
+    one_at_a_time: bool = False
     prior_weight: NonNegative = 100.0
     prior_weight_by_layer: bool = False
     conflict_weights: bool = True
@@ -90,6 +107,19 @@ class AlphaEditSettings(Settings):
     reach: Share = 0.5
     batch_size: Count = 64
     dtype: Literal["float32", "float64"] | None = None
+
+    def check(self) -> None:
+        if self.norm_weight and self.penalty != "outputs":
+            raise self.refused("norm_weight", "with penalty='weights' the norm is all there is: leave it out")
+        if self.null_space is None and self.search is not None:
+            raise self.refused("null_space", "edits may write anywhere, and search has nothing to add: leave it out")
+        spared = [name for name in ("prior_weight", "search", "neighbours") if getattr(self, name)]
+        if self.ridge == 0 and self.penalty != "outputs":
+            raise self.refused("ridge", "it must be a number over 0; 0, every target exactly, is for penalty='outputs'")
+        if self.ridge == 0 and spared:
+            raise self.refused("ridge", f"0 leaves no room for {' and '.join(spared)}: set to 0 or None, or a ridge")
+        if self.one_at_a_time and spared:
+            raise self.refused("one_at_a_time", f"not for {' and '.join(spared)}: set to 0 or None, or edit in batches")
 
     def alphaedit(self) -> AlphaEditSettings:
         """The same with the three parts off, beta 1 and no further keys: AlphaEdit, with these values."""

@@ -1,4 +1,7 @@
-"""AlphaEdit+ and AlphaEdit as methods: closed-form edits of the weights of the model itself."""
+"""AlphaEdit+ and AlphaEdit as methods: closed-form edits of the weights of the model itself.
+
+The other methods of the same editor are in :mod:`corsa_plugins.methods.family`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _STATE = "state"
 
 @dataclass(frozen=True)
 class AlphaEditMethod:
-    """AlphaEdit+ (papers/alphaedit-plus.md) with ``settings``; each update is one batch of edits.
+    """The editor of AlphaEdit+ (papers/alphaedit-plus.md) with ``settings``; each update is one batch of edits.
 
     Attributes:
         name: For tables and labels.
@@ -37,6 +40,7 @@ class AlphaEditMethod:
             begins (:mod:`corsa_plugins.alphaedit.auto`).
         parts: Whether the three parts are on; said here where the settings are yet to be chosen.
         chat_template: Whether prompts are in chat; likewise.
+        fitted: Makes of settings that were chosen for the model, which are AlphaEdit+'s, those of this method.
     """
 
     name: str
@@ -44,6 +48,7 @@ class AlphaEditMethod:
     settings: AlphaEditSettings | Literal["auto"]
     parts: bool = True
     chat_template: bool | None = None
+    fitted: Callable[[AlphaEditSettings], AlphaEditSettings] | None = None
 
     def describe(self) -> dict[str, Any]:
         """The settings. The statistics are bound to the model by their fingerprint, and taken to be the same."""
@@ -91,7 +96,8 @@ class AlphaEditMethod:
             report=report,
         )
         logger.info("%s: settings chosen %s", self.name, choice.reason)
-        return choice if self.parts else replace(choice, settings=choice.settings.alphaedit())
+        fitted = self.fitted or (None if self.parts else AlphaEditSettings.alphaedit)
+        return replace(choice, settings=fitted(choice.settings)) if fitted else choice
 
     def in_form(self, chat_template: bool) -> AlphaEditMethod:
         """With prompts in this form, unless the settings say in which."""
@@ -111,7 +117,9 @@ class _AlphaEditSession:
         self._settings: AlphaEditSettings | None = None
         self._made: AlphaEditor | None = None
         if not isinstance(method.settings, str):
-            self._editor()  # what does not suit the model is refused before anything is done
+            editor = self._editor()  # what does not suit the model is refused before anything is done
+            for layer in editor.settings.layers if editor.settings.penalty == "outputs" else ():
+                editor.edit_space(layer)
 
     def _editor(self, requests: Sequence[EditRequest] = (), state: EditState | None = None) -> AlphaEditor:
         """The editor; its settings are known when there are requests."""

@@ -22,6 +22,9 @@ GROUP = "corsa_plugins.methods"
 _OWN = {
     "alphaedit": "corsa_plugins.methods.alphaedit:alphaedit",
     "alphaedit+": "corsa_plugins.methods.alphaedit:alphaedit_plus",
+    "emmet": "corsa_plugins.methods.family.rome:emmet",
+    "memit": "corsa_plugins.methods.family.memit:memit",
+    "rome": "corsa_plugins.methods.family.rome:rome",
     "rsft": "corsa_plugins.methods.rsft:rsft_plain",
     "rsft-merged": "corsa_plugins.methods.rsft:rsft_merged",
 }

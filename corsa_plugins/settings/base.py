@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -28,8 +28,10 @@ class Settings:
     A value is never bent to fit: ``True`` is no number, ``"5e-4"`` neither, and NaN and infinity are refused. But an
     integer is taken for a float, a list for a tuple, and a mapping for a part that is a settings class itself.
 
-    Presets are the YAML files in the folder ``presets`` beside the module of the class.
+    Presets are the YAML files in the folder :attr:`PRESETS` beside the module of the class.
     """
+
+    PRESETS: ClassVar[str] = "presets"
 
     def __post_init__(self) -> None:
         for name, value in check_fields(type(self), vars(self)).items():
@@ -98,7 +100,7 @@ class Settings:
     @classmethod
     def _preset_files(cls) -> dict[str, Traversable]:
         package = cls.__module__.rpartition(".")[0]
-        folder = files(package) / "presets" if package else None
+        folder = files(package) / cls.PRESETS if package else None
         if folder is None or not folder.is_dir():
             return {}
         return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}

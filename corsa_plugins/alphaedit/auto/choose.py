@@ -132,6 +132,7 @@ def choose_settings(
         tried = trials.try_out(other, f"layers {_range(best.layers)}, {what}")
         if tried.score > trial.score + _CLEARLY:
             best, trial = other, tried
+    assert best.null_space is not None  # it starts with one, and what is tried is how wide
     reason = (
         f"by {len(trials.made)} trial edits of {facts.source}: layers {_range(best.layers)}, null space the smallest "
         f"{100 * best.null_space.value:g} %, ridge {best.ridge:g}, values in {best.values.steps} steps; new answers "
@@ -180,7 +181,7 @@ def _with_finer_values(settings: AlphaEditSettings) -> AlphaEditSettings:
 
 
 def _with_share(share: float, settings: AlphaEditSettings) -> AlphaEditSettings:
-    return replace(settings, null_space=replace(settings.null_space, value=share))
+    return replace(settings, null_space=NullSpaceRule("share", share))
 
 
 def _with_ridge(ridge: float, settings: AlphaEditSettings) -> AlphaEditSettings:

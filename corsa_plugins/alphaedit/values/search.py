@@ -27,7 +27,7 @@ from corsa_plugins.model.borrowing import frozen
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["NonFiniteValueError", "RateUnit", "ValueSettings", "Values", "find_values"]
+__all__ = ["NonFiniteValueError", "RateUnit", "ValueSettings", "Values", "find_values", "joined"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,15 @@ class Values:
     loss: Tensor
     steps: Tensor
     reached: Tensor
+
+
+def joined(values: Sequence[Values]) -> Values:
+    """What was found one after the other, as if it had been found at once."""
+    columns, elements = ("vectors", "initial"), ("probability", "loss", "steps", "reached")
+    return Values(
+        **{name: torch.cat([getattr(part, name) for part in values], dim=1) for name in columns},
+        **{name: torch.cat([getattr(part, name) for part in values]) for name in elements},
+    )
 
 
 # Nine parameters: a model's, a fact's, and what most callers leave to be found; a user calls it as it stands.

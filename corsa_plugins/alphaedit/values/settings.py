@@ -25,6 +25,9 @@ class ValueSettings(Settings):
         lr: Adam's learning rate. Adam moves each coordinate by about as much per step.
         lr_unit: ``"absolute"``: the rate itself, which suits one model. ``"relative"``: in units of a typical
             coordinate of the block's output there, norm / sqrt(hidden size), for each request; this carries over.
+        at: Whose output v* is. ``"block"``: of the block, as in MEMIT and AlphaEdit, wherever it adds what its FFN puts
+            out. ``"ffn"``: of the FFN's down map itself, as in ROME; h is that output then, and the clamp and the
+            weight decay go by its norm.
         loss_layer: Where the target is read: ``None`` or the last block for the model's own logits, an earlier block
             for the final norm and the head on what that block puts out. Never below the edited block.
         weight_decay: Factor of ||delta|| / ||h||^2 in the loss, h being the block's output there.
@@ -46,6 +49,7 @@ class ValueSettings(Settings):
     steps: Count = 25
     lr: Positive = 0.1
     lr_unit: RateUnit = "absolute"
+    at: Literal["block", "ffn"] = "block"
     loss_layer: Annotated[BlockNumber | None, Field(description="the number of a block, or None for the last")] = None
     weight_decay: NonNegative = 0.5
     clamp: Positive = 0.75

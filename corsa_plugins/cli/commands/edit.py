@@ -96,7 +96,8 @@ def edit(
         arguments["settings"] = settings
     numbers = parse_layers(layers)
     if spec.reversible:
-        arguments["settings"] = edit_settings(settings, numbers, earlier) if facts else last_settings(earlier)
+        kind = spec.settings_class()
+        arguments["settings"] = edit_settings(settings, numbers, earlier, kind) if facts else last_settings(earlier)
     if spec.needs_statistics:
         arguments["statistics"] = KeyStatistics.load(statistics) if statistics else None
     chosen: Any = in_form(spec(**arguments), chat_template)

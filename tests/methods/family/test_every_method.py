@@ -1,0 +1,101 @@
+"""What every method of the editor has: batches and sequences, states to go on from, reverts in any order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, EditState, collect_statistics
+from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.registry import method_spec, method_specs
+from tests.fixtures.alphaedit import LATER, QUICK, REQUESTS, Bench
+
+NAMES = [spec.name for spec in method_specs() if spec.reversible]
+GIVEN = replace(QUICK, search=None)
+"""As they are found for a model: each method takes of them what is not its own."""
+
+
+def editor_of(name: str, bench: Bench, state: EditState | None = None) -> AlphaEditor:
+    method: Any = method_spec(name)(statistics=bench.statistics, settings=GIVEN)
+    return AlphaEditor(bench.model, bench.tokenizer, bench.statistics, method.settings, state=state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_come_and_go_in_any_order_and_a_state_is_taken_up_again(
+    gpt2_bench: Bench, name: str, tmp_path: Path
+) -> None:
+    start, other = gpt2_bench.weights(), gpt2_bench.copy()
+    editor = editor_of(name, gpt2_bench)
+    editor.edit(REQUESTS[:2], answers=False)
+    first = gpt2_bench.weights()
+    assert not gpt2_bench.holds(start)
+    editor.state.save(tmp_path / "one")
+    editor.edit(LATER[:1], answers=False)
+    second = gpt2_bench.weights()
+    assert not gpt2_bench.holds(first)
+    # another process goes on from the saved state, and comes to the same bits
+    state = EditState.load(tmp_path / "one")
+    resumed = editor_of(name, other, state)
+    resumed.apply()
+    assert other.holds(first)
+    assert state.batches[0].settings == editor.settings
+    resumed.edit(LATER[:1], answers=False)
+    assert other.holds(second)
+    # the later one first, and the earlier one first
+    resumed.revert("2")
+    assert other.holds(first)
+    editor.revert("1")
+    alone = gpt2_bench.weights()
+    assert not gpt2_bench.holds(second)
+    assert not gpt2_bench.holds(start)
+    editor.state.save(tmp_path / "alone")
+    for bench, one in ((other, resumed), (gpt2_bench, editor)):
+        one.revert_all()
+        assert bench.holds(start)
+    again = editor_of(name, other, EditState.load(tmp_path / "alone"))
+    again.apply()
+    assert other.holds(alone)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_session_of_a_protocol(gpt2_bench: Bench, name: str, tmp_path: Path) -> None:
+    method: Any = method_spec(name)(statistics=gpt2_bench.statistics, settings=GIVEN)
+    assert method.describe()["settings"]["layers"]
+    start = gpt2_bench.weights()
+    session = method.start(gpt2_bench.model, gpt2_bench.tokenizer, seed=0)
+    (tmp_path / "0").mkdir()
+    session.update(REQUESTS[:1], tmp_path / "0")
+    made = gpt2_bench.weights()
+    session.close()
+    assert gpt2_bench.holds(start)
+    again = method.start(gpt2_bench.model, gpt2_bench.tokenizer, seed=0)
+    again.restore(tmp_path / "0")
+    assert gpt2_bench.holds(made)
+    again.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_settings_are_the_methods_own(name: str) -> None:
+    kind = method_spec(name).settings_class()
+    for preset in kind.presets():
+        settings = kind.load(preset)
+        if hasattr(kind, "of"):
+            plain = kind.of(settings)
+            assert type(plain) is AlphaEditSettings
+            assert kind.of(plain) == plain, "going on from edits of its own changes nothing"
+            assert {**settings.as_dict(), **{"layers": None}} == {**plain.as_dict(), **{"layers": None}}
+
+
+def test_statistics_that_a_method_cannot_use_are_refused_before_anything_is_done(gpt2_bench: Bench) -> None:
+    same = ["Anna Berg was born in Oslo."] * 100
+    few = collect_statistics(gpt2_bench.model, gpt2_bench.tokenizer, same, (0, 1), n_tokens=500, pack=False)
+    bench, start = replace(gpt2_bench, statistics=few), gpt2_bench.weights()
+    method: Any = method_spec("memit")(statistics=few, settings=GIVEN)
+    with pytest.raises(SettingError, match=r"layer 0: in \d+ of 48 directions the statistics hold no keys"):
+        method.start(bench.model, bench.tokenizer, seed=0)
+    with pytest.raises(SettingError, match=r"more text"):
+        editor_of("memit", bench).edit(REQUESTS)
+    assert gpt2_bench.holds(start)

@@ -1,0 +1,127 @@
+"""MEMIT and ROME on a model are their papers' algorithms, layer by layer and fact by fact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from corsa_plugins.alphaedit import AlphaEditSettings
+from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
+from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
+from corsa_plugins.alphaedit.values.search import find_values
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.family.memit import MemitSettings
+from corsa_plugins.methods.family.rome import RomeSettings
+from corsa_plugins.model.architecture import find_architecture
+from tests.fixtures.alphaedit import LATER, QUICK, REQUESTS, Bench
+from tests.oracles import family as oracle
+from tests.support.problems import error
+
+
+class Literal:
+    """The two algorithms on a model, each equation with d x d matrices."""
+
+    def __init__(self, bench: Bench, settings: AlphaEditSettings) -> None:
+        self.bench, self.settings = bench, settings
+        self.downs = {layer: find_architecture(bench.model).ffn(layer).down for layer in settings.layers}
+        self.contexts = generate_contexts(bench.model, bench.tokenizer, n=1, length=4)
+
+    def key(self, requests: Sequence[EditRequest], layer: int) -> np.ndarray:
+        return request_keys(self.bench.model, self.bench.tokenizer, requests, [layer], self.contexts)[layer].numpy()
+
+    def memit(self, requests: Sequence[EditRequest]) -> None:
+        model, tokenizer, layers = self.bench.model, self.bench.tokenizer, self.settings.layers
+        Z = find_values(model, tokenizer, requests, layers[-1], self.contexts, self.settings.values).vectors.numpy()
+        for layer, share in zip(layers, oracle.memit_shares(len(layers)), strict=True):
+            missing = Z - request_outputs(model, tokenizer, requests, layers[-1]).numpy()
+            C = self.bench.statistics.moment(layer).numpy()
+            self.add(layer, oracle.memit(share * missing, self.key(requests, layer), C, self.settings.ridge))
+
+    def rome(self, requests: Sequence[EditRequest]) -> None:
+        model, tokenizer, (layer,) = self.bench.model, self.bench.tokenizer, self.settings.layers
+        down = self.downs[layer]
+        for request in requests:
+            values = self.settings.values
+            v = find_values(model, tokenizer, [request], layer, self.contexts, values, site=down.module).vectors[:, 0]
+            k = self.key([request], layer)[:, 0]
+            # W k is the output at the bare prompt; with its bias, which v has too
+            now = request_outputs(model, tokenizer, [request], layer, site=down.module)[:, 0].numpy()
+            W = down.weight.detach().numpy()
+            C = self.bench.statistics.moment(layer).numpy()
+            self.add(layer, oracle.rome(W, k, W @ k + v.numpy() - now, C))
+
+    @torch.no_grad()
+    def add(self, layer: int, delta: np.ndarray) -> None:
+        self.downs[layer].weight.add_(torch.from_numpy(delta))
+
+
+SETTINGS = {"values": replace(QUICK.values, steps=4), "n_contexts": 1, "context_length": 4}
+MEMIT = MemitSettings.of(MemitSettings(layers=(0, 1), ridge=0.5, **SETTINGS))
+ROME = RomeSettings.of(RomeSettings(layers=(1,), **{**SETTINGS, "values": replace(QUICK.values, steps=4, at="ffn")}))
+
+
+@pytest.mark.parametrize(("name", "settings"), [("memit", MEMIT), ("rome", ROME)])
+def test_on_a_model_it_is_the_papers_algorithm(gpt2_bench: Bench, name: str, settings: AlphaEditSettings) -> None:
+    twin = gpt2_bench.copy()
+    literal, editor = Literal(twin, settings), gpt2_bench.editor(settings)
+    for requests in (REQUESTS, LATER):
+        before = gpt2_bench.weights()
+        getattr(literal, name)(requests)
+        editor.edit(requests)
+        changed = [p for p, weight in gpt2_bench.model.named_parameters() if not torch.equal(weight, before[p])]
+        assert len(changed) == len(settings.layers)
+        for parameter in changed:
+            ours, theirs = (dict(b.model.named_parameters())[parameter] - before[parameter] for b in (gpt2_bench, twin))
+            assert error(ours.detach(), theirs.detach()) <= 1e-6, parameter
+
+
+def test_rome_writes_one_fact_after_the_other_and_takes_them_back_together(gpt2_bench: Bench) -> None:
+    start, editor = gpt2_bench.weights(), gpt2_bench.editor(ROME)
+    report = editor.edit(REQUESTS)
+    assert [request.prompt for request in report.requests] == [request.prompt for request in REQUESTS]
+    together = gpt2_bench.weights()
+    editor.edit(LATER)
+    editor.revert("1")
+    assert not gpt2_bench.holds(start)
+    editor.revert("2")
+    assert gpt2_bench.holds(start)
+    for request in REQUESTS:  # each as a batch of its own: the same, but for the rounding of the sum
+        editor.edit([request])
+    for name, weight in gpt2_bench.model.named_parameters():
+        assert torch.allclose(weight, together[name], rtol=1e-9, atol=1e-12)
+
+
+def test_settings_of_another_method_give_what_is_the_models_and_not_the_methods() -> None:
+    chosen = AlphaEditSettings(layers=(3, 4), ridge=0.1, ridge_unit="relative", values=QUICK.values, subject_keys=True)
+    memit = MemitSettings.of(chosen)
+    assert type(memit) is AlphaEditSettings
+    assert (memit.layers, memit.values, memit.ridge, memit.ridge_unit) == ((3, 4), QUICK.values, 0.1, "relative")
+    assert (memit.penalty, memit.null_space, memit.search, memit.subject_keys) == ("outputs", None, None, False)
+    rome = RomeSettings.of(chosen)
+    assert (rome.layers, rome.ridge, rome.values.at, rome.values.steps) == ((4,), 0, "ffn", QUICK.values.steps)
+    assert MemitSettings.of(AlphaEditSettings(layers=(3,))).ridge == 15000, "an absolute ridge is of its own penalty"
+    own = replace(memit, ridge=7.0)
+    assert MemitSettings.of(own) == own
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ridge": 0}, "ridge is 0.0: it must be a number over 0; 0, every target exactly, is for penalty='outputs'"),
+        ({"ridge": 0, "penalty": "outputs"}, "ridge is 0.0: 0 leaves no room for prior_weight and search"),
+        ({"one_at_a_time": True}, "one_at_a_time is True: not for prior_weight and search"),
+        ({"norm_weight": 1.0}, "norm_weight is 1.0: with penalty='weights' the norm is all there is"),
+        ({"null_space": None}, "null_space is None: edits may write anywhere, and search has nothing to add"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=f"^{message}"):
+        AlphaEditSettings(layers=(0,), **changes)
+    with pytest.raises(SettingError, match=r"layers is \(0, 1\): ROME edits one layer"):
+        RomeSettings(layers=(0, 1))
