@@ -243,7 +243,7 @@ def _umask() -> int:
 
 
 @contextmanager
-def sole_use(folder: str | os.PathLike[str]) -> Iterator[None]:
+def sole_use(folder: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
     """Within the block nobody else who asks for it has ``folder`` to themselves, in this process or another.
 
     The lock is a file ``.lock`` in the folder, which stays there; it holds for as long as the process lives, however
@@ -251,15 +251,16 @@ def sole_use(folder: str | os.PathLike[str]) -> Iterator[None]:
 
     Args:
         folder: Made, with its parents, if it is not there.
+        wait: Until whoever has it is done.
 
     Raises:
-        InUseError: Somebody has it.
+        InUseError: Somebody has it, and this is not to wait.
     """
     import filelock  # takes a while, and few commands lock anything
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+    lock = filelock.FileLock(folder / LOCK_FILE, timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except filelock.Timeout:

@@ -42,6 +42,7 @@ class BatchEdit:
         requests: Checked.
         keep: Probes with answers that should stay, to validate smoothed targets on as well.
         made: By layer, updates of the same batch that are in the weights and not in the state yet.
+        listed: :attr:`neighbours`, where they are known.
     """
 
     reader: ModelReader
@@ -50,6 +51,7 @@ class BatchEdit:
     requests: tuple[EditRequest, ...]
     keep: Sequence[Probe] = ()
     made: Mapping[int, tuple[Update, ...]] = field(default_factory=dict)
+    listed: tuple[EditRequest, ...] | None = None
 
     def run(self, name: str, *, answers: bool = True, progress: bool = False) -> EditBatch:
         """Edit every layer; the weights hold the edit afterwards.
@@ -152,6 +154,8 @@ class BatchEdit:
         settings = self.reader.settings.neighbours
         if settings is None:
             return ()
+        if self.listed is not None:
+            return self.listed
         earlier = [request.subject or "" for batch in self.state.batches for request in batch.requests]
         return of_neighbours(self.reader.model, self.reader.tokenizer, self.requests, settings, earlier)
 

@@ -267,13 +267,32 @@ class AlphaEditor:
         batch = self._batch_edit(self._weights.known_state(), requests)
         return self._reader.values(requests, batch.state.contexts, progress=progress)
 
+    def neighbours(self, requests: Iterable[EditRequest]) -> tuple[EditRequest, ...]:
+        """The prompts of the requests about other subjects that an edit of them holds; nothing is changed.
+
+        Args:
+            requests: Each with a subject.
+
+        Raises:
+            RequestError, StateError: As in :meth:`edit`.
+        """
+        requests = tuple(requests)
+        self._check(requests)
+        return self._batch_edit(self._weights.known_state(), requests).neighbours
+
     @contextmanager
-    def on_trial(self, requests: Iterable[EditRequest], values: Values | None = None) -> Iterator[None]:
+    def on_trial(
+        self,
+        requests: Iterable[EditRequest],
+        values: Values | None = None,
+        neighbours: tuple[EditRequest, ...] | None = None,
+    ) -> Iterator[None]:
         """Within the block the model has the edit of the requests; afterwards, its weights as before, bit for bit.
 
         Args:
             requests: Each with a subject.
             values: As :meth:`values` gave them for the requests; by default they are looked for.
+            neighbours: As :meth:`neighbours` gave them; likewise.
 
         Raises:
             RequestError, EditError, StateError: As in :meth:`edit`.
@@ -282,7 +301,7 @@ class AlphaEditor:
         self._check(requests)
         state = self._state_with_layers()
         with self._weights.on_trial():
-            batch = self._batch_edit(state, requests)
+            batch = replace(self._batch_edit(state, requests), listed=neighbours)
             if not self.settings.one_at_a_time:
                 values = values or self._reader.values(requests, batch.state.contexts)
             batch.edit_layers(values)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from corsa_plugins.alphaedit.auto.choose import AUTO, Choice, choose_settings
-from corsa_plugins.alphaedit.auto.kept import keep_choice, kept_choice
+from corsa_plugins.alphaedit.auto.kept import keep_choice, kept_choice, one_at_a_time
 from corsa_plugins.alphaedit.auto.trials import Trial
 
 if TYPE_CHECKING:
@@ -37,13 +37,16 @@ def settings_for(
 ) -> Choice:
     """The settings chosen for a model, from beside the statistics if they were chosen before.
 
+    Where another process is choosing by the same statistics, this one waits for what it chooses.
+
     Arguments and errors are those of :func:`~corsa_plugins.alphaedit.auto.choose.choose_settings`.
     """
-    kept = kept_choice(statistics, layers, chat_template)
-    if kept is not None:
-        return kept
-    choice = choose_settings(
-        model, tokenizer, statistics, requests, layers=layers, chat_template=chat_template, report=report
-    )
-    keep_choice(choice, statistics, layers, chat_template)
+    with one_at_a_time(statistics):
+        kept = kept_choice(statistics, layers, chat_template)
+        if kept is not None:
+            return kept
+        choice = choose_settings(
+            model, tokenizer, statistics, requests, layers=layers, chat_template=chat_template, report=report
+        )
+        keep_choice(choice, statistics, layers, chat_template)
     return choice

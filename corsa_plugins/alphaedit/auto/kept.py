@@ -6,15 +6,16 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from corsa_plugins.alphaedit.auto.choose import Choice
 from corsa_plugins.alphaedit.auto.trials import Trial
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.errors import SettingError
-from corsa_plugins.files import atomic_write_text
+from corsa_plugins.files import atomic_write_text, sole_use
 
-__all__ = ["KEPT", "keep_choice", "kept_choice"]
+__all__ = ["KEPT", "keep_choice", "kept_choice", "one_at_a_time"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,15 @@ def keep_choice(choice: Choice, statistics: KeyStatistics, layers: Sequence[int]
         atomic_write_text(folder / KEPT, text + "\n")
     except OSError as error:
         logger.warning("%s cannot be written (%s): the settings are chosen anew the next time", folder / KEPT, error)
+
+
+def one_at_a_time(statistics: KeyStatistics) -> AbstractContextManager[None]:
+    """Within the block no other process chooses by the same folder of statistics; one that comes waits.
+
+    Args:
+        statistics: Those that are not from a folder are of this process alone.
+    """
+    return nullcontext() if statistics.folder is None else sole_use(statistics.folder, wait=True)
 
 
 def _key(layers: Sequence[int], chat_template: bool | None) -> str:

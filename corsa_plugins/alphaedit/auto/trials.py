@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.alphaedit.auto.facts import TrialFacts
 from corsa_plugins.alphaedit.editor import AlphaEditor, PreservedKeys
+from corsa_plugins.alphaedit.lookup.wider import NeighbourSettings
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.values.search import Values
 from corsa_plugins.alphaedit.values.settings import ValueSettings
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.asking import score_targets
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class Trials:
         self._model, self._tokenizer, self._statistics, self._facts = model, tokenizer, statistics, facts
         self._report = report or (lambda trial: None)
         self._values: dict[tuple[int, ValueSettings], Values] = {}
+        self._neighbours: dict[NeighbourSettings | None, tuple[EditRequest, ...]] = {}
         self._before: list[float] | None = None
         self.made: list[Trial] = []
 
@@ -92,8 +95,10 @@ class Trials:
         before = self._before = self._before or self._probabilities(pairs, settings)
         values = self.values(settings)
         editor = AlphaEditor(self._model, self._tokenizer, self._statistics, settings)
-        with editor.on_trial(self._facts.edits, values):
-            edits = self._facts.edits
+        edits, listed = self._facts.edits, settings.neighbours
+        if listed not in self._neighbours:
+            self._neighbours[listed] = editor.neighbours(edits)
+        with editor.on_trial(edits, values, self._neighbours[listed]):
             won = self._probabilities([(each.prompt, each.target_new) for each in edits], settings)
             wordings = [(prompt, each.target_new) for each in edits for prompt in each.paraphrases]
             reworded = self._probabilities(wordings, settings)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
-from corsa_plugins.alphaedit import AlphaEditor
+from corsa_plugins.alphaedit import AlphaEditor, collect_statistics
 from corsa_plugins.alphaedit.auto import Choice, choose_settings, settings_for
 from corsa_plugins.alphaedit.auto.choose import start_settings
-from corsa_plugins.alphaedit.auto.facts import known_facts, own_facts
+from corsa_plugins.alphaedit.auto.facts import TrialFacts, known_facts, own_facts
 from corsa_plugins.alphaedit.auto.kept import KEPT, keep_choice, kept_choice
 from corsa_plugins.alphaedit.auto.trials import Trial, Trials
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.tokenization import join
 from corsa_plugins.testbed import load_testbed
 from tests.conftest import llama, teach
+from tests.fixtures.likeness import COLOURS, TOWNS
 
 CAPITALS = {
     "France": "Paris", "Japan": "Tokyo", "Egypt": "Cairo", "Spain": "Madrid", "Russia": "Moscow", "Greece": "Athens",
@@ -120,6 +124,44 @@ def test_a_trial_measures_an_edit_and_takes_it_back(testbed_bench, rounds) -> No
     assert trials.best([(replace(settings, ridge=1e4), "weak"), (settings, "strong")])[1].what == "strong"
 
 
+def test_what_is_looked_for_once_serves_all_trials(lister) -> None:
+    """Values by layer and settings, neighbours by settings; a trial with them is the trial without, bit for bit."""
+    model, tokenizer = lister
+    edits = tuple(
+        EditRequest(prompt=f"The land of {town} is", target_new=colour, subject=town, paraphrases=(f"{town} is",))
+        for town, colour in zip(TOWNS, COLOURS, strict=False)
+        if town not in ("Bern", "Riga")
+    )
+    facts = TrialFacts(edits, (("The land of Bern is", "red"),), "towns")
+    statistics = collect_statistics(model, tokenizer, [", ".join(COLOURS + TOWNS)] * 8, [0], n_tokens=64)
+    settings = start_settings((0,))
+    settings = replace(settings, smoothing=None, n_contexts=1, neighbours=replace(settings.neighbours, per_form=2))
+    editor = AlphaEditor(model, tokenizer, statistics, settings)
+    values, neighbours = editor.values(edits), editor.neighbours(edits)
+    assert {each.subject for each in neighbours} == {"Bern", "Riga"}
+
+    def weight() -> torch.Tensor:
+        return model.model.layers[0].mlp.down_proj.weight.detach().clone()
+
+    before = weight()
+    with editor.on_trial(edits, values):
+        plain = weight()
+    with editor.on_trial(edits, values, neighbours):
+        assert torch.equal(weight(), plain)
+    with editor.on_trial(edits, values, ()):
+        assert not torch.equal(weight(), plain), "the neighbours make no difference: this tests nothing"
+    assert torch.equal(weight(), before)
+    trials, generate, generated = Trials(model, tokenizer, statistics, facts), model.generate, []
+    model.generate = lambda *args, **kwargs: generated.append(1) or generate(*args, **kwargs)
+    try:
+        trials.try_out(settings, "one")
+        looked = len(generated)
+        trials.try_out(replace(settings, ridge=0.3), "two")
+    finally:
+        del model.generate
+    assert looked == len(generated) > 0
+
+
 class TestKept:
     """In the folder of the statistics, for the model and layers they are of."""
 
@@ -145,6 +187,29 @@ class TestKept:
         again = KeyStatistics.load(folder)
         assert settings_for(llama_bench.model, llama_bench.tokenizer, again) == choice
         assert torch.equal(again.moment(0), statistics.moment(0))  # the manifest minds no file of other names
+
+    def test_two_at_once_choose_once(self, folder, choice, llama_bench, monkeypatch) -> None:
+        chosen, begun, at_the_same_time = [], threading.Event(), []
+
+        def choose(*args, **kwargs):
+            begun.set()
+            at_the_same_time.append(second.is_alive() and not found)
+            time.sleep(0.3)  # the other one asks meanwhile
+            chosen.append(1)
+            return choice
+
+        def other() -> None:
+            begun.wait()
+            found.append(settings_for(llama_bench.model, llama_bench.tokenizer, KeyStatistics.load(folder)))
+
+        found, second = [], threading.Thread(target=other)
+        monkeypatch.setattr("corsa_plugins.alphaedit.auto.choose_settings", choose)
+        second.start()
+        assert settings_for(llama_bench.model, llama_bench.tokenizer, KeyStatistics.load(folder)) == choice
+        second.join()
+        assert found == [choice]
+        assert at_the_same_time == [True]
+        assert chosen == [1]
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 9, "of": "", "choices": {}}', "\x00"])
     def test_what_cannot_be_read_or_is_of_another_model_counts_as_none(self, folder, choice, text) -> None:
