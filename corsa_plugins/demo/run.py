@@ -30,6 +30,10 @@ from corsa_plugins.report.protocol_page import write_protocol_page
 __all__ = ["Demo", "Rounds", "default_methods", "demo_methods", "run_demo", "run_method"]
 
 
+_BEFORE = "before"
+"""The folder of what the model answers before any edit."""
+
+
 @dataclass(frozen=True)
 class Demo:
     """What a demo did.
@@ -144,7 +148,16 @@ def run_method(name: str, output: Path, rounds: Rounds, statistics: Path, world:
         options["statistics"] = KeyStatistics.load(statistics)
     model, tokenizer = world.load()
     news(0.0, "starting")
-    return run_protocol(spec(**options), world.plan(rounds), model, tokenizer, output, seed=rounds.seed, progress=news)
+    return run_protocol(
+        spec(**options),
+        world.plan(rounds),
+        model,
+        tokenizer,
+        output,
+        seed=rounds.seed,
+        progress=news,
+        before=output.parent / _BEFORE,
+    )
 
 
 def _chosen(names: Sequence[str], world: World) -> dict[str, MethodSpec]:

@@ -78,8 +78,8 @@ class AdapterSettings(Settings):
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> AdapterSettings:
         """From a YAML file as in :meth:`from_dict`, or by name: ``"testbed"``, or ``"careful"`` for any other model."""
-        named = {"testbed": TESTBED_SETTINGS, "careful": CAREFUL_SETTINGS}
-        return cls(named[str(source)]) if str(source) in named else super().load(source)
+        named = {"testbed": cls(TESTBED_SETTINGS), "careful": cls(CAREFUL_SETTINGS, history_looks=8)}
+        return named[str(source)] if str(source) in named else super().load(source)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AdapterSettings:

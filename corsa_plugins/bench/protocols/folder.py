@@ -120,7 +120,7 @@ class RunFolder:
     def save_evaluation(self, evaluation: Evaluation, moment: int, name: str) -> None:
         """Keep a finished evaluation."""
         save_evaluation(evaluation, self.evaluation(moment, name))
-        self.checkpoint(moment, name).unlink()
+        self.checkpoint(moment, name).unlink(missing_ok=True)  # what methods share is kept elsewhere
 
     def save_summary(self, result: ProtocolResult) -> None:
         """Write the summary of the finished run."""

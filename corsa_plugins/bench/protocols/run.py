@@ -19,7 +19,7 @@ from corsa_plugins.bench.evaluation import Evaluation, evaluate
 from corsa_plugins.bench.evaluation.checkpoint import input_key
 from corsa_plugins.bench.evaluation.prompts import answer_length, as_probe
 from corsa_plugins.bench.protocols.folder import UPDATE, ProtocolError, RunFolder
-from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
+from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan, folder_name
 from corsa_plugins.bench.protocols.result import ProtocolResult
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.files import InUseError, atomic_directory, atomic_write_text, sole_use
@@ -59,6 +59,7 @@ class Asking(TypedDict, total=False):
     chat_template: bool
 
 
+# Nine parameters: what is run on what, and what is kept, asked beside and told.
 def run_protocol(
     method: Method,
     plan: UpdatePlan,
@@ -69,6 +70,7 @@ def run_protocol(
     seed: int = 0,
     measures: Mapping[str, Measure] | None = None,
     progress: bool | Progress = True,
+    before: str | os.PathLike[str] | None = None,
     **asking: Unpack[Asking],
 ) -> ProtocolResult:
     """Make the updates of a plan one after the other, and evaluate the model at every moment the plan names.
@@ -93,6 +95,8 @@ def run_protocol(
             :func:`corsa_plugins.bench.ability.general_ability`. A name stands for what is asked: what it gave is kept
             in ``output`` like an evaluation, and not asked again.
         progress: Show a progress bar; or what is told at every step how far the run is.
+        before: A folder for what the model answers before the first update, which is the same for every method: the
+            first run asks, and those that share the folder read it. One that comes meanwhile waits.
         **asking: As for :class:`Asking`.
 
     Returns:
@@ -123,7 +127,8 @@ def run_protocol(
             steps = stack.enter_context(_Steps(method.name, folder, progress))
             session = method.start(model, tokenizer, seed=seed)
             stack.callback(session.close)
-            _Run(session, tokenizer, method.name, folder, steps, chosen).go(measures or {})
+            shared = None if before is None else Path(before)
+            _Run(session, tokenizer, method.name, folder, steps, chosen, shared).go(measures or {})
         result = folder.result(method.name)
         folder.save_summary(result)
         return result
@@ -168,6 +173,7 @@ class _Run:
         folder: RunFolder,
         steps: _Steps,
         asking: Asking,
+        before: Path | None,
     ) -> None:
         self.session = session
         self.tokenizer = tokenizer
@@ -176,6 +182,7 @@ class _Run:
         self.plan = folder.plan
         self.steps = steps
         self.asking = asking
+        self.before = before
 
     def go(self, measures: Mapping[str, Measure]) -> None:
         for moment in (0, *self.folder.numbers):
@@ -246,16 +253,23 @@ class _Run:
 
     def _answers(self, moment: int, name: str) -> Evaluation:
         requests = next((update.requests for update in self.plan.sets if update.name == name), ())
-        return evaluate(
-            self.session.model,
-            self.tokenizer,
-            requests,
-            untouched=self.plan.untouched if name == UNTOUCHED else None,
-            label=f"{self.title}: {name}, {_when(moment)}",
-            checkpoint=self.folder.checkpoint(moment, name),
-            progress=False,
-            **self.asking,
-        )
+        untouched = self.plan.untouched if name == UNTOUCHED else None
+        with ExitStack() as stack:
+            checkpoint = self.folder.checkpoint(moment, name)
+            if self.before is not None and moment == 0:
+                stack.enter_context(sole_use(self.before, wait=True))
+                asked = input_key([*requests, *map(as_probe, untouched or ())])
+                checkpoint = self.before / f"{folder_name(name)}-{asked['requests']}.jsonl"
+            return evaluate(
+                self.session.model,
+                self.tokenizer,
+                requests,
+                untouched=untouched,
+                label=f"{self.title}: {name}, {_when(moment)}",
+                checkpoint=checkpoint,
+                progress=False,
+                **self.asking,
+            )
 
     def _model_key(self) -> Any:
         return model_key(self.session.model, self.tokenizer)["model"]

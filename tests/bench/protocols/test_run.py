@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.bench.evaluation import Evaluation, evaluate, load_evaluation
+from corsa_plugins.bench.evaluation.checkpoint import CheckpointError
 from corsa_plugins.bench.protocols import Method, ProtocolError, UpdatePlan, run, run_protocol, temporal_stream
 from tests.fixtures.protocols import CORE, FailsOnce
 from tests.support.flips import flip
@@ -109,6 +110,30 @@ def test_a_stopped_run_goes_on_where_it_was(
     again = FailsOnce(make(name), None)
     assert run_protocol(again, plan, taught_llama, tiny_tokenizer, tmp_path, **QUICK) == result
     assert (asked, again.made) == ([], [])
+
+
+def test_what_holds_before_any_update_is_asked_once_for_all_methods(
+    make: Make, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    plan, shared = three_rounds(), tmp_path / "before"
+    alone = run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, **QUICK)
+    first = run_protocol(make("alphaedit+"), plan, taught_llama, tiny_tokenizer, before=shared, **QUICK)
+    files = {path: path.read_bytes() for path in shared.glob("*.jsonl")}
+    assert len(files) == 4  # three sets and what is untouched
+    generate, asked = taught_llama.generate, []
+    taught_llama.generate = lambda *args, **kwargs: asked.append(1) or generate(*args, **kwargs)  # type: ignore[method-assign]
+    run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, **QUICK)
+    n, _ = len(asked), asked.clear()
+    second = run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, before=shared, **QUICK)
+    assert n - len(asked) == 4
+    assert second.evaluations == alone.evaluations
+    assert first.at(0, "round 1").records == second.at(0, "round 1").records
+    assert {path: path.read_bytes() for path in shared.glob("*.jsonl")} == files
+
+    with torch.no_grad():
+        taught_llama.lm_head.weight[0, 0] += 1
+    with pytest.raises(CheckpointError, match="other model"):
+        run_protocol(make("rsft"), plan, taught_llama, tiny_tokenizer, before=shared, **QUICK)
 
 
 def test_a_folder_of_another_run_is_refused(
