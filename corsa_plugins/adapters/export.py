@@ -102,12 +102,20 @@ def state_adapter(
 
     Raises:
         StateError: No such batch, or none at all.
-        SettingError: The rank is too large, or nothing says what the base is called.
+        SettingError: The rank is too large, or nothing says what the base is called, or what is in the weights is not
+            the sum of the updates.
     """
     form = form or AdapterForm()
     chosen = [state.batch(name) for name in batches] or list(state.batches)
     if not chosen:
         raise StateError("the edit state has no batch in force: there is nothing to export")
+    held = [batch.name for batch in chosen if batch.restraint is not None]
+    if held:
+        raise SettingError(
+            f"the weights hold another thing than the sum of the updates of {', '.join(held)}, by the restraint of "
+            "their settings (RECT, PRUNE), and an adapter would add that sum: export the edited model, compared with "
+            "the one it was made from"
+        )
     base = base or state.fingerprint.name
     if not base:
         raise SettingError("the edit state does not say what its model is called: give the model")

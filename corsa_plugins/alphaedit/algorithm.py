@@ -36,6 +36,7 @@ from corsa_plugins.alphaedit.solver.closed_form import Solution, relative_ridge,
 from corsa_plugins.alphaedit.solver.conflict import prior_weights
 from corsa_plugins.alphaedit.solver.exact import solve_exactly
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
+from corsa_plugins.alphaedit.solver.orthogonal import orthogonal
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingChoice, select_smoothing, smoothing
 
 __all__ = [
@@ -168,7 +169,9 @@ def beta(problem: LayerProblem, t: int, settings: AlphaEditSettings) -> Tensor:
 
 def residual(problem: LayerProblem, t: int, settings: AlphaEditSettings) -> Tensor:
     """R^t = V_1^t - W K1 (Eq. 7; lines 3 and 17), (d_out, N): the layer's share, to targets smoothed to step t."""
-    share = problem.inconsistency / (problem.n_layers - problem.position + 1)
+    share = problem.inconsistency
+    if settings.residuals == "spread":
+        share = share / (problem.n_layers - problem.position + 1)
     return share * (1 - beta(problem, t, settings))
 
 
@@ -185,6 +188,8 @@ def relax(problem: LayerProblem, weighting: Tensor, settings: AlphaEditSettings)
     keys = [problem.keys, *problem.further_keys]
     new = space.coordinates(torch.cat(keys, dim=1))
     prior_weight = settings.prior_weight * (problem.position if settings.prior_weight_by_layer else 1)
+    if settings.prior_outputs == "kept":
+        new = orthogonal(new, space.coordinates(problem.prior_keys))
     spared = problem.prior_keys if prior_weight else problem.prior_keys[:, :0]
     prior = space.coordinates(spared) * (prior_weight * weighting[: spared.shape[1]].double()).sqrt()
     ridge = settings.ridge

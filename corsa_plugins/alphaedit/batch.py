@@ -12,7 +12,7 @@ from torch import Tensor
 from corsa_plugins.alphaedit.algorithm import LayerProblem, Update, algorithm_1
 from corsa_plugins.alphaedit.answers import Answers, ask, validation_pairs, validation_score
 from corsa_plugins.alphaedit.conflicts import Conflicts, request_conflicts
-from corsa_plugins.alphaedit.edited_layer import EditedLayer, joined_layers, layer_report
+from corsa_plugins.alphaedit.edited_layer import EditedLayer, joined_layers, joined_updates, layer_report
 from corsa_plugins.alphaedit.lookup.wider import of_neighbours, of_subjects
 from corsa_plugins.alphaedit.preserved import PreservedSpaces
 from corsa_plugins.alphaedit.reader import ModelReader
@@ -20,7 +20,7 @@ from corsa_plugins.alphaedit.report import EditReport, RequestReport, verdict
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditBatch, EditState
 from corsa_plugins.alphaedit.values.search import Values, joined
-from corsa_plugins.alphaedit.weights import Factors, LayerUpdate, write_weight
+from corsa_plugins.alphaedit.weights import LayerUpdate
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import CorsaError
 
@@ -205,8 +205,8 @@ class BatchEdit:
         """Put an update into the weight, on top of the earlier ones; returns it as it is kept."""
         linear = self.reader.maps[layer]
         kept = Update(self._kept(update.left), self._kept(update.right))
-        updates: list[Factors] = [*self.state.updates(layer), *self.made.get(layer, ()), kept]
-        write_weight(linear, self.state.originals[layer], updates)
+        batch = joined_updates([*self.made.get(layer, ()), kept])
+        self.state.write_layer(layer, linear, batch, self.reader.settings.restraint)
         if not linear.weight.isfinite().all():
             raise EditError(
                 f"layer {layer}: the edited weight holds NaN or infinity in {linear.weight.dtype}; lower the "

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from corsa_plugins.alphaedit.report import EditReport
+from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.weights import Factors, LayerUpdate, Site
 from corsa_plugins.data.requests import EditRequest
@@ -35,6 +36,11 @@ class EditBatch:
     layers: Mapping[Site, LayerUpdate]
     settings: AlphaEditSettings
     report: EditReport
+
+    @property
+    def restraint(self) -> RestraintSettings | None:
+        """What is made of its updates before they are put into the weights; of changes made elsewhere, nothing."""
+        return self.settings.restraint if self.requests else None
 
     @classmethod
     def adopted(cls, name: str, updates: Mapping[Site, Factors], settings: AlphaEditSettings) -> EditBatch:

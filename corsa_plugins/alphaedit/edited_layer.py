@@ -12,7 +12,7 @@ from corsa_plugins.alphaedit.algorithm import LayerEdit, LayerProblem, Update
 from corsa_plugins.alphaedit.report import LayerReport
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 
-__all__ = ["EditedLayer", "joined_layers", "layer_report"]
+__all__ = ["EditedLayer", "joined_layers", "joined_updates", "layer_report"]
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,19 @@ class EditedLayer:
 
 def joined_layers(parts: Sequence[EditedLayer]) -> EditedLayer:
     """Edits of one layer that were made one after the other, as one; the report is the first one's, in sum."""
-    updates = [part.update for part in parts]
     reports = [part.report for part in parts]
     before, after = (sum(report.objective[i] for report in reports) for i in (0, 1))
     return EditedLayer(
         targets=torch.cat([part.targets for part in parts], dim=1),
-        update=Update(*(torch.cat(factors, dim=1) for factors in zip(*updates, strict=True))),
+        update=joined_updates([part.update for part in parts]),
         smoothing=torch.cat([part.smoothing for part in parts]),
         report=replace(reports[0], objective=(before, after)),
     )
+
+
+def joined_updates(updates: Sequence[Update]) -> Update:
+    """Their sum."""
+    return Update(*(torch.cat(factors, dim=1) for factors in zip(*updates, strict=True)))
 
 
 def layer_report(layer: int, problem: LayerProblem, edit: LayerEdit, barred: NullSpace | None) -> LayerReport:

@@ -79,8 +79,10 @@ class ModelReader:
         layer: int | None = None,
         progress: bool = False,
     ) -> Values:
-        """V1, (d_out, N): v* of each request; by default of the last edited layer."""
-        layer = self.settings.layers[-1] if layer is None else layer
+        """V1, (d_out, N): v* of each request; by default of the last edited layer, and of the first where each layer
+        gets its own."""
+        if layer is None:
+            layer = self.settings.layers[0 if self.settings.residuals == "own" else -1]
         return find_values(
             self.model,
             self.tokenizer,
@@ -93,18 +95,20 @@ class ModelReader:
             site=self._site(layer),
         )
 
-    def targets(self, requests: Sequence[EditRequest], contexts: Sequence[str], layer: int, last: Values) -> Tensor:
-        """V1 that an edit of ``layer`` goes by, (d_out, N): ``last``, those of the last edited layer, or its own.
+    def targets(self, requests: Sequence[EditRequest], contexts: Sequence[str], layer: int, found: Values) -> Tensor:
+        """V1 that an edit of ``layer`` goes by, (d_out, N): ``found``, what :meth:`values` gave, or the layer's own.
 
-        Where what the FFN puts out is no term of what the last block does, the layer gets targets of its own.
+        Where what the FFN puts out is no term of what the last block does, the layer gets targets of its own; so does
+        each where the settings say so, found at the weights as they are when its turn comes.
         """
-        if self._site(layer) is not None and len(self.settings.layers) > 1:
+        begins = self.settings.residuals == "own" and layer == self.settings.layers[0]
+        if self._is_apart(layer) and len(self.settings.layers) > 1 and not begins:
             return self.values(requests, contexts, layer=layer).vectors
-        return last.vectors
+        return found.vectors
 
     def outputs(self, requests: Sequence[EditRequest], layer: int) -> Tensor:
         """W K1, (d_out, N), where the targets of an edit of ``layer`` are: at the last edited layer, or at its own."""
-        layer = self.settings.layers[-1] if self._site(layer) is None else layer
+        layer = layer if self._is_apart(layer) else self.settings.layers[-1]
         return request_outputs(
             self.model,
             self.tokenizer,
@@ -116,6 +120,10 @@ class ModelReader:
             architecture=self.architecture,
             site=self._site(layer),
         )
+
+    def _is_apart(self, layer: int) -> bool:
+        """Whether its targets are not those of the last edited layer."""
+        return self.settings.residuals == "own" or self._site(layer) is not None
 
     def _site(self, layer: int) -> nn.Module | None:
         """Where values of a layer live: ``None`` for what the block puts out, or the down map itself.

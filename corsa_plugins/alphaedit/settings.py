@@ -8,16 +8,18 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from corsa_plugins.alphaedit.lookup.wider import NeighbourSettings
+from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
 from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.settings import BlockNumber, Count, NonNegative, NonNegativeInt, Settings, Share
 
-__all__ = ["AlphaEditSettings", "Penalty", "RidgeUnit", "ValidationScore", "preset_names"]
+__all__ = ["AlphaEditSettings", "Penalty", "Residuals", "RidgeUnit", "ValidationScore", "preset_names"]
 
 RidgeUnit = Literal["absolute", "relative"]
 Penalty = Literal["weights", "outputs"]
+Residuals = Literal["spread", "own"]
 ValidationScore = Literal["accuracy", "probability"]
 
 
@@ -46,8 +48,10 @@ class AlphaEditSettings(Settings):
     parts can be had on top of each.
 
     Attributes:
-        layers: The blocks whose FFN down map is edited, counted from 0, in ascending order. The residual is spread over
-            them as in MEMIT: layer i of L, counted from 0, takes 1 / (L - i) of what is left.
+        layers: The blocks whose FFN down map is edited, counted from 0, in ascending order.
+        residuals: ``"spread"``: v* is that of the last layer, and what is missing is spread over the layers as in
+            MEMIT: layer i of L, counted from 0, takes 1 / (L - i) of what is left. ``"own"``: each layer has a v* of
+            its own, found with the layers before it edited, and takes all that is missing to it, as in BLUE.
         null_space: Which eigenvectors of the preserved keys' second moment count as their null space. The papers use an
             absolute threshold, which does not carry over from one model to another; a share does. ``None``: edits may
             write anywhere, P = I, as in MEMIT and ROME.
@@ -66,11 +70,15 @@ class AlphaEditSettings(Settings):
             others have left it, as in ROME. The batch is one all the same: it is kept and taken back as a whole.
         prior_weight: beta, the weight of earlier edits (appendix A.5): 100 in the paper's experiments, 1 in AlphaEdit,
             and 0 where earlier edits are not spared, as in MEMIT.
+        prior_outputs: ``"weighed"``: that weight is what their outputs are worth. ``"kept"``: updates are orthogonal to
+            the keys of all earlier edits, whose outputs stay as they are, as in KDE.
         prior_weight_by_layer: Multiply beta by the position of the layer among ``layers``, counted from 1, as the
             published code does.
         conflict_weights: Weight each earlier edit by 1 - its conflict with the new ones (Lambda_p of Eq. 7).
         search: The search for eigenvectors to add to the null space (Algorithm 1, lines 4-10); ``None``: none is made.
         smoothing: Smoothed targets for requests of high inconsistency (lines 11-20); ``None``: none are.
+        restraint: What is put into the weights in place of the sum of the updates
+            (:mod:`~corsa_plugins.alphaedit.restraint`); ``None``: the sum.
         subject_keys: Give the value also to the key of the subject with nothing before it, in every context, which
             is what rewordings that begin with it are looked up by. Not in the paper.
         neighbours: Keys of the same prompts about other subjects, which keep their outputs; ``None``: none, as in the
@@ -87,6 +95,7 @@ class AlphaEditSettings(Settings):
     """
 
     layers: _Layers
+    residuals: Residuals = "spread"
     null_space: NullSpaceRule | None = field(default_factory=NullSpaceRule)
     values: ValueSettings = field(default_factory=ValueSettings)
     penalty: Penalty = "weights"
@@ -95,10 +104,12 @@ class AlphaEditSettings(Settings):
     ridge_unit: RidgeUnit = "absolute"
     one_at_a_time: bool = False
     prior_weight: NonNegative = 100.0
+    prior_outputs: Literal["weighed", "kept"] = "weighed"
     prior_weight_by_layer: bool = False
     conflict_weights: bool = True
     search: SearchSettings | None = field(default_factory=SearchSettings)
     smoothing: SmoothingSettings | None = field(default_factory=SmoothingSettings)
+    restraint: RestraintSettings | None = None
     subject_keys: bool = False
     neighbours: NeighbourSettings | None = None
     validation_score: ValidationScore = "probability"
@@ -118,6 +129,8 @@ class AlphaEditSettings(Settings):
             raise self.refused("ridge", "it must be a number over 0; 0, every target exactly, is for penalty='outputs'")
         if self.ridge == 0 and spared:
             raise self.refused("ridge", f"0 leaves no room for {' and '.join(spared)}: set to 0 or None, or a ridge")
+        if self.prior_outputs == "kept" and spared:
+            raise self.refused("prior_outputs", f"not for {' and '.join(spared)}: set to 0 or None")
         if self.one_at_a_time and spared:
             raise self.refused("one_at_a_time", f"not for {' and '.join(spared)}: set to 0 or None, or edit in batches")
 

@@ -1,8 +1,8 @@
 """Which edits are in force: their keys, their updates, and the weights from before them.
 
-The weights of an edited layer are always W0 + sum over the batches in force of left right^T, summed in float64 in the
-order the edits were made and rounded once. So a batch can be taken out again in any order, and with none in force the
-weights are W0, bit for bit.
+The weights of an edited layer are always W0 + sum over the batches in force of left right^T, or what a restraint makes
+of these (:mod:`~corsa_plugins.alphaedit.restraint`), summed in float64 in the order the edits were made and rounded
+once. So a batch can be taken out again in any order, and with none in force the weights are W0, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from corsa_plugins.alphaedit.edit_batch import EditBatch
+from corsa_plugins.alphaedit.restraint import RestraintSettings, restrain
 from corsa_plugins.alphaedit.state_files import STATE_JSON, StateError, damage_named, read_state, write_state
-from corsa_plugins.alphaedit.weights import LayerUpdate, Site, write_weight
+from corsa_plugins.alphaedit.weights import Factors, LayerUpdate, Site, write_weight
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.architecture import Architecture, LinearMap
 from corsa_plugins.model.identity import Fingerprint, checksum
@@ -150,9 +151,34 @@ class EditState:
 
     def write(self, maps: Mapping[Site, LinearMap]) -> dict[Site, str]:
         """Put W0 + all updates into the weights; returns their checksums by layer."""
-        for layer, original in self.originals.items():
-            write_weight(maps[layer], original, self.updates(layer))
+        for layer in self.originals:
+            self.write_layer(layer, maps[layer])
         return {layer: checksum(maps[layer].weight) for layer in self.originals}
+
+    def write_layer(
+        self, layer: Site, linear: LinearMap, more: Factors | None = None, restraint: RestraintSettings | None = None
+    ) -> None:
+        """Put W0 + all updates of a layer into its weight.
+
+        Args:
+            layer: One that the state knows.
+            linear: Its map.
+            more: The update of a batch that is not in the state yet.
+            restraint: Of that batch.
+        """
+        made = [(batch.layers[layer], batch.restraint) for batch in self.batches if layer in batch.layers]
+        updates: list[tuple[Factors, RestraintSettings | None]] = [
+            *made,
+            *([] if more is None else [(more, restraint)]),
+        ]
+        plain: list[Factors] = [update for update, rule in updates if rule is None]
+        dense = []
+        for rule in dict.fromkeys(rule for _, rule in updates if rule is not None):
+            original = self.originals[layer].to(linear.weight.device)
+            restrained = restrain(rule, original, [update for update, own in updates if own == rule])
+            plain += restrained.factors
+            dense += restrained.dense
+        write_weight(linear, self.originals[layer], plain, dense)
 
     def check_model(self, model: PreTrainedModel, architecture: Architecture | None = None) -> None:
         """See that this state is of this model, whatever its precision.

@@ -50,15 +50,29 @@ class LayerUpdate:
 
 
 @torch.no_grad()
-def write_weight(linear: LinearMap, original: Tensor, updates: Sequence[Factors]) -> None:
-    """Put ``original`` + the sum of the updates into a linear map, summed in float64 by blocks of rows."""
+def write_weight(linear: LinearMap, original: Tensor, updates: Sequence[Factors], dense: Sequence[Tensor] = ()) -> None:
+    """Put ``original`` + the sum of the updates into a linear map, summed in float64 by blocks of rows.
+
+    Args:
+        linear: Whose weight is written.
+        original: (d_out, d_in).
+        updates: To add, as products.
+        dense: To add, as they are, (d_out, d_in) float64 each.
+    """
     weight = linear.weight
-    if not updates:
+    if not updates and not dense:
         weight.copy_(original)
         return
-    left = torch.cat([update.left for update in updates], dim=1).to(weight.device)
-    right = torch.cat([update.right for update in updates], dim=1).to(weight.device, torch.float64)
+    left = _joined([update.left for update in updates], linear.d_out).to(weight.device)
+    right = _joined([update.right for update in updates], linear.d_in).to(weight.device, torch.float64)
     height = max(1, CHUNK // linear.d_in)
     for start in range(0, linear.d_out, height):
         rows = slice(start, start + height)
-        weight[rows] = (original[rows].to(weight.device).double() + left[rows].double() @ right.T).to(weight.dtype)
+        total = original[rows].to(weight.device).double() + left[rows].double() @ right.T
+        for matrix in dense:
+            total += matrix[rows].to(weight.device)
+        weight[rows] = total.to(weight.dtype)
+
+
+def _joined(parts: Sequence[Tensor], height: int) -> Tensor:
+    return torch.cat(list(parts), dim=1) if parts else torch.zeros(height, 0)

@@ -16,6 +16,7 @@ from corsa_plugins.adapters import AdapterForm, Asked, export_state, read_adapte
 from corsa_plugins.adapters.efficacy import share_answered
 from corsa_plugins.adapters.low_rank import joined
 from corsa_plugins.alphaedit import EditState, KeyStatistics, StateError
+from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.alphaedit.statistics.layer import MomentStatistics, StatisticsError
 from corsa_plugins.errors import SettingError
 from corsa_plugins.outputs import OutputError
@@ -151,3 +152,13 @@ def test_a_saved_state_gives_the_same_adapter(edited: Edited, tmp_path: Path) ->
     export_state(EditState.load(tmp_path / "state"), tmp_path / "other")
     for file in ("adapter_model.safetensors", "adapter_config.json", "corsa.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+
+
+def test_what_is_not_the_sum_of_its_updates_is_refused(edited: Edited, tmp_path: Path) -> None:
+    first, *rest = edited.state.batches
+    held = replace(first, settings=replace(first.settings, restraint=RestraintSettings("singular_values")))
+    state = replace(edited.state, batches=(held, *rest))
+    with pytest.raises(SettingError, match=r"sum of the updates of monday, .* export the edited model"):
+        export_state(state, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert export_state(state, tmp_path / "other", batches=["tuesday"]).rank == 2

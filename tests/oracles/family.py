@@ -34,3 +34,29 @@ def emmet(R, K, C):
 def encore(R, K, C, lam_p, lam_n):
     """Gupta et al. 2025: MEMIT with the Frobenius norm of the update beside what it does to the preserved keys."""
     return R @ K.T @ np.linalg.inv(lam_p * C + K @ K.T + lam_n * np.eye(len(C)))
+
+
+def kept_by_rect(delta, W, share, epsilon=1e-8):
+    """Gu et al. 2024: the share of delta's elements with the largest |delta_ij / (W_ij + epsilon)|, the others zero."""
+    change = np.abs(delta / (W + epsilon)).ravel()
+    order = np.argsort(-change, kind="stable")
+    chosen = order[: change.size - int(change.size * (1 - share))]
+    kept = np.zeros(change.size)
+    kept[chosen] = delta.ravel()[chosen]
+    return kept.reshape(delta.shape)
+
+
+def held_by_prune(total, W0, base):
+    """Ma et al. 2025: the singular values of the summed update over W0's largest become log_base(s / s_0) + s_0."""
+    U, S, Vt = np.linalg.svd(total, full_matrices=False)
+    limit = np.linalg.svd(W0)[1][0]
+    held = np.array([np.log(s) / np.log(base) - np.log(limit) / np.log(base) + limit if s > limit else s for s in S])
+    return U @ np.diag(held) @ Vt
+
+
+def orthogonal_to(R, K, C, lam, Kp):
+    """MEMIT's objective under Delta Kp = 0, by its Karush-Kuhn-Tucker equations: one linear system for Delta^T and the
+    multipliers of the constraint."""
+    d, m = Kp.shape
+    system = np.block([[lam * C + K @ K.T, Kp], [Kp.T, np.zeros((m, m))]])
+    return np.linalg.solve(system, np.vstack([K @ R.T, np.zeros((m, len(R)))]))[:d].T

@@ -13,6 +13,7 @@ import pytest
 import corsa_plugins
 from corsa_plugins.alphaedit import AlphaEditSettings
 from corsa_plugins.alphaedit.lookup.wider import NeighbourSettings
+from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
@@ -27,11 +28,13 @@ from corsa_plugins.testbed.recipe import ModelConfig, TestbedRecipe, TrainingCon
 
 OURS: list[Any] = [
     AlphaEditSettings, CollectionPlan, ConflictPlan, CorsaSettings, ModelConfig, NeighbourSettings, NullSpaceRule,
-    RSFTSettings, SearchSettings, SmoothingSettings, TestbedRecipe, TrainingConfig, ValueSettings, WorldConfig,
+    RestraintSettings, RSFTSettings, SearchSettings, SmoothingSettings, TestbedRecipe, TrainingConfig, ValueSettings,
+    WorldConfig,
 ]  # fmt: skip
 NEEDED: dict[Any, dict[str, Any]] = {
     AlphaEditSettings: {"layers": [4]},
     ConflictPlan: {"kind": "prior", "size": 3},
+    RestraintSettings: {"rule": "relative_change"},
     CollectionPlan: {"n_tokens": 9, "length": 3, "batch_size": 1, "pack": True, "sample_size": 0, "seed": 0},
 }
 

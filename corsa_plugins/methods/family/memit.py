@@ -20,7 +20,7 @@ from corsa_plugins.methods.family.settings import FamilySettings, method_of
 from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.settings import NonNegative
 
-__all__ = ["MemitSettings", "memit"]
+__all__ = ["MemitPlusSettings", "MemitSettings", "memit", "memit_plus"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,28 @@ class MemitSettings(FamilySettings):
     ridge: NonNegative = 15000.0
     prior_weight: NonNegative = 0.0
     conflict_weights: bool = False
-    search: SearchSettings | None = field(default=None)
-    smoothing: SmoothingSettings | None = field(default=None)
+    search: SearchSettings | None = None
+    smoothing: SmoothingSettings | None = None
+
+
+@dataclass(frozen=True)
+class MemitPlusSettings(MemitSettings):
+    """As :class:`MemitSettings`, with the three parts of AlphaEdit+: min ||(W + Delta) K1 - V1^t||^2 + lambda
+    E||Delta k0||^2 + beta ||Delta Kp Lambda_p^(1/2)||^2 over Delta in the span of P_mod.
+
+    Attributes:
+        null_space: What P_mod begins with.
+        prior_weight: beta: what the outputs of earlier edits are worth against those of the new ones.
+        conflict_weights: Lambda_p.
+        search: What is added to P_mod, at a price on top of what MEMIT asks for it.
+        smoothing: V1^t.
+    """
+
+    null_space: NullSpaceRule | None = field(default_factory=NullSpaceRule)
+    prior_weight: NonNegative = 1.0
+    conflict_weights: bool = True
+    search: SearchSettings | None = field(default_factory=SearchSettings)
+    smoothing: SmoothingSettings | None = field(default_factory=SmoothingSettings)
 
 
 memit = MethodSpec(
@@ -54,4 +74,15 @@ memit = MethodSpec(
     settings=MemitSettings,
     reversible=True,
     rank=32,
+)
+
+memit_plus = MethodSpec(
+    name="memit+",
+    title="MEMIT+",
+    summary="MEMIT with the three parts of AlphaEdit+: the search, the weights of earlier edits, and smoothed targets",
+    source="AlphaEdit⁺: Model Editing in the Presence of Conflicting and Inconsistent Knowledge, C.8",
+    make=method_of("MEMIT+", MemitPlusSettings),
+    settings=MemitPlusSettings,
+    reversible=True,
+    rank=51,
 )

@@ -65,6 +65,9 @@ def _kind(settings: AlphaEditSettings) -> tuple[Any, ...]:
     """What tells methods apart, and no number that a user may want to change."""
     return (
         settings.penalty,
+        settings.residuals,
+        settings.prior_outputs,
+        settings.restraint and settings.restraint.rule,
         settings.null_space is None,
         settings.one_at_a_time,
         settings.ridge == 0,

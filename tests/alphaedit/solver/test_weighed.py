@@ -10,6 +10,7 @@ from corsa_plugins.alphaedit.solver.closed_form import SearchSettings, solve
 from corsa_plugins.alphaedit.solver.columns import ColumnsError
 from corsa_plugins.alphaedit.solver.exact import solve_exactly
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace, NullSpaceRule
+from corsa_plugins.alphaedit.solver.orthogonal import orthogonal
 from corsa_plugins.alphaedit.solver.weighed import everything, weighed
 from corsa_plugins.errors import SettingError
 from tests.oracles import family as oracle
@@ -95,6 +96,27 @@ def test_what_is_added_costs_the_price_on_top_of_memits_own() -> None:
     ours = p.R @ space.combine(solution.coefficients).numpy().T
     costs = np.geomspace(0.01, 30, 20) * np.where(np.arange(20) < 8, 1, 1 + weight)
     assert error(ours, oracle.memit(p.R, p.K1, p.U @ np.diag(costs) @ p.U.T, 0.7)) <= TIGHT
+
+
+@pytest.mark.parametrize("M", [0, 1, 5])
+def test_kdes_constraint_leaves_earlier_keys_their_outputs(M: int) -> None:
+    p = Problem.random(M=M)
+    space = weighed(anywhere(p))
+    new, prior = (space.coordinates(torch.from_numpy(keys)) for keys in (p.K1, p.Kp))
+    solution = solve(orthogonal(new, prior), prior[:, :0], torch.from_numpy(p.R), ridge=0.7, n_null=20)
+    ours = p.R @ space.combine(solution.coefficients).numpy().T
+    assert error(ours, oracle.orthogonal_to(p.R, p.K1, moment(p), 0.7, p.Kp)) <= TIGHT
+    assert np.abs(ours @ p.Kp).max(initial=0) <= 1e-12
+    twice = orthogonal(new, torch.cat([prior, prior * 3], dim=1))  # a key that comes again bars nothing more
+    assert error(twice, orthogonal(new, prior)) <= TIGHT
+
+
+def test_a_key_that_earlier_ones_span_cannot_be_edited_under_kdes_constraint() -> None:
+    new = torch.randn(6, 2, dtype=torch.float64)
+    with pytest.raises(
+        ColumnsError, match=r"keys of 1 of 2 requests lie in the span of those of 2 earlier edits \(2 of"
+    ):
+        orthogonal(new, torch.stack([new[:, 1] * 2, torch.ones(6, dtype=torch.float64)], dim=1))
 
 
 def test_directions_without_any_key_have_no_price_and_are_refused() -> None:

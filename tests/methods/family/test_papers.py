@@ -1,4 +1,4 @@
-"""MEMIT and ROME on a model are their papers' algorithms, layer by layer and fact by fact."""
+"""MEMIT, ROME and the others on a model are their papers' algorithms, layer by layer and fact by fact."""
 
 from __future__ import annotations
 
@@ -10,27 +10,35 @@ import numpy as np
 import pytest
 import torch
 
-from corsa_plugins.alphaedit import AlphaEditSettings
+from corsa_plugins.alphaedit import AlphaEditSettings, NullSpaceRule
 from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
 from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
+from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.alphaedit.values.search import find_values
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.family.blue import BlueSettings
 from corsa_plugins.methods.family.memit import MemitSettings
+from corsa_plugins.methods.family.prune import PruneSettings
+from corsa_plugins.methods.family.rect import RectSettings
 from corsa_plugins.methods.family.rome import RomeSettings
 from corsa_plugins.model.architecture import find_architecture
 from tests.fixtures.alphaedit import LATER, QUICK, REQUESTS, Bench
 from tests.oracles import family as oracle
+from tests.oracles.alphaedit import alphaedit
 from tests.support.problems import error
 
 
 class Literal:
-    """The two algorithms on a model, each equation with d x d matrices."""
+    """The algorithms on a model, each equation with d x d matrices."""
 
     def __init__(self, bench: Bench, settings: AlphaEditSettings) -> None:
         self.bench, self.settings = bench, settings
         self.downs = {layer: find_architecture(bench.model).ffn(layer).down for layer in settings.layers}
         self.contexts = generate_contexts(bench.model, bench.tokenizer, n=1, length=4)
+        self.originals = {layer: down.weight.detach().numpy().copy() for layer, down in self.downs.items()}
+        self.prior: dict[int, list[np.ndarray]] = {layer: [] for layer in settings.layers}
+        self.made: list[np.ndarray] = []
 
     def key(self, requests: Sequence[EditRequest], layer: int) -> np.ndarray:
         return request_keys(self.bench.model, self.bench.tokenizer, requests, [layer], self.contexts)[layer].numpy()
@@ -56,6 +64,36 @@ class Literal:
             C = self.bench.statistics.moment(layer).numpy()
             self.add(layer, oracle.rome(W, k, W @ k + v.numpy() - now, C))
 
+    def blue(self, requests: Sequence[EditRequest]) -> None:
+        model, tokenizer, settings = self.bench.model, self.bench.tokenizer, self.settings
+        for layer in settings.layers:
+            Z = find_values(model, tokenizer, requests, layer, self.contexts, settings.values).vectors.numpy()
+            missing, K = Z - request_outputs(model, tokenizer, requests, layer).numpy(), self.key(requests, layer)
+            U, S, _ = np.linalg.svd(self.bench.statistics.moment(layer).numpy())
+            U = U[:, np.argsort(S, kind="stable")]
+            P = U[:, : round(0.4 * len(S))] @ U[:, : round(0.4 * len(S))].T
+            Kp = np.concatenate([np.zeros((len(P), 0)), *self.prior[layer]], axis=1)
+            self.add(layer, alphaedit(missing, K, Kp, P, settings.ridge))
+        for layer in settings.layers:
+            self.prior[layer].append(self.key(requests, layer))
+
+    def restrained(self, requests: Sequence[EditRequest]) -> None:
+        """MEMIT's updates, with what is in the weights the restrained sum of those from the first batch on."""
+        model, tokenizer, (layer,) = self.bench.model, self.bench.tokenizer, self.settings.layers
+        Z = find_values(model, tokenizer, requests, layer, self.contexts, self.settings.values).vectors.numpy()
+        missing = Z - request_outputs(model, tokenizer, requests, layer).numpy()
+        C, rule = self.bench.statistics.moment(layer).numpy(), self.settings.restraint
+        self.made.append(oracle.memit(missing, self.key(requests, layer), C, self.settings.ridge))
+        W0 = self.originals[layer]
+        if rule.rule == "relative_change":
+            total = sum(oracle.kept_by_rect(delta, W0, rule.share) for delta in self.made)
+        else:
+            assert np.linalg.norm(sum(self.made), 2) > np.linalg.norm(W0, 2), "there is something to hold"
+            total = oracle.held_by_prune(sum(self.made), W0, rule.base)
+        self.add(layer, W0 + total - self.downs[layer].weight.detach().numpy())
+
+    prune = rect = restrained
+
     @torch.no_grad()
     def add(self, layer: int, delta: np.ndarray) -> None:
         self.downs[layer].weight.add_(torch.from_numpy(delta))
@@ -66,7 +104,17 @@ MEMIT = MemitSettings.of(MemitSettings(layers=(0, 1), ridge=0.5, **SETTINGS))
 ROME = RomeSettings.of(RomeSettings(layers=(1,), **{**SETTINGS, "values": replace(QUICK.values, steps=4, at="ffn")}))
 
 
-@pytest.mark.parametrize(("name", "settings"), [("memit", MEMIT), ("rome", ROME)])
+BLUE = BlueSettings.of(
+    BlueSettings(layers=(0, 1), ridge=0.5, null_space=NullSpaceRule("share", 0.4), prior_weight=1.0, **SETTINGS)
+)
+RECT = RectSettings.of(RectSettings(layers=(1,), ridge=0.5, **SETTINGS))
+PRUNE = PruneSettings.of(
+    PruneSettings(layers=(1,), ridge=1e-3, restraint=RestraintSettings("singular_values", base=4.0), **SETTINGS)
+)
+EACH = {"memit": MEMIT, "rome": ROME, "blue": BLUE, "rect": RECT, "prune": PRUNE}
+
+
+@pytest.mark.parametrize(("name", "settings"), EACH.items(), ids=list(EACH))
 def test_on_a_model_it_is_the_papers_algorithm(gpt2_bench: Bench, name: str, settings: AlphaEditSettings) -> None:
     twin = gpt2_bench.copy()
     literal, editor = Literal(twin, settings), gpt2_bench.editor(settings)

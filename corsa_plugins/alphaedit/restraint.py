@@ -1,0 +1,128 @@
+"""What is put into the weights where it is not the plain sum of the updates: RECT's and PRUNE's.
+
+An edit state keeps the updates as they were solved for, and the weights are computed from those that are in force, so
+that any of them can be taken out again, in any order, although neither rule is linear in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from corsa_plugins.alphaedit.weights import Factors
+from corsa_plugins.settings import Settings
+
+__all__ = ["Restrained", "RestraintSettings", "restrain"]
+
+Rule = Literal["relative_change", "singular_values"]
+
+EPSILON = 1e-8
+"""Beside |W| where a change is relative to it, as in the published code."""
+
+
+@dataclass(frozen=True)
+class RestraintSettings(Settings):
+    """What is put into the weights in place of the sum of the updates.
+
+    Attributes:
+        rule: ``"relative_change"``: of each batch's update the elements that change most for what is there, by
+            |Delta| / |W|, the others not at all: RECT (Gu et al. 2024). W are the weights from before any edit, where
+            the published code has those from before the batch: the batches do not hang on each other then.
+            ``"singular_values"``: the updates of all batches in force together, with every singular value s over the
+            largest of the weights from before any edit, s_0, brought down to s_0 + log(s / s_0): PRUNE (Ma et al.
+            2025).
+        share: Of the elements of an update that RECT keeps: the published 40 %.
+        base: Of PRUNE's logarithm; the larger, the more is held back. The paper's 1.2.
+    """
+
+    rule: Rule
+    share: Annotated[float, Field(gt=0, le=1)] = 0.4
+    base: Annotated[float, Field(gt=1)] = 1.2
+
+
+class Restrained(NamedTuple):
+    """What to put into the weights.
+
+    Attributes:
+        factors: Products to add.
+        dense: Matrices (d_out, d_in) to add, float64.
+    """
+
+    factors: list[Factors]
+    dense: list[Tensor]
+
+
+class _Product(NamedTuple):
+    left: Tensor
+    right: Tensor
+
+
+def restrain(settings: RestraintSettings, original: Tensor, updates: Sequence[Factors]) -> Restrained:
+    """What the rule makes of the updates.
+
+    Args:
+        settings: The rule.
+        original: W0, (d_out, d_in), on the device to compute on.
+        updates: Of every batch that the rule is for, in their order; at least one.
+    """
+    moved = [_Product(*(part.to(original.device) for part in (u.left, u.right))) for u in updates]
+    return _RULES[settings.rule](settings, original, moved)
+
+
+def _by_relative_change(settings: RestraintSettings, original: Tensor, updates: Sequence[_Product]) -> Restrained:
+    """RECT: each update with the elements of the smallest |Delta| / |W| left out."""
+    scale = original.double().abs() + EPSILON
+    dense = []
+    for update in updates:
+        delta = update.left.double() @ update.right.double().T
+        change = delta.abs() / scale
+        left_out = int(change.numel() * (1 - settings.share))
+        if left_out:
+            least = torch.kthvalue(change.flatten(), left_out + 1).values
+            delta = torch.where(change >= least, delta, 0.0)
+        dense.append(delta)
+    return Restrained([], dense)
+
+
+def _by_singular_values(settings: RestraintSettings, original: Tensor, updates: Sequence[_Product]) -> Restrained:
+    """PRUNE: the sum of the updates, less what its largest singular values have too much."""
+    sums = list[Factors](updates)
+    left, right = (torch.cat(parts, dim=1).double() for parts in zip(*updates, strict=True))
+    # of the rank of the updates, and never of the width of the weights
+    (left, inner), (right, outer) = (torch.linalg.qr(part) for part in (left, right))
+    vectors, values, others = torch.linalg.svd(inner @ outer.T, full_matrices=False)
+    if float(values[0]) <= _at_least(original):
+        return Restrained(sums, [])
+    limit = largest_singular_value(original)
+    over = values > limit
+    if not bool(over.any()):
+        return Restrained(sums, [])
+    restrained = limit + (values[over] / limit).log() / log(settings.base)
+    # a logarithm to a base near 1 grows faster than s where that is just over the limit: nothing is made larger
+    excess = (values[over] - restrained).clamp(min=0.0)
+    return Restrained([*sums, _Product(-(left @ vectors[:, over]) * excess, right @ others[over].T)], [])
+
+
+def largest_singular_value(matrix: Tensor) -> float:
+    """Of a weight; by the smaller of its two Gram matrices, which is exact for the largest one."""
+    exact = matrix.double()
+    gram = exact @ exact.T if exact.shape[0] <= exact.shape[1] else exact.T @ exact
+    return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt())
+
+
+def _at_least(matrix: Tensor) -> float:
+    """What its largest singular value is at least; no decomposition."""
+    exact = matrix.double()
+    return float(torch.maximum(exact.norm(dim=0).max(), exact.norm(dim=1).max()))
+
+
+_RULES: Mapping[Rule, Callable[[RestraintSettings, Tensor, Sequence[_Product]], Restrained]] = {
+    "relative_change": _by_relative_change,
+    "singular_values": _by_singular_values,
+}
