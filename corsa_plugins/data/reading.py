@@ -16,9 +16,12 @@ from corsa_plugins.data.records import Record
 from corsa_plugins.data.requests import EditRequest, Probe, RequestError, quoted
 from corsa_plugins.files import atomic_write_text
 
-__all__ = ["read_probes", "read_requests", "write_probes", "write_requests"]
+__all__ = ["read_probes", "read_records", "read_requests", "write_probes", "write_records", "write_requests"]
 
 logger = logging.getLogger(__name__)
+
+_R = TypeVar("_R", bound=Record)
+_E = TypeVar("_E", bound=Record)
 
 
 def read_requests(path: str | os.PathLike[str]) -> list[EditRequest]:
@@ -93,7 +96,7 @@ def write_requests(path: str | os.PathLike[str], requests: Iterable[EditRequest]
                 for c in contradictions
             ]
         )
-    _write_records(path, requests, "requests")
+    write_records(path, requests, "requests")
 
 
 def read_probes(path: str | os.PathLike[str]) -> list[Probe]:
@@ -116,6 +119,18 @@ def read_probes(path: str | os.PathLike[str]) -> list[Probe]:
     ]
 
 
+def read_records(path: str | os.PathLike[str], kind: type[_R]) -> list[_R]:
+    """Read records of one kind from JSON Lines.
+
+    Raises:
+        RequestError: Listing together, by line, everything that is wrong.
+    """
+    _, records, problems = _read_records(path, kind)
+    if problems:
+        raise RequestError(problems, f"{os.fspath(path)}: {len(problems)} problems")
+    return [record for record in records if isinstance(record, kind)]
+
+
 def write_probes(path: str | os.PathLike[str], probes: Iterable[Probe]) -> None:
     """Write probes as JSON Lines, completely or not at all; :func:`read_probes` gives equal probes back.
 
@@ -123,11 +138,7 @@ def write_probes(path: str | os.PathLike[str], probes: Iterable[Probe]) -> None:
         RequestError: There are no probes.
         OSError: The file cannot be written.
     """
-    _write_records(path, list(probes), "probes")
-
-
-_R = TypeVar("_R", bound=Record)
-_E = TypeVar("_E", bound=Record)
+    write_records(path, list(probes), "probes")
 
 
 def _join(numbers: Iterable[int]) -> str:
@@ -135,7 +146,13 @@ def _join(numbers: Iterable[int]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
-def _write_records(path: str | os.PathLike[str], records: Sequence[Record], what: str) -> None:
+def write_records(path: str | os.PathLike[str], records: Sequence[Record], what: str) -> None:
+    """Write records as JSON Lines, completely or not at all; fields left at their default are left out.
+
+    Raises:
+        RequestError: There are none; they are called ``what``.
+        OSError: The file cannot be written.
+    """
     if not records:
         raise RequestError(f"{os.fspath(path)} was not written: there are no {what}")
     rows = (record.model_dump(mode="json", exclude_defaults=True) for record in records)

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from corsa_plugins.cli.commands.convert import convert
+from corsa_plugins.data.code_problems import read_problems
 from corsa_plugins.data.formats import FormatError, formats, read_format
 from corsa_plugins.data.reading import read_requests
 from corsa_plugins.errors import CorsaError, SettingError
@@ -120,6 +121,17 @@ class TestHub:
         Path("hub:x").write_bytes((DATA / "counterfact.json").read_bytes())
         run("hub:x", "o.jsonl")
         assert len(read_requests("o.jsonl")) == 2
+
+
+def test_problems_with_their_tests_go_to_a_file_of_their_own(run, tmp_path):
+    text = run(DATA / "codeupdatearena.jsonl", tmp_path / "o.jsonl", "--format", "codeupdatearena",
+               "--to-problems", tmp_path / "p.jsonl")  # fmt: skip
+    problems = read_problems(tmp_path / "p.jsonl")
+    assert f"{tmp_path / 'p.jsonl'}: 3 programming problems with tests" in text
+    assert [problem.trained for problem in problems] == [True, False, True]
+    with pytest.raises(FormatError, match="--to-problems"):
+        run(DATA / "counterfact.json", tmp_path / "c.jsonl", "--to-problems", tmp_path / "q.jsonl")
+    assert not (tmp_path / "c.jsonl").exists()
 
 
 class TestListing:

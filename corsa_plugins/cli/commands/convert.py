@@ -37,6 +37,10 @@ def convert(
     rounds: Annotated[
         bool, typer.Option("--rounds", help="Write successive updates of the same fact to OUT.round-1, -2, ...")
     ] = False,
+    problems: Annotated[
+        Path | None,
+        typer.Option("--to-problems", help="Of code: the file to write programming problems with their tests to."),
+    ] = None,
     listing: Annotated[bool, options.list_option(more="  With --format: what becomes of its fields.")] = False,
 ) -> None:
     """Convert a published data set of edits to edit requests.
@@ -51,11 +55,13 @@ def convert(
       corsa convert --list --format mquake
       corsa convert --format counterfact counterfact.json facts.jsonl --limit 1000
       corsa convert --format atoke-me AToKe-ME.json history.jsonl --rounds
+      corsa convert --format codeupdatearena arena-ungrouped.jsonl updates.jsonl --to-problems problems.jsonl
       corsa convert --format knowedit --hub --split wiki_recent recent.jsonl
 
     \b
     FILES
       OUT                     one edit request per line, written whole or not at all
+      --to-problems FILE      one problem per line, for corsa evaluate-code; those in OUT are marked as trained on
       OUT.round-N (--rounds)  facts.jsonl gives facts.round-1.jsonl, facts.round-2.jsonl, ...
 
     \b
@@ -77,7 +83,9 @@ def convert(
         raise SettingError("name two files: corsa convert IN OUT (with --hub, OUT is enough; see corsa convert --help)")
     # A file is a file, whatever it is called: only --hub asks the Hub.
     data = f"{HUB_PREFIX}{source}" if hub else str(Path(source).expanduser().absolute())
-    done = convert_to_requests(data, out, name=name, rounds=rounds, strict=strict, limit=limit, split=split)
+    done = convert_to_requests(
+        data, out, name=name, rounds=rounds, strict=strict, limit=limit, split=split, problems=problems
+    )
     for line in done.lines():
         typer.echo(line)
     for path in done.other_rounds:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from corsa_plugins.data.code_problems import CodeProblem
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError
 
@@ -82,6 +83,7 @@ class Format:
         signatures: Sets of fields of which one is present, whole, in each record: how the format is recognised.
         convert: Makes a record into requests.
         finish: Done at last with all requests, if given.
+        code: Makes a record into a programming problem with its tests, for formats of code; ``None`` where it has none.
         hub: Where it lies on the Hub, if it does.
     """
 
@@ -96,6 +98,7 @@ class Format:
     dropped: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[list[EditRequest]], list[EditRequest]] | None = None
     hub: HubSource | None = None
+    code: Callable[[Mapping[str, Any], int], CodeProblem | None] | None = None
 
     def summary(self) -> str:
         """What it is, where it comes from, and on which terms: a few lines."""
@@ -145,6 +148,7 @@ class FormatResult:
         format: The name of the format.
         source: The file or data set.
         read: How many records were read, malformed ones included.
+        code: The programming problems, of formats of code.
     """
 
     requests: list[EditRequest]
@@ -154,3 +158,4 @@ class FormatResult:
     format: str
     source: str
     read: int
+    code: tuple[CodeProblem, ...] = ()

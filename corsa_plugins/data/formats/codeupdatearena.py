@@ -13,26 +13,47 @@ names, and its id as ``specific_update_id``.
 
 As in CoRSA's appendix, one problem of every update is the edit, the first, and the others are there to evaluate on:
 its portability probes. The prompt gives scenario, problem, signature and one unit test, as the benchmark does; the
-target is the reference solution. ``codeupdatearena`` asks the problem alone (the benchmark's FT (PS));
+target is the reference solution; where the update is a new argument or another name, the outdated answer is the same
+solution as it was written for the old function (:mod:`~corsa_plugins.data.formats.code_before`), and elsewhere the
+model's own (``corsa train --fill_target_old --whole_answers``). ``codeupdatearena`` asks the problem alone (FT (PS));
 ``codeupdatearena-update`` puts a note about the update in front of the edit prompt (FT (U+PS)), while paraphrase and
 probes ask without it. CoRSA's own prompt for code is a figure that says nothing in text; these prompts are worded here.
 
-The benchmark's measure, UPass, runs the unit tests on generated code. Nothing here runs code: compare probabilities
-of the reference solutions, or run the tests with the benchmark's own harness.
+The benchmark's measure, UPass, runs the unit tests on generated code: :func:`code_problem` makes the problems for
+``corsa evaluate-code``. Nothing here runs code.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from corsa_plugins.data.code_problems import CodeProblem
 from corsa_plugins.data.formats.base import Drops, Format, HubSource
 from corsa_plugins.data.formats.building import make_request, probe
-from corsa_plugins.data.formats.fields import optional_text, record_at, require_text, texts
+from corsa_plugins.data.formats.codeupdatearena_record import (
+    FUNCTION,
+    LONGER_NAMES,
+    called,
+    flat,
+    name_of,
+    note_of,
+    solution_before,
+    task_of,
+    tests_of,
+    update_in_place,
+)
+from corsa_plugins.data.formats.fields import optional_text, require_text, texts
 from corsa_plugins.data.requests import EditRequest
 
-__all__ = ["CODE_UPDATE_ARENA", "CODE_UPDATE_ARENA_UPDATE", "convert", "convert_with_update", "group_by_update"]
+__all__ = [
+    "CODE_UPDATE_ARENA",
+    "CODE_UPDATE_ARENA_UPDATE",
+    "code_problem",
+    "convert",
+    "convert_with_update",
+    "group_by_update",
+]
 
 
 def convert(record: Mapping[str, Any], index: int, drops: Drops) -> list[EditRequest]:
@@ -41,10 +62,15 @@ def convert(record: Mapping[str, Any], index: int, drops: Drops) -> list[EditReq
     Raises:
         RecordError: Saying which field is missing or wrong.
     """
-    record = _flat(record)
-    name = f"{_update_id(record)}:{_problem_id(record, index)}"
+    record = flat(record)
     return [
-        make_request(drops, prompt=_task(record, drops), target_new=require_text(record, "ref_solution"), case_id=name)
+        make_request(
+            drops,
+            prompt=task_of(record, drops),
+            target_new=require_text(record, "ref_solution"),
+            target_old=solution_before(record),
+            case_id=name_of(record, index),
+        )
     ]
 
 
@@ -54,21 +80,42 @@ def convert_with_update(record: Mapping[str, Any], index: int, drops: Drops) -> 
     Raises:
         RecordError: Saying which field is missing or wrong.
     """
-    record = _flat(record)
-    update = record_at(record, "update")
-    path, signature = require_text(update, "function_path", "update."), require_text(update, "signature", "update.")
-    note = f"Update of `{path}`: {require_text(update, 'description', 'update.')}\nNew signature: `{signature}`\n"
-    docstring = optional_text(update, "docstring", "update.")
-    note += f"{docstring}\n" if docstring else ""
-    task = _task(record, drops)
+    record = flat(record)
+    task = task_of(record, drops)
     request = make_request(
         drops,
-        prompt=f"{note}\n{task}",
+        prompt=f"{note_of(record)}\n{task}",
         target_new=require_text(record, "ref_solution"),
+        target_old=solution_before(record),
         paraphrases=[task],
-        case_id=f"{_update_id(record)}:{_problem_id(record, index)}",
+        case_id=name_of(record, index),
     )
     return [request]
+
+
+def code_problem(record: Mapping[str, Any], index: int) -> CodeProblem | None:
+    """The problem with its tests; ``None`` of a record that has none, or does not say what puts the update in place.
+
+    Raises:
+        RecordError: A field is wrong.
+    """
+    record = flat(record)
+    tests = [text for test in tests_of(record) if (text := called(test)) is not None]
+    update = update_in_place(record)
+    solution = require_text(record, "ref_solution")
+    wanted = FUNCTION.search(optional_text(record, "solution_signature") or "") or FUNCTION.search(solution)
+    if not tests or update is None or wanted is None:
+        return None
+    return CodeProblem(
+        task_id=name_of(record, index),
+        prompt=task_of(record, Drops()),
+        entry_point=wanted[1],
+        note=note_of(record),
+        setup="\n".join(texts(record, "imports")),
+        update=update,
+        tests=tuple(tests),
+        reference=solution,
+    )
 
 
 def group_by_update(requests: list[EditRequest]) -> list[EditRequest]:
@@ -89,51 +136,6 @@ def group_by_update(requests: list[EditRequest]) -> list[EditRequest]:
     ]
 
 
-# Some tests have a comment or a decorator above them, and blank lines with spaces in them.
-_NEXT_TEST = re.compile(r"\n(?:[ \t]*\n)+(?=(?:[#@][^\n]*\n)*def )")
-
-
-_LONGER_NAMES = {
-    "description": "update_description", "docstring": "update_docstring", "signature": "new_function_signature",
-    "function_path": "api_path",
-}  # fmt: skip
-"""What the nested form calls the fields of an update."""
-
-
-def _flat(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record of the nested form in the other one."""
-    if "prog_syn" not in record:
-        return record
-    update = record_at(record, "update")
-    named = {name: update[longer] for name, longer in _LONGER_NAMES.items() if longer in update}
-    ids = {"update_id": record.get("specific_update_id"), "prog_syn_id": record.get("prog_syn_id")}
-    return {**record_at(record, "prog_syn"), "update": {**update, **named}, **ids}
-
-
-def _task(record: Mapping[str, Any], drops: Drops) -> str:
-    lines = ["Write a Python function that solves this problem. Answer with the code alone."]
-    scenario = optional_text(record, "scenario")
-    lines += [f"Scenario: {scenario}"] if scenario else []
-    lines.append(f"Problem: {require_text(record, 'problem')}")
-    signature = optional_text(record, "solution_signature")
-    lines += [f"Signature: {signature}"] if signature else []
-    # Tests come joined by empty lines, or as a list; one is public, as in the benchmark's configuration.
-    tests = [test.rstrip() for text in texts(record, "unit_tests") for test in _NEXT_TEST.split(text)]
-    drops.add("unit_tests (beyond the first)", len(tests) - 1)
-    lines += [f"Test:\n{tests[0]}"] if tests else []
-    return "\n".join([*lines, "Solution:"])
-
-
-def _update_id(record: Mapping[str, Any]) -> str:
-    text = optional_text(record, "update_id")
-    return text if text else require_text(record_at(record, "update"), "update_id", "update.")
-
-
-def _problem_id(record: Mapping[str, Any], index: int) -> str:
-    text = optional_text(record, "prog_syn_id")
-    return text.rpartition(":")[2] if text else str(index)
-
-
 _TASK_FIELDS = {
     "scenario": "prompt",
     "problem": "prompt",
@@ -144,6 +146,10 @@ _TASK_FIELDS = {
     "update.update_id": "the same, when it is only there",
     "prog_syn_id": "case_id",
     "specific_update_id": "the same as update_id, in the nested form",
+    "update.implementation": "target_old: the solution without the arguments that are new",
+    "update.new_impl": "the same, in the nested form",
+    "update.old_signature": "target_old: which arguments are new, in the nested form",
+    "update.update_type": "target_old: whether the function was renamed",
 }
 _TASK_FIELDS |= {
     f"prog_syn.{name}": _TASK_FIELDS[name]
@@ -151,15 +157,14 @@ _TASK_FIELDS |= {
 }
 _DROPPED = {
     "update.rationale": "why the update was made",
-    "update.imports": "needed to run the code",
-    "update.implementation": "the new function itself, which no model is asked for",
-    "update.unit_tests": "tests of the new function, to be run",
-    "update.update_type": "a kind",
+    "update.imports": "needed to run the code: --to-problems",
+    "update.unit_tests": "tests of the new function itself",
     "update.package": "a kind",
-    "imports": "needed to run the code",
+    "imports": "needed to run the code: --to-problems",
     "prog_syn_imports": "the same, in the first release",
 }
 _UPDATE_FIELDS = ("description", "docstring", "signature", "function_path")
+_LONGER_FIELDS = [LONGER_NAMES[name] for name in _UPDATE_FIELDS]
 
 CODE_UPDATE_ARENA = Format(
     name="codeupdatearena",
@@ -172,11 +177,12 @@ CODE_UPDATE_ARENA = Format(
         **_DROPPED,
         **{
             f"update.{name}": "the update is not told; format codeupdatearena-update tells it"
-            for name in (*_UPDATE_FIELDS, *_LONGER_NAMES.values())
+            for name in (*_UPDATE_FIELDS, *_LONGER_FIELDS)
         },
     },
     signatures=(("update", "problem", "ref_solution"), ("update", "prog_syn")),
     convert=convert,
+    code=code_problem,
     finish=group_by_update,
     hub=HubSource("leo-liuzy/CodeUpdateArena", ("test",), {"test": "arena-ungrouped.jsonl"}),
 )
@@ -189,11 +195,12 @@ CODE_UPDATE_ARENA_UPDATE = Format(
     obtain=CODE_UPDATE_ARENA.obtain,
     mapping={
         **_TASK_FIELDS,
-        **{f"update.{name}": "prompt, before the problem" for name in (*_UPDATE_FIELDS, *_LONGER_NAMES.values())},
+        **{f"update.{name}": "prompt, before the problem" for name in (*_UPDATE_FIELDS, *_LONGER_FIELDS)},
     },
     dropped=_DROPPED,
     signatures=CODE_UPDATE_ARENA.signatures,
     convert=convert_with_update,
+    code=code_problem,
     finish=group_by_update,
     hub=CODE_UPDATE_ARENA.hub,
 )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from corsa_plugins.data.code_problems import write_problems
 from corsa_plugins.data.contradictions import check_requests, first_of_contradictions, split_rounds
 from corsa_plugins.data.formats.base import FormatError, FormatResult
 from corsa_plugins.data.formats.read import read_format
@@ -31,12 +32,14 @@ class Conversion:
         files: What was written: path -> requests.
         left_out: A line for each request that contradicted an earlier one and was left out.
         other_rounds: Files of rounds that were there before, and are not of these.
+        problems: The file of programming problems, where one was written.
     """
 
     result: FormatResult
     files: dict[Path, list[EditRequest]]
     left_out: tuple[str, ...] = ()
     other_rounds: tuple[Path, ...] = ()
+    problems: Path | None = None
 
     def lines(self) -> list[str]:
         """A report: what was read, which fields became what, what was dropped and why, and what was skipped."""
@@ -54,7 +57,10 @@ class Conversion:
         lines += _listed("malformed, skipped", [str(problem) for problem in result.problems])
         if self.left_out:
             lines += _listed("contradicting an earlier request, left out (--rounds keeps them)", self.left_out)
-        return [*lines, *(f"written to {path}: {len(requests)} requests" for path, requests in self.files.items())]
+        written = [f"written to {path}: {len(requests)} requests" for path, requests in self.files.items()]
+        if self.problems is not None:
+            written.append(f"written to {self.problems}: {len(result.code)} programming problems with tests")
+        return [*lines, *written]
 
 
 def convert_to_requests(
@@ -66,6 +72,7 @@ def convert_to_requests(
     strict: bool = False,
     limit: int | None = None,
     split: str | None = None,
+    problems: str | os.PathLike[str] | None = None,
 ) -> Conversion:
     """Read a published data set and write it as edit requests.
 
@@ -78,6 +85,7 @@ def convert_to_requests(
         strict: Stop at the first record that is malformed or contradicts one before.
         limit: Read at most so many records.
         split: Of a data set on the Hub.
+        problems: Where to write the programming problems with their tests, of a format of code.
 
     Raises:
         SettingError: The source would be written over; or as for ``read_format``.
@@ -99,11 +107,17 @@ def convert_to_requests(
         if strict and left_out:
             raise FormatError(f"{result.source}: {left_out[0]}; --rounds keeps both, in successive files")
         files = {target: kept}
+    if problems is not None and not result.code:
+        raise FormatError(f"{result.source}: none of it is a programming problem with tests; leave out --to-problems")
     for path, requests in files.items():
         write_requests(path, requests)
+    if problems is not None:
+        trained = {request.case_id for requests in files.values() for request in requests}
+        code = [each.model_copy(update={"trained": each.task_id in trained}) for each in result.code]
+        write_problems(problems, code)
     pattern = f"{glob.escape(target.stem)}.round-*{glob.escape(target.suffix)}"
     others = tuple(path for path in sorted(target.parent.glob(pattern)) if path not in files) if rounds else ()
-    return Conversion(result, files, tuple(left_out), others)
+    return Conversion(result, files, tuple(left_out), others, None if problems is None else Path(problems))
 
 
 def _listed(title: str, lines: Sequence[str]) -> Iterator[str]:

@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 
+from pydantic import ValidationError
+
+from corsa_plugins.data.code_problems import CodeProblem
 from corsa_plugins.data.formats.base import Drops, Format, FormatError, FormatResult, Problem, RecordError
 from corsa_plugins.data.formats.fields import kind, printable
 from corsa_plugins.data.formats.paths import covers, has_field, leaf_fields
@@ -65,7 +68,8 @@ def read_format(
         raws = chain(sample, raws)
     if source == HUB_PREFIX and form.hub:
         source += form.hub.name
-    requests, problems, dropped, mapping, read = _convert(form, islice(raws, limit), source, strict)
+    code: list[CodeProblem] = []
+    requests, problems, dropped, mapping, read = _convert(form, islice(raws, limit), source, strict, code)
     if not read:
         raise FormatError(f"{source}: holds no records")
     if not requests:
@@ -73,7 +77,7 @@ def read_format(
     if form.finish:
         requests = form.finish(requests)
     logger.info("%s: %d records, %d requests, %d malformed", source, read, len(requests), len(problems))
-    return FormatResult(requests, problems, dict(dropped), mapping, form.name, source, read)
+    return FormatResult(requests, problems, dict(dropped), mapping, form.name, source, read, tuple(code))
 
 
 def detect_format(path: str | os.PathLike[str]) -> str:
@@ -119,7 +123,7 @@ def _recognise(sample: Iterable[Raw], source: str) -> Format:
 
 
 def _convert(
-    form: Format, raws: Iterable[Raw], source: str, strict: bool
+    form: Format, raws: Iterable[Raw], source: str, strict: bool, code: list[CodeProblem]
 ) -> tuple[list[EditRequest], list[Problem], Drops, dict[str, str], int]:
     requests: list[EditRequest] = []
     problems: list[Problem] = []
@@ -136,6 +140,7 @@ def _convert(
             if not isinstance(raw.value, Mapping):
                 raise RecordError(f"{kind(raw.value)} instead of an object")
             requests += form.convert(raw.value, raw.index, drops)
+            code += _code(form, raw)
         except RecordError as error:
             problems.append(Problem(raw.index, printable(str(error)), raw.line))
             if strict:
@@ -152,6 +157,15 @@ def _convert(
                 dropped[field] += 1
     mapping = {field: becomes for field, becomes in form.mapping.items() if field in used}
     return requests, problems, dropped, mapping, read
+
+
+def _code(form: Format, raw: Raw) -> list[CodeProblem]:
+    """The programming problem in a record; none where it cannot be run, which is no fault of the request."""
+    try:
+        problem = form.code(raw.value, raw.index) if form.code else None
+    except (RecordError, ValidationError):
+        return []
+    return [] if problem is None else [problem]
 
 
 def _fate(form: Format, path: str) -> tuple[str, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.support.samples import SAMPLES, read, records
 PROBLEM = ("scenario", "problem", "solution_signature", "unit_tests", "imports", "ref_solution")
 LONGER = {
     "description": "update_description", "docstring": "update_docstring", "signature": "new_function_signature",
-    "function_path": "api_path",
+    "function_path": "api_path", "implementation": "new_impl",
 }  # fmt: skip
 
 
@@ -62,3 +63,62 @@ def test_the_note_is_in_the_edit_prompt_only():
     assert noted.prompt.endswith(alone.prompt)
     assert noted.paraphrases == (alone.prompt,)
     assert noted.portability == alone.portability
+
+
+HYPOT = "def hypot(*coordinates, scale=1):\n    return old_hypot(*coordinates) * scale"
+
+
+def with_implementation(record, **changes):
+    return {**record, "update": {**record["update"], "implementation": HYPOT, **changes}}
+
+
+def test_the_outdated_solution_is_that_for_the_old_function(tmp_path):
+    flat = [with_implementation(record) for record in records(SAMPLES["codeupdatearena"])]
+    (tmp_path / "f.json").write_text(json.dumps(flat))
+    first, *_ = read_format("codeupdatearena", tmp_path / "f.json").requests
+    assert "scale=0" in first.target_new
+    assert first.target_old == first.target_new.replace(", scale=0", "")
+    assert read("codeupdatearena").requests[0].target_old is None  # its implementation does not tell
+
+
+@pytest.mark.parametrize("form", ["flat", "nested"])
+def test_problems_run_the_update_and_a_test_at_a_time(form, tmp_path):
+    flat = [with_implementation(record) for record in records(SAMPLES["codeupdatearena"]) if record.get("update_id")]
+    (tmp_path / "f.json").write_text(json.dumps([nested(record) for record in flat] if form == "nested" else flat))
+    problem = read_format("codeupdatearena", tmp_path / "f.json").code[0]
+    assert len(problem.tests) == 2
+    assert problem.entry_point == "distance_0"
+    assert "scale" in problem.note
+    assert "Update of" not in problem.prompt
+    space = {}
+    for part in (problem.setup, problem.update, problem.reference):
+        exec(part, space)
+    try:
+        assert math.hypot(3, 4, scale=2) == 10
+        with pytest.raises(TypeError):  # the sample's reference is no solution
+            exec(problem.tests[0], dict(space))
+        exec(problem.tests[1], dict(space))
+    finally:
+        math.hypot = space["old_hypot"]
+
+
+def test_a_renamed_function_is_gone_by_its_old_name(tmp_path):
+    record = with_implementation(
+        records(SAMPLES["codeupdatearena"])[0],
+        implementation=HYPOT.replace("def hypot", "def length"),
+        update_type="modify-function-name",
+    )
+    record["ref_solution"] = "import math\n\ndef distance_0(points):\n    return math.length(*points)"
+    (tmp_path / "f.json").write_text(json.dumps([record]))
+    result = read_format("codeupdatearena", tmp_path / "f.json")
+    assert result.code[0].update.endswith("import math\ndel math.hypot\nmath.length = length")
+    assert "math.hypot(*points)" in result.requests[0].target_old
+
+
+@pytest.mark.parametrize("path", ["os.system('x'); a.b", "hypot", "math.hypot\nimport os", 3])
+def test_a_path_that_is_no_name_is_no_problem_to_run(path, tmp_path):
+    record = with_implementation(records(SAMPLES["codeupdatearena"])[0], function_path=path)
+    (tmp_path / "f.json").write_text(json.dumps([record]))
+    result = read_format("codeupdatearena", tmp_path / "f.json")
+    assert result.code == ()
+    assert len(result.requests) == 1
