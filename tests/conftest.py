@@ -28,6 +28,7 @@ pytest_plugins = [
     "tests.fixtures.merging",
     "tests.fixtures.protocols",
     "tests.fixtures.routing",
+    "tests.fixtures.sandbox",
 ]
 
 TEXTS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 import tomllib
@@ -21,6 +22,7 @@ import yaml
 
 from corsa_plugins.bench.evaluation.metrics import METRICS
 from corsa_plugins.cli.app import build_app
+from corsa_plugins.data.code_problems import CodeProblem
 from corsa_plugins.data.formats.registry import GROUP as FORMATS
 from corsa_plugins.report.sections import SECTIONS
 from corsa_plugins.requests import EditRequest, write_requests
@@ -120,7 +122,8 @@ def test_its_data_is_well_formed(document: Path) -> None:
     for block in blocks(document, "yaml"):
         assert isinstance(yaml.safe_load(block), dict)
     for block in blocks(document, "json"):
-        EditRequest(**yaml.safe_load(block))
+        record = json.loads(block)
+        (CodeProblem if "task_id" in record else EditRequest)(**record)
 
 
 @each_document

@@ -39,6 +39,15 @@ def test_the_llama_configuration_is_understood_and_is_the_papers() -> None:
     assert (training.dpo_weight, training.beta, training.sam_rho, training.pcgrad) == (1.0, 0.1, 0.05, True)
 
 
+def test_the_configuration_for_code_is_understood_and_is_the_papers() -> None:
+    arguments = ["--config", str(EXAMPLES / "corsa_code.yaml"), "--use_cpu", "true", "--bf16", "false"]
+    requests, training, model = make_parser().parse_args_and_config(arguments)
+    assert (model.lora_r, model.lora_alpha, training.learning_rate) == (128, 256, 2e-5)
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 16
+    assert requests.fill_target_old
+    assert requests.whole_answers
+
+
 def test_the_twenty_lines_of_python_edit_a_model(
     taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -66,6 +66,8 @@ class RequestArguments:
             already answers as wanted.
         max_answer_tokens (`int`, *optional*, defaults to `16`):
             Longest answer to take from the model, in tokens.
+        whole_answers (`bool`, *optional*, defaults to `False`):
+            Take all of such an answer, up to `max_answer_tokens`, and not its first sentence. For code.
         history_looks (`int`, *optional*, defaults to `0`):
             About how often to take the log-probabilities of the new and the old answers during training, on the edit
             prompts and on the `validation_prompts` of the requests, of at most 32 of them. They go to `history.json`
@@ -91,6 +93,9 @@ class RequestArguments:
     )
     max_answer_tokens: int = field(
         default=16, metadata={"help": "Longest answer to take from the model, in tokens, with `fill_target_old`."}
+    )
+    whole_answers: bool = field(
+        default=False, metadata={"help": "With `fill_target_old`, take all of an answer, not its first sentence."}
     )
     history_looks: int = field(
         default=0,

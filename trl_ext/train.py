@@ -195,6 +195,7 @@ def _fill(
         tokenizer,
         requests,
         max_new_tokens=request_args.max_answer_tokens,
+        whole=request_args.whole_answers,
         chat_template=request_args.conversational,
         progress=True,
     )

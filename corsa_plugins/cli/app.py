@@ -40,6 +40,7 @@ COMMANDS = {
     "demo": "demo:demo",
     "split": "split:split",
     "evaluate-adapters": "evaluate_adapters:evaluate_adapters",
+    "evaluate-code": "evaluate_code:evaluate_code",
     "route": "route:route",
     "merge-adapters": "merge_adapters:merge_adapters",
     "merge-sweep": "merge_sweep:merge_sweep",

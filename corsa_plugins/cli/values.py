@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.errors import SettingError
 
-__all__ = ["check_folder", "load", "parse_layers", "parse_numbers", "parse_tokens"]
+if TYPE_CHECKING:
+    from corsa_plugins.sandbox import Guarantee
+
+__all__ = ["check_folder", "load", "parse_guarantees", "parse_layers", "parse_numbers", "parse_tokens"]
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
@@ -42,6 +45,22 @@ def parse_numbers(text: str, option: str) -> list[float]:
     if not numbers:
         raise SettingError(f"{option} is empty: write numbers, as in '0.5 0.5'")
     return numbers
+
+
+def parse_guarantees(text: str) -> list[Guarantee]:
+    """Promises of the sandbox from ``"network,files"``.
+
+    Raises:
+        SettingError: One is none of them.
+    """
+    from corsa_plugins.sandbox import Guarantee
+
+    known = {guarantee.value: guarantee for guarantee in Guarantee}
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    for name in names:
+        if name not in known:
+            raise SettingError(f"--unenforced names {name!r}: the promises are {', '.join(known)}")
+    return [known[name] for name in names]
 
 
 def parse_tokens(text: str) -> int:

@@ -87,6 +87,7 @@ def fill_target_old(
     max_new_tokens: int = 16,
     chat_template: bool = False,
     batch_size: int = 64,
+    whole: bool = False,
     progress: bool = False,
 ) -> FilledRequests:
     """Fill in missing old answers with what the model answers now.
@@ -103,6 +104,7 @@ def fill_target_old(
         max_new_tokens: Longest answer, in tokens.
         chat_template: Ask through the tokenizer's chat template.
         batch_size: Prompts per forward pass.
+        whole: Take all that the model writes, as for code, and not its first sentence.
         progress: Show a progress bar.
 
     Raises:
@@ -118,7 +120,12 @@ def fill_target_old(
         chat_template=chat_template,
         progress=progress,
     )
-    answers = iter([cut_answer(generation.text, generation.finished) for generation in generations])
+    answers = iter(
+        [
+            generation.text.strip() if whole else cut_answer(generation.text, generation.finished)
+            for generation in generations
+        ]
+    )
     kept, known, filled, empty = [], [], [], []
     for index, request in enumerate(requests):
         if request.target_old is not None:

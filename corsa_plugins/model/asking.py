@@ -24,7 +24,7 @@ from corsa_plugins.model.tokenization import JoinedIds, encode_prompt, join
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Generation", "TargetScore", "cut_answer", "generate_answers", "score_targets"]
+__all__ = ["Generation", "TargetScore", "check_positions", "cut_answer", "end_ids", "generate_answers", "score_targets"]
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +130,8 @@ def generate_answers(
         raise SettingError(f"max_new_tokens is {max_new_tokens}: it must be at least 1")
     rows = [encode_prompt(tokenizer, prompt, chat_template) for prompt in prompts]
     lengths = [len(row) for row in rows]
-    _check_positions(model, prompts, [length + max_new_tokens - 1 for length in lengths])
-    ends = _end_ids(model, tokenizer)
+    check_positions(model, prompts, [length + max_new_tokens - 1 for length in lengths])
+    ends = end_ids(model, tokenizer)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends[0] if ends else 0)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=padding, eos_token_id=ends or None
@@ -174,7 +174,7 @@ def score_targets(
     """
     rows = [join(tokenizer, prompt, target, chat_template) for prompt, target in pairs]
     lengths = [len(row.prompt_ids) + len(row.target_ids) for row in rows]
-    _check_positions(model, [prompt for prompt, _ in pairs], lengths)
+    check_positions(model, [prompt for prompt, _ in pairs], lengths)
     unknown = _unknown(tokenizer, rows)
 
     def score(batch: list[JoinedIds]) -> list[TargetScore]:
@@ -199,7 +199,7 @@ def _has_state(base: PreTrainedModel) -> bool:
     return bool(getattr(base, "_is_stateful", False))
 
 
-def _check_positions(model: PreTrainedModel, prompts: Sequence[str], lengths: Sequence[int]) -> None:
+def check_positions(model: PreTrainedModel, prompts: Sequence[str], lengths: Sequence[int]) -> None:
     """Raise if a row is longer than a table of learned positions: it would fail half way, and on a GPU for good.
 
     Raises:
@@ -238,7 +238,7 @@ def _unknown(tokenizer: PreTrainedTokenizerBase, rows: Sequence[JoinedIds]) -> i
     return unknown
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends an answer: chat models have more than the tokenizer's one."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]

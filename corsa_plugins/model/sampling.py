@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -115,9 +116,10 @@ def sample_continuations(
     temperature: float = 1.0,
     top_p: float = 1.0,
     seed: int | str = 0,
+    ends: Sequence[int] = (),
 ) -> list[list[int]]:
-    """What the model writes behind each row of token ids: ``length`` new tokens, sampled, never ended
-    early. One batch; its composition is part of what decides the text.
+    """What the model writes behind each row of token ids, sampled: ``length`` new tokens, or those before the first of
+    ``ends``. One batch; its composition is part of what decides the text.
 
     Args:
         model: A causal language model; a ``PeftModel`` writes with its active adapter.
@@ -126,11 +128,13 @@ def sample_continuations(
         temperature: Of the sampling.
         top_p: Sampled are the likeliest tokens that together have this probability; 1: all.
         seed: Of everything that is drawn; the generators of the process are left as they were.
+        ends: Token ids that end a text.
     """
     from transformers import GenerationConfig
 
     config = GenerationConfig(
-        max_new_tokens=length, do_sample=True, temperature=temperature, top_k=0, top_p=top_p, eos_token_id=None,
+        max_new_tokens=length, do_sample=True, temperature=temperature, top_k=0, top_p=top_p,
+        eos_token_id=list(ends) or None,
         pad_token_id=0, use_cache=True,
     )  # fmt: skip
     device = input_device(model)
@@ -142,10 +146,17 @@ def sample_continuations(
         eval_mode(model),
         attribute(base_model(model), "generation_config", config),
     ):
-        torch.manual_seed(int.from_bytes(str(seed).encode(), "big") % 2**63)
+        torch.manual_seed(_number(seed))
         out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
     sampled: list[list[int]] = out[:, ids.shape[1] :].tolist()
-    return sampled
+    last = set(ends)
+    return [row[: next((at for at, token in enumerate(row) if token in last), len(row))] for row in sampled]
+
+
+def _number(seed: int | str) -> int:
+    """Another one for every seed, however long it is written; of short ones, what is written."""
+    text = str(seed).encode()
+    return int.from_bytes(text if len(text) < 8 else hashlib.sha256(text).digest(), "big") % 2**63
 
 
 def _documents(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:

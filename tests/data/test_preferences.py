@@ -75,3 +75,11 @@ class TestFilling:
         missing = EditRequest(prompt="The capital of Spain is", target_new="Oslo", case_id=12)
         with pytest.raises(PreferenceError, match=r"no answer to case 12 .*give target_old"):
             fill_target_old(tiny_llama, tiny_tokenizer, [missing])
+
+    def test_all_of_an_answer_where_it_is_code(self, taught_llama, tiny_tokenizer):
+        missing = EditRequest(prompt="The capital of France is", target_new="Oslo")
+        answers = {
+            whole: fill_target_old(taught_llama, tiny_tokenizer, [missing], whole=whole).requests[0].target_old
+            for whole in (True, False)
+        }
+        assert answers == {True: "Paris.", False: "Paris"}

@@ -7,7 +7,7 @@ import torch
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.journal import OtherWorkError
-from corsa_plugins.model.sampling import sample_texts
+from corsa_plugins.model.sampling import sample_continuations, sample_texts
 
 SIZE = {"length": 16, "batch_size": 4}
 
@@ -69,3 +69,14 @@ def test_settings(taught_llama, tiny_tokenizer) -> None:
     for settings, message in (({"length": 0}, "length is 0"), ({"temperature": 0.0}, "temperature is 0")):
         with pytest.raises(SettingError, match=message):
             sample_texts(taught_llama, tiny_tokenizer, 10, **settings)
+
+
+def test_texts_end_where_they_are_told_to_and_seeds_of_any_length_differ(taught_llama, tiny_tokenizer):
+    ids = tiny_tokenizer("The capital of France is")["input_ids"]
+    whole = sample_continuations(taught_llama, [ids], 8, top_p=0.01)[0]
+    assert sample_continuations(taught_llama, [ids], 8, top_p=0.01, ends=[1])[0] == whole[: whole.index(1)]
+    texts = {
+        str(sample_continuations(taught_llama, [ids], 8, temperature=5.0, seed=f"{seed} of a problem"))
+        for seed in range(9)
+    }
+    assert len(texts) > 5

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from corsa_plugins.sandbox import Outcome, Sandbox
-from tests.sandbox.conftest import LIMITS
+from tests.fixtures.sandbox import LIMITS
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="programs are run on Linux alone")
 
