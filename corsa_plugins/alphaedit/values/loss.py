@@ -126,6 +126,12 @@ class BatchLoss:
                 logits = self._pass()
         return logits, self.architecture.head.module(self.architecture.norm.module(early[0][None]))[0]
 
+    @property
+    def kept_bytes(self) -> int:
+        """Of what is run once and stays."""
+        output = 0 if self.output is None else hidden_states(self.output).nbytes
+        return output + (0 if self.prefix is None else self.prefix.nbytes)
+
     def keep(self, kept: Sequence[int]) -> None:
         """Go on with these requests alone."""
         chosen = torch.isin(self.texts.owners, torch.tensor(kept)).nonzero()[:, 0]

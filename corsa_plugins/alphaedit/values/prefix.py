@@ -20,6 +20,8 @@ __all__ = ["ReadPrefix"]
 class ReadPrefix:
     """Keys and values of the attention for ``ids[:position]`` of each row; the model then reads the rest alone.
 
+    Rows that begin alike, such as prompts of one form in one context, are read once for all of them.
+
     Args:
         model: Frozen.
         rows: At least one of them with a token before its position.
@@ -31,7 +33,9 @@ class ReadPrefix:
     def __init__(self, model: Any, rows: Sequence[Row]) -> None:
         self._takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
         device = input_device(model)
-        ids, mask = pad([row.ids[: row.position] for row in rows], side="left")
+        begins = [row.ids[: row.position] for row in rows]
+        distinct = {ids: number for number, ids in enumerate(dict.fromkeys(begins))}
+        ids, mask = pad(list(distinct), side="left")
         self.mask = mask.to(device)
         self._starts = torch.tensor([row.position for row in rows], device=device)
         # Padding, which nothing attends to, may have any position that there is.
@@ -42,6 +46,7 @@ class ReadPrefix:
         self._cache: Any = getattr(output, "past_key_values", None)
         if not hasattr(self._cache, "layers"):
             raise NotImplementedError
+        self._choose(torch.tensor([distinct[ids] for ids in begins]))
 
     def inputs(self, mask: Tensor) -> dict[str, Any]:
         """What to pass to the model beside the ids of what follows, whose attention mask is ``mask``."""
@@ -55,6 +60,15 @@ class ReadPrefix:
 
     def keep(self, chosen: Tensor) -> None:
         """Go on with these rows alone."""
-        self.mask, self._starts = self.mask[chosen.to(self.mask.device)], self._starts[chosen.to(self.mask.device)]
+        self._starts = self._starts[chosen.to(self.mask.device)]
+        self._choose(chosen)
+
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values."""
+        return sum(part.nbytes for layer in self._cache.layers for part in (layer.keys, layer.values))
+
+    def _choose(self, chosen: Tensor) -> None:
+        self.mask = self.mask[chosen.to(self.mask.device)]
         for layer in self._cache.layers:
             layer.keys, layer.values = (part[chosen.to(part.device)] for part in (layer.keys, layer.values))

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from corsa_plugins.alphaedit.lookup.contexts import check_contexts
-from corsa_plugins.alphaedit.lookup.rows import rewriting_rows
+from corsa_plugins.alphaedit.lookup.rows import Row, rewriting_rows
 from corsa_plugins.alphaedit.values.loss import BatchLoss, Reuse
+from corsa_plugins.alphaedit.values.memory import side_by_side
 from corsa_plugins.alphaedit.values.optimise import NonFiniteValueError, Optimum, optimise
 from corsa_plugins.alphaedit.values.reuse import exact_reuse
 from corsa_plugins.alphaedit.values.settings import RateUnit, ValueSettings
@@ -81,8 +82,8 @@ def find_values(
 ) -> Values:
     """Look for the value vector of each request at block ``layer``.
 
-    The requests are optimised side by side, and leave their batch as they finish. Memory, beside the model: the
-    activations of ``batch_size * (contexts + 1)`` short texts in the blocks above ``layer``.
+    The requests are optimised side by side, and leave their batch as they finish; how many there are in it follows
+    ``settings.batch_size`` or ``settings.memory``.
 
     Args:
         model: A causal language model of transformers. It is run, and left as it is.
@@ -114,8 +115,8 @@ def find_values(
     chat_template = bool(settings.chat_template)
     rows = rewriting_rows(model, tokenizer, requests, contexts, settings.fact_token, chat_template)
     names = [request.name(index) for index, request in enumerate(requests)]
-    # rows of similar length side by side: less padding
-    order = sorted(range(len(rows)), key=lambda index: -max(len(row.ids) for row in rows[index]))
+    # what is run at every step has a similar length side by side: less padding
+    order = sorted(range(len(rows)), key=lambda index: _length(rows[index]), reverse=True)
     optima: dict[int, Optimum] = {}
     # disable=None: no bar where nobody watches, as in a log file
     with (
@@ -126,14 +127,20 @@ def find_values(
         if settings.reuse_prefix:
             # the longest and the shortest, the one padded to the other
             reuse = exact_reuse(parts, layer, [rows[index] for index in {order[0], order[-1]}], settings, site)
-        for start in range(0, len(order), settings.batch_size):
-            chosen = order[start : start + settings.batch_size]
+        size = side_by_side(parts, layer, [rows[index] for index in order], settings, reuse, site)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
             loss = BatchLoss(parts, layer, [rows[index] for index in chosen], settings, reuse, site)
             ended = optimise(loss, settings, [names[index] for index in chosen], bar)
             optima |= {chosen[number]: optimum for number, optimum in ended.items()}
     values = _collect([optima[index] for index in range(len(rows))])
     _warn(values, names)
     return values
+
+
+def _length(rows: Sequence[Row]) -> tuple[int, int]:
+    """Of a request: tokens of its longest text from the edited one on, and of its longest text."""
+    return max(len(row.ids) - row.position for row in rows), max(len(row.ids) for row in rows)
 
 
 def _collect(optima: Sequence[Optimum]) -> Values:

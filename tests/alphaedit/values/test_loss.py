@@ -28,21 +28,33 @@ def test_an_earlier_loss_layer_reads_the_target_there(
     assert torch.allclose(searched.vectors, at_the_end.vectors) == (loss_layer == 2)
 
 
-def test_blocks_and_tokens_below_are_run_once_and_requests_leave_as_they_finish(
-    taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
-) -> None:
-    sizes: dict[int, list[torch.Size]] = {0: [], 1: []}
-    for index, block in enumerate(taught_llama.model.layers):
-        block.mlp.register_forward_pre_hook(lambda module, args, index=index: sizes[index].append(args[0].shape[:2]))
+def test_what_a_search_runs(taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Blocks and tokens below the edited one run once; at a step the rest of those not done; no more."""
+    first, second = taught_llama.model.layers
+    below, above, head, back = [], [], [], []
+    first.mlp.register_forward_pre_hook(lambda module, args: below.append(args[0].shape[:2]))
+    second.mlp.register_forward_pre_hook(lambda module, args: above.append(args[0].shape[:2]))
+    second.mlp.register_full_backward_hook(lambda module, given, got: back.append(given[0].shape[:2]))
+    taught_llama.lm_head.register_forward_hook(lambda module, args, output: head.append(output.shape[:2]))
     searched = find_values(taught_llama, tiny_tokenizer, KNOWN, 0, CONTEXTS, TAUGHT)
-    assert len(sizes[0]) < 8 < len(sizes[1])
-    rows = [shape[0] for shape in sizes[1]]
-    assert rows[-1] < max(rows)
-    longest = max(len(tiny_tokenizer(CONTEXTS[1].format(request.prompt)).input_ids) for request in KNOWN)
-    assert sizes[1][-1][1] < longest
-    sizes[0].clear()
+    n_steps = int(searched.steps.max()) + 1
+    assert len(below) == 5 + 2 + 2  # what can be reused, what a request holds, and then prefix and first pass
+    assert len(above) == 6 + 3 + 2 + n_steps
+    assert len(back) == n_steps - 1  # of the last one only the loss is looked at
+    requests = rewriting_rows(taught_llama, tiny_tokenizer, KNOWN, CONTEXTS, "subject_last")
+    for step, ran in enumerate(above[-n_steps:]):
+        rows = [row for row, steps in zip(requests, searched.steps.tolist(), strict=True) if steps >= step]
+        flat = [row for group in rows for row in group]
+        assert ran == (len(flat), max(len(row.ids) - row.position for row in flat))
+        assert head[step - n_steps] == (1, sum(len(row.targets) or 1 for row in flat))
+    assert above[-1][0] < above[-n_steps][0]
+    prefixes = {row.ids[: row.position] for group in requests for row in group}
+    assert below[-2] == (len(prefixes), max(map(len, prefixes)))
+    assert len(prefixes) < above[-n_steps][0]  # two of the prompts are of one form
+
+    below.clear()
     find_values(taught_llama, tiny_tokenizer, KNOWN, 0, CONTEXTS, replace(TAUGHT, reuse_prefix=False))
-    assert len(sizes[0]) == int(searched.steps.max()) + 2
+    assert len(below) == 2 + 1 + n_steps
 
 
 def test_without_the_kl_term_its_prompt_is_not_run(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,0 +1,68 @@
+"""How many requests are optimised side by side: as many as a limit on memory holds, measured on the longest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from corsa_plugins.alphaedit.lookup.rows import Row
+from corsa_plugins.alphaedit.values.loss import BatchLoss, Reuse
+from corsa_plugins.alphaedit.values.settings import ValueSettings
+from corsa_plugins.model.architecture import Architecture
+
+__all__ = ["held_bytes", "side_by_side"]
+
+LEAST = 128 * 2**20
+"""Bytes that are taken without a second thought: small models would else edit one request after the other."""
+
+
+# Six parameters that a loss takes; the requests come in the order of their batches.
+def side_by_side(
+    architecture: Architecture,
+    layer: int,
+    requests: Sequence[Sequence[Row]],
+    settings: ValueSettings,
+    reuse: Reuse,
+    site: nn.Module | None = None,
+) -> int:
+    """The requests of a batch, by ``settings.batch_size`` or what ``settings.memory`` holds.
+
+    Args:
+        requests: The longest first; it is run as it will be, and as a whole.
+    """
+    if settings.batch_size is not None or len(requests) == 1:
+        return settings.batch_size or 1
+    own = held_bytes(BatchLoss(architecture, layer, requests[:1], settings, reuse, site))
+    device = next(architecture.model.parameters()).device
+    if settings.memory is not None:
+        limit = int(settings.memory * 2**30)
+    elif device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        limit = (torch.cuda.mem_get_info(device)[0] + unused) // 2
+    else:
+        limit = LEAST
+        if own * len(requests) > limit:
+            limit = max(limit, held_bytes(BatchLoss(architecture, layer, requests[:1], settings, "nothing", site)))
+    return min(max(1, limit // own), len(requests))
+
+
+def held_bytes(loss: BatchLoss) -> int:
+    """Bytes of activations that a call of ``loss`` holds until its gradient is taken, and of what stays between calls."""
+    weights = {_storage(parameter) for parameter in loss.architecture.model.parameters()}
+    held: dict[tuple[torch.device, int], int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if (storage := _storage(tensor)) not in weights:
+            held[storage] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        losses = loss(torch.zeros_like(loss.initial).requires_grad_())
+    del losses
+    return loss.kept_bytes + sum(held.values())
+
+
+def _storage(tensor: Tensor) -> tuple[torch.device, int]:
+    return tensor.device, tensor.untyped_storage().data_ptr()
