@@ -24,7 +24,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from benchmarks.search import _high_water
+from benchmarks.memory import high_water, marked_from_here
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.testbed import load_testbed
 from trl_ext import CoRSAConfig, CoRSATrainer
@@ -190,10 +189,9 @@ def _peak(base: Any, tokenizer: Any, prompt: int, name: str, device: str) -> int
         step()
         return torch.cuda.max_memory_allocated() - before
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-        before = _high_water()
+        before = marked_from_here()
         step()
-        return _high_water() - before
+        return high_water() - before
     except OSError:
         return None
 

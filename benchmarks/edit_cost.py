@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.search import _high_water
+from benchmarks.memory import high_water, marked_from_here
 from benchmarks.values import published_value
 from corsa_plugins.alphaedit import (
     AlphaEditor,
@@ -213,20 +213,13 @@ def _measure_memory(bench: Bench, name: str) -> None:
     """Print how far this process's largest resident memory grows over the second batch."""
     edit = METHODS[name](bench)
     try:
-        before = _resident()
+        before = marked_from_here()
         edit(bench.earlier)
         edit(bench.requests)
-        grown = _high_water() - before
+        grown = high_water() - before
     except OSError:
         grown = None
     print(json.dumps({"bytes": grown}))  # noqa: T201
-
-
-def _resident() -> int:
-    """Resident memory now, and the high-water mark set back to it."""
-    with open("/proc/self/clear_refs", "w") as stream:
-        stream.write("5")
-    return _high_water()
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.memory import high_water, marked_from_here
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings, solve
 
 NEW, PRIOR = 100, 200
@@ -175,20 +175,12 @@ def _measure_memory(name: str, d: int, additions: int) -> None:
     if narrow:
         inputs = single(inputs)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-        before = _high_water()
+        before = marked_from_here()
         method(inputs, additions)
-        grown = _high_water() - before
+        grown = high_water() - before
     except OSError:
         grown = None
     print(json.dumps({"bytes": grown}))  # noqa: T201
-
-
-def _high_water() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no high-water mark")
 
 
 if __name__ == "__main__":
