@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from corsa_plugins.alphaedit.lookup.rows import Row
 from corsa_plugins.alphaedit.values.loss import BatchLoss, Reuse
+from corsa_plugins.alphaedit.values.reuse import few_of
 from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.model.architecture import Architecture
 
@@ -30,11 +31,19 @@ def side_by_side(
     """The requests of a batch, by ``settings.batch_size`` or what ``settings.memory`` holds.
 
     Args:
-        requests: The longest first; it is run as it will be, and as a whole.
+        requests: The longest first; a few of its texts are run as they will be, and as a whole.
     """
     if settings.batch_size is not None or len(requests) == 1:
         return settings.batch_size or 1
-    own = held_bytes(BatchLoss(architecture, layer, requests[:1], settings, reuse, site))
+    few = few_of(requests[0])
+
+    def held(reuse: Reuse) -> int:
+        """Of all texts of the longest request."""
+        loss = BatchLoss(architecture, layer, [few], settings, reuse, site)
+        left_out = len(requests[0]) - len(few)
+        return held_bytes(loss) * (len(loss.texts.rows) + left_out) // len(loss.texts.rows)
+
+    own = held(reuse)
     device = next(architecture.model.parameters()).device
     if settings.memory is not None:
         limit = int(settings.memory * 2**30)
@@ -44,12 +53,12 @@ def side_by_side(
     else:
         limit = LEAST
         if own * len(requests) > limit:
-            limit = max(limit, held_bytes(BatchLoss(architecture, layer, requests[:1], settings, "nothing", site)))
+            limit = max(limit, held("nothing"))
     return min(max(1, limit // own), len(requests))
 
 
 def held_bytes(loss: BatchLoss) -> int:
-    """Bytes of activations that a call of ``loss`` holds until its gradient is taken, and of what stays between calls."""
+    """Bytes that a call of ``loss`` holds until its gradient is taken, and of what stays between calls."""
     weights = {_storage(parameter) for parameter in loss.architecture.model.parameters()}
     held: dict[tuple[torch.device, int], int] = {}
 

@@ -14,9 +14,14 @@ from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.model.architecture import Architecture
 from corsa_plugins.model.running import logits_at
 
-__all__ = ["exact_reuse"]
+__all__ = ["exact_reuse", "few_of"]
 
 logger = logging.getLogger(__name__)
+
+
+def few_of(rows: Sequence[Row]) -> list[Row]:
+    """Of a request's texts the bare prompt, the longest one in a context, and the prompt of the KL term."""
+    return [rows[0], *([max(rows[1:-1], key=lambda row: len(row.ids))] if len(rows) > 2 else []), rows[-1]]
 
 
 @torch.no_grad()
@@ -30,8 +35,9 @@ def exact_reuse(
     """The most that can be reused for the model to be itself, tried on these requests with a delta in place.
 
     Blocks cannot be skipped if something flows past what they put out, nor tokens if a model does not go on from what
-    it keeps of them as if it had read all at once.
+    it keeps of them as if it had read all at once. Of each request a few texts are enough.
     """
+    requests = [few_of(rows) for rows in requests]
     whole = BatchLoss(architecture, layer, requests, settings, "nothing", site)
     delta = 0.1 * whole.initial.flip(-1)
     wanted = whole.logits(delta)[0]
@@ -45,7 +51,7 @@ def exact_reuse(
         except NotImplementedError:
             continue
         # What flows past the blocks is, from here on, of another text.
-        logits_at(architecture, whole.texts.ids.flip(0), whole.texts.mask.flip(0), *whole.texts.wanted)
+        logits_at(architecture, loss.texts.ids.flip(0), loss.texts.mask.flip(0), *loss.texts.wanted)
         given = loss.logits(delta)[0]
         # a NaN is reported with its request later on
         if torch.allclose(given, wanted, rtol=0, atol=tolerance, equal_nan=True):

@@ -35,11 +35,11 @@ class ValueSettings(Settings):
         kl_factor: Factor of the KL divergence of what follows the subject in "{subject} is a" from what it was.
             0 leaves the prompt out.
         stop_loss: The optimisation of a request ends once its whole loss, evaluated before an update, is under it.
-        batch_size: Requests optimised side by side; ``None``: as many as ``memory`` holds. Each has its own delta, rate,
-            limit and end; what they are batched with makes no difference beyond rounding.
-        memory: GiB that a batch may hold of activations for the way back, where ``batch_size`` is ``None``. ``None``: on
-            a GPU half of what is free; elsewhere what one request holds when all of it is run, as the published loop
-            does, and 128 MiB at least.
+        batch_size: Requests optimised side by side; ``None``: as many as ``memory`` holds. Each has its own delta,
+            rate, limit and end; what they are batched with makes no difference beyond rounding.
+        memory: GiB that a batch may hold of activations for the way back, where ``batch_size`` is ``None``. ``None``:
+            on a GPU half of what is free; elsewhere what one request holds when all of it is run, as the published
+            loop does, and 128 MiB at least.
         fact_token: Where the fact is looked up: ``"subject_last"``, ``"subject_first"``,
             ``"subject_first_after_last"`` or ``"last"``, always in the prompt, also with the target behind it.
         chat_template: Put prompts, contexts and all, through the tokenizer's chat template, wherever this edit reads

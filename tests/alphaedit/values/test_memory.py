@@ -19,7 +19,7 @@ from corsa_plugins.model.borrowing import frozen
 from tests.support.families import CONTEXTS
 from tests.support.values import KNOWN, TAUGHT
 
-MANY = [KNOWN[0], KNOWN[2]] * 10
+MANY = [KNOWN[0], KNOWN[2]] * 10  # as long as each other
 
 
 @pytest.fixture
