@@ -30,6 +30,7 @@ _FIELDS: Mapping[str, str] = {
     "values.kl_factor": "kl_factor",
     "values.stop_loss": "v_stop_loss",
     "values.batch_size": "v_batch_size",
+    "values.memory": "v_memory",
     "values.fact_token": "fact_token",
     "values.chat_template": "chat_template",
     "ridge": "L2",
@@ -80,7 +81,9 @@ class AlphaEditPlusHyperParams(HyperParams):
         v_loss_layer: The block that the target is read from; ``None``: the model's own logits.
         v_weight_decay: Factor of its weight decay.
         v_stop_loss: The loss it stops at.
-        v_batch_size: Value vectors optimised side by side.
+        v_batch_size: Value vectors optimised side by side; ``None``: as many as ``v_memory`` holds.
+        v_memory: GiB of activations that they may hold; ``None``: as much as one request takes as EasyEdit runs it, or
+            half of what is free on a GPU.
         clamp_norm_factor: Most norm of its change, in units of the norm of the block's output.
         kl_factor: Factor of the KL divergence that holds the subject's essence.
         nullspace_threshold: Which eigenvectors of the preserved keys' second moment are their null space.
@@ -156,7 +159,8 @@ class AlphaEditPlusHyperParams(HyperParams):
     v_loss_layer: int | None = None
     v_weight_decay: float = 0.5
     v_stop_loss: float = 0.05
-    v_batch_size: int = 16
+    v_batch_size: int | None = None
+    v_memory: float | None = None
     clamp_norm_factor: float = 0.75
     kl_factor: float = 0.0625
     mom2_adjustment: bool = True
