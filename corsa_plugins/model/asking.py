@@ -3,6 +3,9 @@
 Batches are made of prompts of similar length and padded by their own attention mask; the tokenizer's padding side,
 the batch size and the order of the prompts change nothing in the results beyond rounding. Models with a recurrent
 state, some of which read padding into it, generate in batches of one length, and RWKV one prompt at a time.
+
+What prompts begin with alike, a system turn or a chat template, is read once for a batch, a prompt once for all answers
+that are scored behind it, and a row whose answer has ended is read no more: where two rows come out as by themselves.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.batching import base_model, input_device, map_by_length, pad
 from corsa_plugins.model.borrowing import attribute, eval_mode
 from corsa_plugins.model.running import contiguous_into_head, target_logits
+from corsa_plugins.model.shared_reading import SharedReading, by_prompt, saves_tokens
 from corsa_plugins.model.tokenization import JoinedIds, encode_prompt, join
 
 if TYPE_CHECKING:
@@ -136,14 +140,19 @@ def generate_answers(
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, pad_token_id=padding, eos_token_id=ends or None
     )
-    device = input_device(model)
     generate: Any = model.generate
+    reading = SharedReading(model, len(rows), max(lengths, default=0) + max_new_tokens)
+
+    def write(batch: list[list[int]]) -> list[list[int]]:
+        ids, mask = (part.to(input_device(model)) for part in pad(batch, padding, side="left"))
+        out = generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        written: list[list[int]] = out[:, ids.shape[1] :].tolist()
+        return written
 
     def answer(batch: list[list[int]]) -> list[Generation]:
-        ids, mask = pad(batch, padding, side="left")
-        out = generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
+        written = reading.written(batch, max_new_tokens, ends)
         results = []
-        for row in out[:, ids.shape[1] :].tolist():
+        for row in write(batch) if written is None else written:
             end = next((i for i, token in enumerate(row) if token in ends), None)
             text = tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
             results.append(Generation(str(text), end is not None))
@@ -177,16 +186,20 @@ def score_targets(
     check_positions(model, [prompt for prompt, _ in pairs], lengths)
     unknown = _unknown(tokenizer, rows)
 
+    reading = SharedReading(model, len(rows) if saves_tokens(rows) else 0, max(lengths, default=0))
+    if reading.tried:
+        lengths = by_prompt(rows, lengths)
+
     def score(batch: list[JoinedIds]) -> list[TargetScore]:
         results = []
-        for row, logits in zip(batch, target_logits(model, batch), strict=True):
+        for row, logits in zip(batch, reading.predicting(batch) or target_logits(model, batch), strict=True):
             target = torch.tensor(row.target_ids, device=logits.device)
             log_probs = logits.log_softmax(-1).gather(-1, target[:, None])
             top1 = unknown not in row.target_ids and bool((logits.argmax(-1) == target).all())
             results.append(TargetScore(float(log_probs.sum()), top1, len(row.target_ids)))
         return results
 
-    with eval_mode(model):
+    with eval_mode(model), contiguous_into_head(model):
         scores = map_by_length(score, rows, lengths, batch_size, description="log-probs" if progress else None)
     broken = sum(score.log_prob != score.log_prob for score in scores)
     if broken:
