@@ -186,7 +186,7 @@ def score_targets(
     check_positions(model, [prompt for prompt, _ in pairs], lengths)
     unknown = _unknown(tokenizer, rows)
 
-    reading = SharedReading(model, len(rows) if saves_tokens(rows) else 0, max(lengths, default=0))
+    reading = SharedReading(model, len(rows) if saves_tokens(rows, batch_size) else 0, max(lengths, default=0))
     if reading.tried:
         lengths = by_prompt(rows, lengths)
 

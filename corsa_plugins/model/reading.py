@@ -19,7 +19,11 @@ from corsa_plugins.model.architecture import accepts_logits_to_keep
 from corsa_plugins.model.batching import base_model, input_device, pad
 from corsa_plugins.model.tokenization import JoinedIds
 
-__all__ = ["Reading", "can_read_on", "continue_greedily", "shared_beginning", "target_logits_behind_prompts"]
+__all__ = ["WORTH", "Reading", "can_read_on", "continue_greedily", "shared_beginning", "target_logits_behind_prompts"]
+
+
+WORTH = 64
+"""Tokens, all rows together, that a pass of its own saves at least to be made."""
 
 
 class Reading:
@@ -150,10 +154,11 @@ def target_logits_behind_prompts(model: Any, rows: Sequence[JoinedIds]) -> list[
 
 
 def _behind_beginning(model: Any, rows: Sequence[Sequence[int]]) -> tuple[Reading, int]:
-    """A reading of what all rows begin with, for each of them; and how many tokens that are."""
+    """A reading of what all rows begin with, for each of them, if that is worth it; and how many tokens that are."""
     reading, shared = Reading(model), shared_beginning(rows) if len(rows) > 1 else 0
-    if shared:
-        ids = torch.tensor([list(rows[0][:shared])])
-        reading.read(ids, torch.ones_like(ids), 1)
-        reading.choose([0] * len(rows))
+    if shared * (len(rows) - 1) < WORTH:
+        return reading, 0
+    ids = torch.tensor([list(rows[0][:shared])])
+    reading.read(ids, torch.ones_like(ids), 1)
+    reading.choose([0] * len(rows))
     return reading, shared

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from corsa_plugins.model.batching import base_model
 from corsa_plugins.model.reading import (
+    WORTH,
     can_read_on,
     continue_greedily,
     shared_beginning,
@@ -22,9 +23,6 @@ from corsa_plugins.model.tokenization import JoinedIds
 __all__ = ["SharedReading", "by_prompt", "saves_tokens"]
 
 logger = logging.getLogger(__name__)
-
-FEW = 64
-"""Tokens that are not worth the two further passes of reading in parts."""
 
 _Result = TypeVar("_Result")
 
@@ -99,13 +97,13 @@ class SharedReading:
         return torch.allclose(found, wanted, rtol=0, atol=tolerance, equal_nan=True)
 
 
-def saves_tokens(rows: Sequence[JoinedIds]) -> bool:
-    """Whether to read prompts, and what all begin with, once saves a quarter of the tokens, and more than it costs."""
+def saves_tokens(rows: Sequence[JoinedIds], batch_size: int) -> bool:
+    """Whether to read prompts once saves a quarter of the tokens, and in a batch what a further pass is worth."""
     prompts = set(map(_prompt, rows))
     shared = shared_beginning(list(prompts)) if len(prompts) > 1 else 0
     behind = shared + sum(len(prompt) - shared for prompt in prompts) + sum(len(row.target_ids) - 1 for row in rows)
     saved = sum(len(row.prompt_ids) + len(row.target_ids) for row in rows) - behind
-    return saved >= max(behind / 3, FEW)
+    return saved >= max(behind / 3, 2 * WORTH * len(rows) / batch_size)
 
 
 def by_prompt(rows: Sequence[JoinedIds], lengths: Sequence[int]) -> list[int]:

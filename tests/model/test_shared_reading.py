@@ -16,7 +16,8 @@ from corsa_plugins.model.shared_reading import by_prompt, saves_tokens
 from corsa_plugins.model.tokenization import encode_prompt, join
 from tests.model.test_asking import FAMILIES, random_model
 
-SYSTEM = "You are asked for facts. Anna Berg was born in Oslo; she plays the violin and works for"
+SYSTEM = "You are asked for facts. Anna Berg was born in Oslo; she plays the violin and works for a city in Italy. "
+SYSTEM = f"{2 * SYSTEM}Say what"
 QUESTIONS = [f"{SYSTEM} {end}" for end in ("Paris", "a city in the country of", "no one.", "Italy. The capital is")]
 PAIRS = [(prompt, target) for target in ("Paris", "Buenos Aires") for prompt in QUESTIONS]
 
@@ -112,9 +113,10 @@ def test_what_is_shared_is_counted_and_one_token_is_left_of_every_row(tiny_token
     assert shared_beginning([[1, 2], [1, 2, 4]]) == 1
     assert shared_beginning([[3], [3]]) == 0
     few = [join(tiny_tokenizer, prompt, "Paris") for prompt in ("Anna Berg", "The capital of France is")]
-    assert not saves_tokens(few)
+    assert not saves_tokens(few, 64)
     rows = [join(tiny_tokenizer, *pair) for pair in PAIRS]
-    assert saves_tokens(rows)
+    assert saves_tokens(rows, 64)
+    assert not saves_tokens(rows, 1)
     places = by_prompt(rows, [len(row.prompt_ids) + len(row.target_ids) for row in rows])
     assert places[:4] == places[4:]  # the same prompt twice
     assert sorted(places[:4], key=lambda place: place) == [0, 1, 2, 3]
