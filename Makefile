@@ -3,6 +3,7 @@
 #   make real    set up with a pretrained model, and edit facts that it knows by every method (a quarter of an hour)
 #   make test    set up, then lint and run the tests, in two processes
 #   make lint    ruff, mypy and the order of the rooms alone
+#   make gpu     on a machine with a CUDA device and a torch for it: everything that has to be seen there (benchmarks/gpu.py)
 #   make bench   the ablation of benchmarks/RESULTS.md (about half an hour on 2 cores)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,7 +14,7 @@ TOOLS  := $(VENV)/.tools
 REAL   := $(VENV)/.real
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo real test lint bench setup clean
+.PHONY: demo real test lint bench gpu setup clean
 .DEFAULT_GOAL := demo
 
 setup: $(TOOLS)
@@ -54,6 +55,10 @@ lint: $(TOOLS)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# In the Python that has a torch for the GPU: PYTHON names it. The environment of the other commands has none.
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks.ablation

@@ -86,16 +86,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     base, tokenizer = _model(arguments.model, arguments.device)
     if arguments.only:
         for prompt in arguments.prompts:
-            print(json.dumps({"bytes": _peak(base, tokenizer, prompt, arguments.only, arguments.device)}))  # noqa: T201
+            print(json.dumps({"bytes": peak_of(base, tokenizer, prompt, arguments.only, arguments.device)}))  # noqa: T201
         return
     console = Console()
     for prompt in arguments.prompts:
         names = list(dict.fromkeys([*VARIANTS[:2], *arguments.variants]))  # what all are compared with is always there
-        steps = {name: _step(base, tokenizer, prompt, name, arguments.device) for name in names}
+        steps = {name: make_step(base, tokenizer, prompt, name, arguments.device) for name in names}
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for repeat in range(arguments.repeats + 1):
             for name, step in steps.items():
-                taken = _timed(step, arguments.device)
+                taken = timed(step, arguments.device)
                 if repeat:  # the first one warms up
                     seconds[name].append(taken)
         del steps
@@ -121,7 +121,7 @@ def _model(folder: str | None, device: str) -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device), AutoTokenizer.from_pretrained(folder)
 
 
-def _pairs(prompt: int, tokenizer: Any) -> Dataset:
+def make_pairs(prompt: int, tokenizer: Any) -> Dataset:
     """Prompts of as many tokens, and two answers that most tokenizers have two tokens for."""
     rows = []
     for index in range(PAIRS):
@@ -133,11 +133,11 @@ def _pairs(prompt: int, tokenizer: Any) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def _step(base: Any, tokenizer: Any, prompt: int, name: str, device: str) -> Callable[[], None]:
+def make_step(base: Any, tokenizer: Any, prompt: int, name: str, device: str) -> Callable[[], None]:
     """Of one variant: a micro-batch from its data loader to the gradients, as its trainer's loop does it."""
     # The weights are frozen and every trainer's own modules stand on the same ones.
     model = copy.deepcopy(base, memo={id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())})
-    pairs = _pairs(prompt, tokenizer)
+    pairs = make_pairs(prompt, tokenizer)
     common = {**COMMON, "use_cpu": device == "cpu", "bf16": device == "cuda"}
     given = {"model": model, "processing_class": tokenizer, "peft_config": paper_lora_config()}
     folder = tempfile.mkdtemp(prefix="cost-")
@@ -163,7 +163,7 @@ def _step(base: Any, tokenizer: Any, prompt: int, name: str, device: str) -> Cal
     return step
 
 
-def _timed(step: Callable[[], None], device: str) -> float:
+def timed(step: Callable[[], None], device: str) -> float:
     clock = time.process_time if device == "cpu" else time.perf_counter
     start = clock()
     step()
@@ -181,8 +181,8 @@ def _memory_of(name: str, prompt: int, arguments: Any) -> int | None:
     return found
 
 
-def _peak(base: Any, tokenizer: Any, prompt: int, name: str, device: str) -> int | None:
-    step = _step(base, tokenizer, prompt, name, device)
+def peak_of(base: Any, tokenizer: Any, prompt: int, name: str, device: str) -> int | None:
+    step = make_step(base, tokenizer, prompt, name, device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

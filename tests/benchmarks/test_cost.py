@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.cost import OURS, PAIRS, _model, _pairs
+from benchmarks.cost import OURS, PAIRS, _model, make_pairs
 from benchmarks.schedule import SCHEDULES, looks
 from trl_ext import CoRSAConfig
 
@@ -16,6 +16,6 @@ def test_variants_and_schedules_are_settings_of_the_trainer() -> None:
 
 def test_prompts_are_as_long_as_they_are_said_to_be() -> None:
     _, tokenizer = _model(None, "cpu")
-    pairs = _pairs(42, tokenizer)
+    pairs = make_pairs(42, tokenizer)
     assert len(pairs) == PAIRS
     assert {len(tokenizer(text).input_ids) for text in pairs["prompt"]} == {42}
