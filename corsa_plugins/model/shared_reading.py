@@ -103,7 +103,7 @@ def saves_tokens(rows: Sequence[JoinedIds], batch_size: int) -> bool:
     shared = shared_beginning(list(prompts)) if len(prompts) > 1 else 0
     behind = shared + sum(len(prompt) - shared for prompt in prompts) + sum(len(row.target_ids) - 1 for row in rows)
     saved = sum(len(row.prompt_ids) + len(row.target_ids) for row in rows) - behind
-    return saved >= max(behind / 3, 2 * WORTH * len(rows) / batch_size)
+    return saved >= max(behind / 3, 2 * WORTH * len(rows) / max(batch_size, 1))
 
 
 def by_prompt(rows: Sequence[JoinedIds], lengths: Sequence[int]) -> list[int]:
