@@ -82,7 +82,8 @@ class Reading:
 
 def shared_beginning(rows: Sequence[Sequence[int]]) -> int:
     """How many ids all rows begin with; of each row one is left to be read."""
-    first, last = min(rows), max(rows)
+    ordered = [list(row) for row in rows]
+    first, last = min(ordered), max(ordered)
     most = min(map(len, rows)) - 1
     return next((i for i in range(most) if first[i] != last[i]), max(most, 0))
 
@@ -94,8 +95,8 @@ def can_read_on(model: Any, longest: int) -> bool:
         longest: Tokens of the longest row with its answer.
     """
     config = base_model(model).config.get_text_config()
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
-    windows = [window for window in windows if isinstance(window, int)]
+    named = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
+    windows = [window for window in named if isinstance(window, int)]
     stateful = bool(getattr(base_model(model), "_is_stateful", False)) or config.model_type == "rwkv"
     return not stateful and all(longest < window for window in windows)
 
