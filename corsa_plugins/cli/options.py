@@ -35,6 +35,7 @@ __all__ = [
     "HarnessLimit",
     "HarnessPath",
     "Keep",
+    "Label",
     "Later",
     "Layer",
     "Layers",
@@ -189,6 +190,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn."
 _OUTPUT = typer.Option("--output", "--out", "-o", help="The file or folder to write; see FILES below.")
 Output = Annotated[Path, _OUTPUT]
 OptionalOutput = Annotated[Path | None, _OUTPUT]
+Label = Annotated[str | None, typer.Option("--label", help="What to call this model in tables and files.")]
 Later = Annotated[
     bool,
     typer.Option("--later", help="What is compared with is from right after the update: report forgetting."),

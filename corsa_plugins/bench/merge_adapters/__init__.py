@@ -2,7 +2,8 @@
 
 * :mod:`~corsa_plugins.bench.merge_adapters.merge`: adapters on disk into an adapter on disk;
 * :mod:`~corsa_plugins.bench.merge_adapters.combine`: the combination itself, checked against the weighted sum;
-* :mod:`~corsa_plugins.bench.merge_adapters.forgetting`: what was measured, as files and as a table.
+* :mod:`~corsa_plugins.bench.merge_adapters.forgetting`: what was measured, as files and as a table;
+* :mod:`~corsa_plugins.bench.merge_adapters.over_weights`: two adapters over a range of weights.
 """
 
 from corsa_plugins.bench.merge_adapters.combine import COMBINATIONS, combine_adapters
@@ -13,15 +14,27 @@ from corsa_plugins.bench.merge_adapters.merge import (
     merge_adapters,
     weighted_adapters,
 )
+from corsa_plugins.bench.merge_adapters.over_weights import (
+    OVER_WEIGHTS,
+    MergePoint,
+    merge_over_weights,
+    over_weights_table,
+    save_points,
+)
 
 __all__ = [
     "COMBINATIONS",
+    "OVER_WEIGHTS",
     "AdapterForgetting",
+    "MergePoint",
     "MergedAdapters",
     "WeightedAdapter",
     "combine_adapters",
     "forgetting_table",
     "merge_adapters",
+    "merge_over_weights",
+    "over_weights_table",
     "save_forgetting",
+    "save_points",
     "weighted_adapters",
 ]

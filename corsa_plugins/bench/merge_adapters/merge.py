@@ -20,7 +20,7 @@ from corsa_plugins.merging.ranges import check_weight
 from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
 from corsa_plugins.outputs import check_output, new_directory
 
-__all__ = ["MergedAdapters", "WeightedAdapter", "merge_adapters", "weighted_adapters"]
+__all__ = ["MergedAdapters", "WeightedAdapter", "load_together", "merge_adapters", "weighted_adapters"]
 
 
 logger = logging.getLogger(__name__)
@@ -130,14 +130,10 @@ def merge_adapters(
         MissingExtraError: PEFT is not installed.
         OutputError: ``out`` is not empty or cannot be written.
     """
-    require("peft", "trl", what="combining adapters")
     paths = [os.fspath(adapter.path) for adapter in adapters]
     _check_settings(paths, combination)
     check_output(out)
-    configs = [_read_config(path) for path in paths]
-    loaded, tokenizer = load_model(model or _common_base(paths, configs), device=device, dtype=dtype)
-    names = [f"adapter_{index}" for index in range(len(paths))]
-    combined = put_adapters(loaded, dict(zip(names, paths, strict=True)), called="the base")
+    combined, tokenizer, names = load_together(paths, model, device=device, dtype=dtype)
     weights = [adapter.weight for adapter in adapters]
     distance, size = combine_adapters(combined, names, weights, combination=combination, density=density)
     if size < NOTHING:
@@ -167,6 +163,29 @@ def merge_adapters(
             evaluations.append(evaluate(cast(Any, combined), tokenizer, adapter.requests, label=label, **evaluation))
         forgetting.append(AdapterForgetting(*evaluations))
     return MergedAdapters(Path(out), largest_rank(combined), distance, tuple(forgetting), size)
+
+
+def load_together(
+    paths: Sequence[str], model: str | None = None, *, device: str | None = None, dtype: str = "auto"
+) -> tuple[Any, Any, list[str]]:
+    """Adapters on their base, its tokenizer, and what the adapters are called there.
+
+    Args:
+        paths: Folders of LoRA adapters.
+        model: The base; by default the one the adapters name.
+        device: Where to work; by default a GPU if there is one.
+        dtype: Of the base.
+
+    Raises:
+        SettingError: The adapters are of different bases, or one of them is more than its products B A.
+        LoadingError: A model or adapter cannot be loaded.
+        MissingExtraError: PEFT is not installed.
+    """
+    require("peft", "trl", what="combining adapters")
+    configs = [_read_config(path) for path in paths]
+    loaded, tokenizer = load_model(model or _common_base(paths, configs), device=device, dtype=dtype)
+    names = [f"adapter_{index}" for index in range(len(paths))]
+    return put_adapters(loaded, dict(zip(names, paths, strict=True)), called="the base"), tokenizer, names
 
 
 def _check_settings(paths: Sequence[str], combination: str) -> None:

@@ -28,7 +28,7 @@ def evaluate(
     harness_limit: options.HarnessLimit = None,
     harness_path: options.HarnessPath = None,
     output: options.OptionalOutput = None,
-    label: Annotated[str | None, typer.Option(help="What to call this model in tables and files.")] = None,
+    label: options.Label = None,
     batch_size: options.BatchSize = 64,
     max_new_tokens: options.MaxNewTokens = None,
     fluency_tokens: Annotated[

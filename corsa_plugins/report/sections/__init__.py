@@ -14,6 +14,7 @@ from corsa_plugins.report.sections.curvature import CURVATURE
 from corsa_plugins.report.sections.effects import EFFECTS
 from corsa_plugins.report.sections.forgetting import FORGETTING
 from corsa_plugins.report.sections.history import HISTORY
+from corsa_plugins.report.sections.merging import MERGING
 from corsa_plugins.report.sections.results import RESULTS
 from corsa_plugins.report.sections.section import Section
 from corsa_plugins.report.sections.sweep import SWEEP
@@ -27,6 +28,7 @@ __all__ = [
     "EFFECTS",
     "FORGETTING",
     "HISTORY",
+    "MERGING",
     "RESULTS",
     "SECTIONS",
     "SWEEP",
@@ -42,6 +44,7 @@ SECTIONS: Registry[Section] = Registry(
         EFFECTS,
         HISTORY,
         FORGETTING,
+        MERGING,
         SWEEP,
         CONFLICTS,
         CURVATURE,
