@@ -1,4 +1,4 @@
-"""AlphaEdit+ and R-SFT for EasyEdit: ``alg_name: AlphaEditPlus`` and ``alg_name: RSFT``.
+"""AlphaEdit+, R-SFT and others for EasyEdit: ``alg_name: AlphaEditPlus``, ``alg_name: RSFT``, ``alg_name: PRUNE``, ...
 
 In a clone of EasyEdit, or with it on the path::
 
@@ -22,7 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from easyedit_ext.alphaedit_plus import apply_alphaedit_plus_to_model
-    from easyedit_ext.hparams import AlphaEditPlusHyperParams, RSFTHyperParams, hparams_path
+    from easyedit_ext.hparams import (
+        AlphaEditPlusHyperParams,
+        BLUEHyperParams,
+        BLUEPlusHyperParams,
+        MEMITPlusHyperParams,
+        PRUNEHyperParams,
+        PRUNEPlusHyperParams,
+        RECTHyperParams,
+        RECTPlusHyperParams,
+        RSFTHyperParams,
+        hparams_path,
+    )
     from easyedit_ext.records import edit_report, reset
     from easyedit_ext.registration import register
     from easyedit_ext.rsft import apply_rsft_to_model
@@ -30,6 +41,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AlphaEditPlusHyperParams": "hparams",
+    "BLUEHyperParams": "hparams",
+    "BLUEPlusHyperParams": "hparams",
+    "MEMITPlusHyperParams": "hparams",
+    "PRUNEHyperParams": "hparams",
+    "PRUNEPlusHyperParams": "hparams",
+    "RECTHyperParams": "hparams",
+    "RECTPlusHyperParams": "hparams",
     "RSFTHyperParams": "hparams",
     "apply_alphaedit_plus_to_model": "alphaedit_plus",
     "apply_rsft_to_model": "rsft",
@@ -43,6 +61,13 @@ _HOMES = {
 
 __all__ = [
     "AlphaEditPlusHyperParams",
+    "BLUEHyperParams",
+    "BLUEPlusHyperParams",
+    "MEMITPlusHyperParams",
+    "PRUNEHyperParams",
+    "PRUNEPlusHyperParams",
+    "RECTHyperParams",
+    "RECTPlusHyperParams",
     "RSFTHyperParams",
     "apply_alphaedit_plus_to_model",
     "apply_rsft_to_model",

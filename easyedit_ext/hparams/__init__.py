@@ -8,9 +8,31 @@ from pathlib import Path
 from corsa_plugins.errors import SettingError
 from easyedit_ext.hparams.alphaedit_plus import AlphaEditPlusHyperParams
 from easyedit_ext.hparams.base import HparamsError
+from easyedit_ext.hparams.family import (
+    BLUEHyperParams,
+    BLUEPlusHyperParams,
+    MEMITPlusHyperParams,
+    PRUNEHyperParams,
+    PRUNEPlusHyperParams,
+    RECTHyperParams,
+    RECTPlusHyperParams,
+)
 from easyedit_ext.hparams.rsft import RSFTHyperParams
 
-__all__ = ["AlphaEditPlusHyperParams", "HparamsError", "RSFTHyperParams", "hparams_names", "hparams_path"]
+__all__ = [
+    "AlphaEditPlusHyperParams",
+    "BLUEHyperParams",
+    "BLUEPlusHyperParams",
+    "HparamsError",
+    "MEMITPlusHyperParams",
+    "PRUNEHyperParams",
+    "PRUNEPlusHyperParams",
+    "RECTHyperParams",
+    "RECTPlusHyperParams",
+    "RSFTHyperParams",
+    "hparams_names",
+    "hparams_path",
+]
 
 _FOLDER = Path(__file__).parent
 

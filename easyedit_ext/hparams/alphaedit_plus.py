@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from corsa_plugins.settings import Count, InvalidSettingsError
@@ -139,6 +140,12 @@ class AlphaEditPlusHyperParams(HyperParams):
     """
 
     METHOD: ClassVar[str] = "AlphaEditPlus"
+    SETTINGS: ClassVar[str] = "corsa_plugins.alphaedit.settings:AlphaEditSettings"
+    """The class of the core's settings, where it is."""
+    FIELDS: ClassVar[Mapping[str, str]] = _FIELDS
+    """Its settings, and the fields here that they come from."""
+    FIXED: ClassVar[Mapping[str, Any]] = {}
+    """Settings that have no field here: they make the method what it is."""
     FOREIGN: ClassVar[Mapping[str, str]] = {
         "layer": "layers",
         "ridge": "L2",
@@ -229,22 +236,22 @@ class AlphaEditPlusHyperParams(HyperParams):
         Raises:
             HparamsError: A value out of its range; the message names the field.
         """
-        from corsa_plugins.alphaedit.settings import AlphaEditSettings
-
-        data: dict[str, Any] = {"null_space": {}, "values": {}}
-        data |= {part: {} if getattr(self, part) else None for part in _SWITCHES}
-        for own, field in _FIELDS.items():
+        kind: Any = resolve_name(self.SETTINGS)
+        data: dict[str, Any] = {part: {} if getattr(self, part) else None for part in _SWITCHES}
+        values = {own: getattr(self, field) for own, field in self.FIELDS.items()}
+        for own, value in {**self.FIXED, **values}.items():
             part, _, name = own.rpartition(".")
-            settings = data[part] if part else data
+            settings = data.setdefault(part, {}) if part else data
             if settings is not None:
-                settings[name] = getattr(self, field)
+                settings[name] = value
         if self.chat_template is None:
             data["values"]["chat_template"] = self.use_chat_template or None
         with hparams_errors():
             try:
-                return AlphaEditSettings.from_dict(data)
+                settings = kind.from_dict(data)
             except InvalidSettingsError as error:
-                raise error.renamed(_FIELDS) from error
+                raise error.renamed(self.FIELDS) from error
+        return settings.of(settings) if hasattr(settings, "of") else settings
 
     @classmethod
     def from_settings(cls, settings: AlphaEditSettings, **fields: Any) -> Self:
@@ -259,7 +266,7 @@ class AlphaEditPlusHyperParams(HyperParams):
         """
         data = settings.as_dict()
         given: dict[str, Any] = {part: data[part] is not None for part in _SWITCHES}
-        for own, field in _FIELDS.items():
+        for own, field in cls.FIELDS.items():
             part, _, name = own.rpartition(".")
             values = data[part] if part else data
             if values is not None:

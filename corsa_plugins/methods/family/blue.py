@@ -67,6 +67,7 @@ blue = MethodSpec(
     settings=BlueSettings,
     reversible=True,
     rank=41,
+    easyedit="easyedit_ext.family:blue",
 )
 
 blue_plus = MethodSpec(
@@ -78,4 +79,5 @@ blue_plus = MethodSpec(
     settings=BluePlusSettings,
     reversible=True,
     rank=54,
+    easyedit="easyedit_ext.family:blue_plus",
 )

@@ -85,4 +85,5 @@ memit_plus = MethodSpec(
     settings=MemitPlusSettings,
     reversible=True,
     rank=51,
+    easyedit="easyedit_ext.family:memit_plus",
 )

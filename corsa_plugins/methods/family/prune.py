@@ -48,6 +48,7 @@ prune = MethodSpec(
     settings=PruneSettings,
     reversible=True,
     rank=35,
+    easyedit="easyedit_ext.family:prune",
 )
 
 prune_plus = MethodSpec(
@@ -59,4 +60,5 @@ prune_plus = MethodSpec(
     settings=PrunePlusSettings,
     reversible=True,
     rank=53,
+    easyedit="easyedit_ext.family:prune_plus",
 )

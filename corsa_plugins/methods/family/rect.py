@@ -48,6 +48,7 @@ rect = MethodSpec(
     settings=RectSettings,
     reversible=True,
     rank=34,
+    easyedit="easyedit_ext.family:rect",
 )
 
 rect_plus = MethodSpec(
@@ -59,4 +60,5 @@ rect_plus = MethodSpec(
     settings=RectPlusSettings,
     reversible=True,
     rank=52,
+    easyedit="easyedit_ext.family:rect_plus",
 )

@@ -1,0 +1,122 @@
+"""Hyper-parameters of the other methods of the editor in EasyEdit, as far as EasyEdit has not got them itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from easyedit_ext.hparams.alphaedit_plus import AlphaEditPlusHyperParams
+
+__all__ = [
+    "FAMILY", "BLUEHyperParams", "BLUEPlusHyperParams", "MEMITPlusHyperParams", "PRUNEHyperParams",
+    "PRUNEPlusHyperParams", "RECTHyperParams", "RECTPlusHyperParams",
+]  # fmt: skip
+
+_FAMILY = "corsa_plugins.methods.family"
+_ON_MEMIT = {**AlphaEditPlusHyperParams.FIELDS, "ridge": "mom2_update_weight"}
+_ANYWHERE = {own: field for own, field in _ON_MEMIT.items() if not own.startswith("null_space.")}
+
+
+@dataclass(kw_only=True)
+class MEMITPlusHyperParams(AlphaEditPlusHyperParams):
+    """MEMIT with the three parts of AlphaEdit+. A YAML file of EasyEdit's MEMIT loads after changing ``alg_name``.
+
+    Attributes:
+        mom2_update_weight: lambda, of the covariance; ``L2`` is not read.
+        prior_weight: beta.
+    """
+
+    METHOD: ClassVar[str] = "MEMITPlus"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.memit:MemitPlusSettings"
+    FIELDS: ClassVar[Mapping[str, str]] = _ON_MEMIT
+
+    prior_weight: float = 1.0
+
+
+@dataclass(kw_only=True)
+class RECTPlusHyperParams(MEMITPlusHyperParams):
+    """RECT with the three parts of AlphaEdit+.
+
+    Attributes:
+        rect_share: Of the elements of an update that is kept.
+    """
+
+    METHOD: ClassVar[str] = "RECTPlus"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.rect:RectPlusSettings"
+    FIELDS: ClassVar[Mapping[str, str]] = {**_ON_MEMIT, "restraint.share": "rect_share"}
+    FIXED: ClassVar[Mapping[str, Any]] = {"restraint.rule": "relative_change"}
+
+    rect_share: float = 0.4
+
+
+@dataclass(kw_only=True)
+class PRUNEPlusHyperParams(MEMITPlusHyperParams):
+    """PRUNE with the three parts of AlphaEdit+.
+
+    Attributes:
+        prune_base: Of the logarithm that singular values are brought down by.
+    """
+
+    METHOD: ClassVar[str] = "PRUNEPlus"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.prune:PrunePlusSettings"
+    FIELDS: ClassVar[Mapping[str, str]] = {**_ON_MEMIT, "restraint.base": "prune_base"}
+    FIXED: ClassVar[Mapping[str, Any]] = {"restraint.rule": "singular_values"}
+
+    prune_base: float = 1.2
+
+
+@dataclass(kw_only=True)
+class RECTHyperParams(RECTPlusHyperParams):
+    """RECT on MEMIT. A YAML file of EasyEdit's MEMIT loads after changing ``alg_name``."""
+
+    METHOD: ClassVar[str] = "RECT"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.rect:RectSettings"
+    FIELDS: ClassVar[Mapping[str, str]] = {**_ANYWHERE, "restraint.share": "rect_share"}
+
+    prior_weight: float = 0.0
+    conflict_weights: bool = False
+    search: bool = False
+    smoothing: bool = False
+
+
+@dataclass(kw_only=True)
+class PRUNEHyperParams(PRUNEPlusHyperParams):
+    """PRUNE on MEMIT. A YAML file of EasyEdit's MEMIT loads after changing ``alg_name``."""
+
+    METHOD: ClassVar[str] = "PRUNE"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.prune:PruneSettings"
+    FIELDS: ClassVar[Mapping[str, str]] = {**_ANYWHERE, "restraint.base": "prune_base"}
+
+    prior_weight: float = 0.0
+    conflict_weights: bool = False
+    search: bool = False
+    smoothing: bool = False
+
+
+@dataclass(kw_only=True)
+class BLUEPlusHyperParams(AlphaEditPlusHyperParams):
+    """BLUE on AlphaEdit+: the first and the last layer, each with values of its own."""
+
+    METHOD: ClassVar[str] = "BLUEPlus"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.blue:BluePlusSettings"
+
+
+@dataclass(kw_only=True)
+class BLUEHyperParams(BLUEPlusHyperParams):
+    """BLUE on AlphaEdit."""
+
+    METHOD: ClassVar[str] = "BLUE"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.blue:BlueSettings"
+
+    prior_weight: float = 1.0
+    conflict_weights: bool = False
+    search: bool = False
+    smoothing: bool = False
+
+
+FAMILY: tuple[type[AlphaEditPlusHyperParams], ...] = (
+    BLUEHyperParams, BLUEPlusHyperParams, MEMITPlusHyperParams, PRUNEHyperParams, PRUNEPlusHyperParams, RECTHyperParams,
+    RECTPlusHyperParams,
+)  # fmt: skip
+"""All of them."""
