@@ -1,4 +1,4 @@
-"""The other methods of the editor in EasyEdit: fields, published values, and the contract that ``BaseEditor`` relies on."""
+"""The other methods of the editor in EasyEdit: fields, published values, and what ``BaseEditor`` relies on."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_easyedits_memit_file_loads_after_changing_its_name_alone() -> None:
     assert (settings.penalty, settings.ridge, settings.null_space) == ("outputs", 20000, None)
     assert settings.restraint is not None
     assert (settings.restraint.rule, settings.restraint.base) == ("singular_values", 1.2)
-    with pytest.raises(HparamsError, match="prune_base is 0.5"):
+    with pytest.raises(HparamsError, match=r"prune_base is 0\.5"):
         PRUNEHyperParams.from_dict({**EASYEDITS, "alg_name": "PRUNE", "prune_base": 0.5})
     with pytest.raises(HparamsError, match="edits may write anywhere, and search has nothing to add"):
         PRUNEHyperParams.from_dict({**EASYEDITS, "alg_name": "PRUNE", "search": True})
@@ -62,10 +62,11 @@ def test_as_easyedit_calls_it(
     tiny_tokenizer: PreTrainedTokenizerFast,
     collect: Callable[[PreTrainedModel], str],
 ) -> None:
-    hparams = CLASSES[alg_name](
-        model_name="llama", device="cpu", alg_name=alg_name, layers=[0, 1], v_num_grad_steps=3,
-        stats_dir=collect(small), mom2_update_weight=0.5, nullspace_by="share", nullspace_threshold=0.5, n_contexts=1, **TEMPLATES["llama"],
-    )  # fmt: skip
+    fields: dict[str, Any] = {
+        "layers": [0, 1], "v_num_grad_steps": 3, "mom2_update_weight": 0.5, "nullspace_by": "share",
+        "nullspace_threshold": 0.5, "n_contexts": 1, "stats_dir": collect(small), **TEMPLATES["llama"],
+    }  # fmt: skip
+    hparams = CLASSES[alg_name](model_name="llama", device="cpu", alg_name=alg_name, **fields)
     apply, before = easyedit_methods()[alg_name].apply, weights(small)
     assert apply is METHODS[alg_name].apply
     edited, originals = apply(small, tiny_tokenizer, REQUESTS, hparams, return_orig_weights=True, train_ds=None)
