@@ -11,7 +11,8 @@ edits in force. So nothing is fitted, and nothing is lost.
 * :mod:`~corsa_plugins.adapters.efficacy`: what a model answers with a change in its weights;
 * :mod:`~corsa_plugins.adapters.export`: a state's edits as an adapter;
 * :mod:`~corsa_plugins.adapters.difference`: what tells two models apart as an adapter;
-* :mod:`~corsa_plugins.adapters.adoption`: an adapter as a batch of a state.
+* :mod:`~corsa_plugins.adapters.adoption`: an adapter as a batch of a state;
+* :mod:`~corsa_plugins.adapters.localized`: where an adapter reads that is to be trained.
 """
 
 from corsa_plugins.adapters.adoption import adopt_adapter, adopting_editor
@@ -19,6 +20,7 @@ from corsa_plugins.adapters.difference import export_difference
 from corsa_plugins.adapters.efficacy import Asked
 from corsa_plugins.adapters.export import AdapterForm, Exported, export_state
 from corsa_plugins.adapters.folder import AdapterError, LoraAdapter, read_adapter, write_adapter
+from corsa_plugins.adapters.localized import early_layers, read_directions
 from corsa_plugins.adapters.low_rank import LowRank
 from corsa_plugins.adapters.servers import vllm_rank
 
@@ -31,9 +33,11 @@ __all__ = [
     "LowRank",
     "adopt_adapter",
     "adopting_editor",
+    "early_layers",
     "export_difference",
     "export_state",
     "read_adapter",
+    "read_directions",
     "vllm_rank",
     "write_adapter",
 ]

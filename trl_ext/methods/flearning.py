@@ -158,8 +158,9 @@ class _FLearningSession(AdapterSession):
         if adapted:
             with torch.no_grad():
                 for name, parameter in trained.named_parameters():
-                    if name in state:
-                        parameter.copy_(state[name])
+                    if name in state:  # one that reads at subjects has grown; what is new of it says nothing again
+                        rows, columns = state[name].shape
+                        parameter.zero_()[:rows, :columns] = state[name]
         else:
             self.drop()
         if not before:  # a new adapter starts at zero

@@ -13,6 +13,7 @@ import torch
 import transformers
 from datasets import Dataset
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from corsa_plugins.corsa.kept import Kept, make_kept
@@ -25,7 +26,8 @@ from trl_ext._trl import carries_adapter
 from trl_ext.config import CoRSAConfig
 from trl_ext.effect import learned
 from trl_ext.history import HistoryCallback
-from trl_ext.methods.adapter import Unadapted
+from trl_ext.methods.adapter import Unadapted, lora_factors
+from trl_ext.methods.localized import localized_adapter
 from trl_ext.methods.settings import AdapterSettings
 from trl_ext.stopping import Standing
 from trl_ext.trainer import CoRSATrainer
@@ -126,6 +128,8 @@ class AdapterSession:
         if config.get("keep_weight"):
             kept = make_kept(self.model, self.tokenizer, requests, chat_template=self.conversational, seed=self.seed)
         with quiet():
+            if self.settings.localized:
+                self._localize(requests, kept)
             trainer = CoRSATrainer(
                 model=self.model,
                 args=CoRSAConfig(**config, output_dir=str(output), seed=self.seed),
@@ -142,6 +146,14 @@ class AdapterSession:
         self.standing, self.kept = trainer.learned, trainer.kept_changed()
         return trainer.model
 
+    def _localize(self, requests: Sequence[EditRequest], kept: Sequence[Kept]) -> None:
+        """Put on an adapter that reads at the requests' subjects, and holds what the present one does."""
+        earlier = {} if self.peft is None else _in_use(lora_factors(self.peft))
+        self.drop()
+        self.peft = localized_adapter(
+            self.base, self.tokenizer, requests, kept=kept, earlier=earlier, chat_template=self.conversational
+        )
+
     def load(self, adapter: Path) -> None:
         """Put a saved adapter in the place of the present one."""
         self.drop()
@@ -151,6 +163,12 @@ class AdapterSession:
         """Take the adapter off; the base weights stay as they are."""
         self.peft = None
         self._unadapted.put_back()
+
+
+def _in_use(factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """An adapter's (s B, A) without the ranks that change nothing in any layer."""
+    used = torch.stack([b.abs().sum(0) > 0 for b, _ in factors.values()]).any(0)
+    return {name: (b[:, used], a[used]) for name, (b, a) in factors.items()}
 
 
 @contextmanager
