@@ -10,29 +10,21 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.adapters import early_layers, read_directions
-from corsa_plugins.bench.evaluation.prompts import as_probe
 from corsa_plugins.data.requests import RequestError
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.model.asking import score_targets
-from corsa_plugins.testbed import load_testbed
 from tests.support.small_plans import BORN, FRANCE, ITALY
 from tests.trl_ext.conftest import lora
 from tests.trl_ext.methods.conftest import SETTINGS, facts_of, is_as
 from trl_ext.methods import AdapterSettings, corsa, f_learning, lora_sft
 from trl_ext.methods.adapter import lora_factors
-from trl_ext.methods.settings import TESTBED_SETTINGS
 
 LOCAL = AdapterSettings(
     {**SETTINGS.training, "learning_rate": 0.1, "num_train_epochs": 12, "keep_weight": 1.0, "keep_batch_size": 2},
     localized=True,
     history_looks=0,
 )
-
-
-_UNTIL_LEARNED = {
-    "num_train_epochs": 200, "learned_at": 0.5, "keep_weight": 0.0, "lr_scheduler_type": "constant",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("spec", [lora_sft, corsa, f_learning])
@@ -78,27 +70,6 @@ def _copy(session: object) -> LlamaForCausalLM:
     copy = LlamaForCausalLM(base.config)
     copy.load_state_dict(state)
     return copy.eval()
-
-
-def test_what_is_not_edited_is_moved_less_than_by_an_adapter_that_reads_everywhere(tmp_path: Path) -> None:
-    """On the testbed, both trained until their facts are learned."""
-    bed = load_testbed()
-    drawn = bed.world.edit_rounds(n_rounds=1, size=8, seed=1, untouched=60)
-    facts = [(fact.prompt, fact.answer) for fact in map(as_probe, drawn.untouched)]
-    kept: dict[str, float] = {}
-    for name, settings in (
-        ("local", AdapterSettings({**TESTBED_SETTINGS, **_UNTIL_LEARNED, "learning_rate": 0.2}, localized=True)),
-        ("everywhere", AdapterSettings({**TESTBED_SETTINGS, **_UNTIL_LEARNED, "learning_rate": 1e-3})),
-    ):
-        session = lora_sft(settings).start(bed.model, bed.tokenizer, seed=0)
-        (tmp_path / name).mkdir()
-        session.update(drawn.rounds[0], tmp_path / name)
-        assert session.standing is not None
-        assert not session.standing.missing
-        kept[name] = sum(score.top1 for score in score_targets(session.model, bed.tokenizer, facts)) / len(facts)
-        session.close()
-    print(kept)
-    assert kept["local"] > 0.9 > kept["everywhere"], kept
 
 
 def test_what_cannot_be_is_refused(
