@@ -52,7 +52,7 @@ def is_answer(output: str, answer: str) -> bool:
 
 def _bare(text: str) -> str:
     """Without an article, and without what stands around the words."""
-    return _ARTICLE.sub("", text.strip(_AROUND)).strip(_AROUND)
+    return _ARTICLE.sub("", " ".join(text.split()).strip(_AROUND)).strip(_AROUND)
 
 
 def _wanted(answer: str) -> str:
@@ -62,7 +62,7 @@ def _wanted(answer: str) -> str:
     return wanted
 
 
-_AROUND = " \t\r\n.,;:!?\"'`*()[]\u2018\u2019\u201c\u201d\u3002"
+_AROUND = " .,;:!?\"'`*()[]\u2018\u2019\u201c\u201d\u3002"
 _ARTICLE = re.compile(r"^(?:the|an?)\s+(?=\S)", re.IGNORECASE)
 _SHORT = 3
 """Characters of an answer that could be found by accident."""

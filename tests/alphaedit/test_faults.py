@@ -22,7 +22,6 @@ STAGES: list[tuple[Any, str]] = [
     (reader, "request_outputs"),
     (algorithm, "prior_weights"),
     (algorithm, "solve"),
-    (batch, "write_weight"),
     (algorithm, "select_smoothing"),
     (batch, "verdict"),
     (batch, "EditBatch"),

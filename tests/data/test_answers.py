@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corsa_plugins.data.answers import contains_answer, contains_text, is_answer, same_answer
@@ -80,6 +80,7 @@ def test_an_exact_answer_is_the_answer_and_nothing_else(output, answer, exact):
 
 
 @given(st.text(min_size=1, max_size=8).filter(lambda text: any(map(str.isalnum, text))))
+@example("0.\x1f")  # whitespace to Python, though not to an eye
 def test_an_answer_alone_is_exact_and_with_a_word_more_it_is_contained_alone(answer):
     assert is_answer(f' "{answer}".', answer)
     assert not is_answer(f"{answer} besides", answer)

@@ -240,12 +240,13 @@ def test_easyedit_is_told_of_it(nudge: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in [name for name in sys.modules if name.partition(".")[0] == "easyeditor"]:
         monkeypatch.delitem(sys.modules, name)
     import easyedit_ext
+    from easyedit_ext.registration import easyedit_methods
 
     try:
         easyedit_ext.register()
         easyedit = {name: sys.modules[f"easyeditor.{name}"] for name in ("util.alg_dict", "editors.batch_editor")}
         algorithms = easyedit["util.alg_dict"].ALG_DICT
-        assert set(algorithms) == {"AlphaEditPlus", "RSFT", "Nudge"}
+        assert set(algorithms) == set(easyedit_methods()) > {"AlphaEditPlus", "RSFT", "PRUNE", "Nudge"}
         assert algorithms["Nudge"] is sys.modules["corsa_test_nudge"].apply_nudge
         assert easyedit["editors.batch_editor"].BatchEditor.is_batchable_method("Nudge")
         sides = {
