@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from corsa_plugins.data.records import Record, Text
 from corsa_plugins.errors import CorsaError
 
-__all__ = ["Fact", "FactError", "Relation", "read_facts"]
+__all__ = ["PLACE", "Fact", "FactError", "Relation", "read_facts"]
 
 PLACE = "{}"
+"""Where the subject goes in a form."""
 
 
 class FactError(CorsaError, ValueError):
@@ -31,17 +32,20 @@ class Relation:
         statements: Forms that the answer follows at once. The first is what is edited.
         questions: Forms that ask for the answer; the last of several is kept for choosing settings.
         follows: A relation of the *answer*, and a form that asks for it of the subject: an edit moves that too.
+        reversal: A form that the subject follows, with ``{}`` where the answer goes, of a relation that no two subjects
+            share an answer of.
     """
 
     name: str
     statements: tuple[str, ...]
     questions: tuple[str, ...]
     follows: tuple[str, str] | None = None
+    reversal: str | None = None
 
     def fact(self, subject: str, answer: str, aliases: Iterable[str] = ()) -> Fact:
         """A fact of this relation."""
         others = tuple(dict.fromkeys(name for name in aliases if name != answer))
-        return Fact(self.name, subject, answer, others, self.statements, self.questions, self.follows)
+        return Fact(self.name, subject, answer, others, self.statements, self.questions, self.follows, self.reversal)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Fact:
         statements: As for :class:`Relation`.
         questions: Likewise.
         follows: Likewise.
+        reversal: Likewise.
     """
 
     relation: str
@@ -65,6 +70,7 @@ class Fact:
     statements: tuple[str, ...]
     questions: tuple[str, ...]
     follows: tuple[str, str] | None = None
+    reversal: str | None = None
 
     @property
     def answers(self) -> tuple[str, ...]:

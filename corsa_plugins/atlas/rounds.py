@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from corsa_plugins.atlas.facts import Fact
+from corsa_plugins.atlas.facts import PLACE, Fact
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
 
@@ -138,6 +138,7 @@ def _edit(
         paraphrases=wording.others(fact),
         neighborhood=tuple(_probe(neighbour, wording) for neighbour in neighbours),
         portability=_consequences(fact, target, by_relation),
+        reversed=_reversal(fact, target),
         validation_prompts=wording.validation(fact),
     )
 
@@ -174,6 +175,13 @@ def _consequences(fact: Fact, target: str, by_relation: Mapping[str, Iterable[Fa
     if old is None or new is None or old.answer == new.answer:
         return ()
     return (Probe(prompt=fact.written(form), answer=new.answer, aliases=new.aliases),)
+
+
+def _reversal(fact: Fact, target: str) -> tuple[Probe, ...]:
+    """Who has the new answer: the subject. Whose it was is asked for in the same words, and is no longer right."""
+    if fact.reversal is None:
+        return ()
+    return (Probe(prompt=fact.reversal.replace(PLACE, target), answer=fact.subject),)
 
 
 def _probe(fact: Fact, wording: _Wording) -> Probe:

@@ -178,7 +178,11 @@ ChatTemplate = Annotated[
 ]
 Harness = Annotated[
     str | None,
-    typer.Option("--harness", help="General ability too: tasks of lm-evaluation-harness, such as mmlu,hellaswag."),
+    typer.Option(
+        "--harness",
+        help="General ability too: tasks of lm-evaluation-harness, such as mmlu,hellaswag, or those of a paper: "
+        "alphaedit-paper, corsa-paper, merging-paper.",
+    ),
 ]
 HarnessLimit = Annotated[
     int | None, typer.Option("--harness-limit", min=1, help="Only so many questions of each task.")

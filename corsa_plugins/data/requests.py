@@ -6,9 +6,10 @@ As a line of a file (:mod:`corsa_plugins.data.reading`)::
      "subject": "Kazakhstan", "paraphrases": ["Which city is Kazakhstan's seat of government?"],
      "neighborhood": [{"prompt": "The capital of Uzbekistan is", "answer": "Tashkent"}], "case_id": 1}
 
-Only ``prompt`` and ``target_new`` are required. A probe may list other right answers as ``aliases``. A prompt is
-written out in full: EasyEdit's ``"{}"`` is not filled in (a prompt about code may contain one), and a request whose
-subject is missing from such a prompt is refused with the filled-in text to use instead.
+Only ``prompt`` and ``target_new`` are required; ``portability`` and ``reversed`` are lists of probes too. A probe may
+list other right answers as ``aliases``. A prompt is written out in full: EasyEdit's ``"{}"`` is not filled in (a prompt
+about code may contain one), and a request whose subject is missing from such a prompt is refused with the filled-in
+text to use instead.
 """
 
 from __future__ import annotations
@@ -111,6 +112,8 @@ class EditRequest(Record):
         paraphrases: Other wordings of the prompt, to *test* with (generality); never trained on.
         neighborhood: Probes of facts nearby that must keep their answers (specificity).
         portability: Probes of facts that follow from the new one.
+        reversed: Probes that ask for the subject by the new answer ("Astana is the capital of"); tested alone by
+            :mod:`corsa_plugins.bench.wild`.
         validation_prompts: Prompts to choose settings with; none of them may be a test prompt.
         case_id: The caller's name for the request, used in messages and records.
 
@@ -125,6 +128,7 @@ class EditRequest(Record):
     paraphrases: tuple[Text, ...] = ()
     neighborhood: tuple[Probe, ...] = ()
     portability: tuple[Probe, ...] = ()
+    reversed: tuple[Probe, ...] = ()
     validation_prompts: tuple[Text, ...] = ()
     case_id: CaseId = None
 
@@ -161,7 +165,7 @@ class EditRequest(Record):
     @classmethod
     def _validation_is_not_test(cls, prompts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         tests = {normalise_whitespace(prompt): "paraphrases" for prompt in info.data.get("paraphrases", ())}
-        for field in ("neighborhood", "portability"):
+        for field in ("neighborhood", "portability", "reversed"):
             tests.update({normalise_whitespace(probe.prompt): field for probe in info.data.get(field, ())})
         for prompt in prompts:
             field = tests.get(normalise_whitespace(prompt), "")
@@ -173,6 +177,14 @@ class EditRequest(Record):
                     {"prompt": repr(prompt), "field": field},
                 )
         return prompts
+
+    @model_serializer(mode="wrap")
+    def _without_empty_reversed(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What identifies a file of requests must not change because requests can have reversals.
+        fields: dict[str, Any] = handler(self)
+        if not self.reversed:
+            fields.pop("reversed", None)
+        return fields
 
     def name(self, index: int | None = None) -> str:
         """How messages refer to this request: its case id, else its place ``index``, with its prompt."""

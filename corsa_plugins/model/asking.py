@@ -108,6 +108,7 @@ def generate_answers(
     max_new_tokens: int = 16,
     batch_size: int = 64,
     chat_template: bool = False,
+    conversation: Sequence[tuple[str, str]] = (),
     progress: bool = False,
 ) -> list[Generation]:
     """Greedy continuations of ``prompts``, in their order.
@@ -121,6 +122,7 @@ def generate_answers(
         max_new_tokens: Longest answer, in tokens.
         batch_size: Prompts per forward pass.
         chat_template: Ask through the tokenizer's chat template.
+        conversation: What was said before each prompt (:func:`~corsa_plugins.model.tokenization.encode_prompt`).
         progress: Show a progress bar.
 
     Raises:
@@ -132,7 +134,7 @@ def generate_answers(
 
     if max_new_tokens < 1:
         raise SettingError(f"max_new_tokens is {max_new_tokens}: it must be at least 1")
-    rows = [encode_prompt(tokenizer, prompt, chat_template) for prompt in prompts]
+    rows = [encode_prompt(tokenizer, prompt, chat_template, conversation) for prompt in prompts]
     lengths = [len(row) for row in rows]
     check_positions(model, prompts, [length + max_new_tokens - 1 for length in lengths])
     ends = end_ids(model, tokenizer)

@@ -16,6 +16,7 @@ trained on one sequence and asked another. The rule here:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from corsa_plugins.errors import CorsaError
@@ -88,7 +89,12 @@ def separate(prompt: str, target: str) -> tuple[str, str]:
     return words, spaces + target
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, chat_template: bool = False) -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    chat_template: bool = False,
+    conversation: Sequence[tuple[str, str]] = (),
+) -> list[int]:
     """The ids a model is given to answer ``prompt``; always the ``prompt_ids`` of :func:`join`.
 
     Args:
@@ -96,11 +102,17 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, chat_template
         prompt: The prompt's text.
         chat_template: Whether to put the prompt, as a user message with the generation prompt after it, through the
             tokenizer's chat template.
+        conversation: What was said before the prompt: what the user said and what was answered, turn by turn. Without
+            the template it stands before the prompt, a paragraph each.
 
     Raises:
         TokenizationError: No tokens come out, or the tokenizer has no chat template.
     """
-    text, _ = as_asked(tokenizer, prompt, chat_template)
+    if chat_template and conversation:
+        text = _render_chat(tokenizer, prompt, conversation)
+    else:
+        said = "".join(f"{text}\n\n" for turn in conversation for text in turn)
+        text, _ = as_asked(tokenizer, said + prompt, chat_template)
     ids = encode_text(tokenizer, text, special=not chat_template)
     if not ids:
         raise TokenizationError(f"the prompt {prompt!r} gives no tokens: write a prompt the tokenizer can represent")
@@ -187,12 +199,15 @@ def _encode_continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[
     return encode_text(tokenizer, text, special=False)
 
 
-def _render_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def _render_chat(tokenizer: PreTrainedTokenizerBase, prompt: str, conversation: Sequence[tuple[str, str]] = ()) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise TokenizationError(
             "the tokenizer has no chat template: leave chat_template off, or set tokenizer.chat_template"
         )
-    messages = [{"role": "user", "content": prompt}]
+    said = [text for turn in conversation for text in turn]
+    messages = [
+        {"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate([*said, prompt])
+    ]
     return str(
         tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     )

@@ -16,9 +16,10 @@ from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary
 from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.errors import SettingError
 from corsa_plugins.report.page import Column, Comparison, Report, write_report
-from corsa_plugins.report.sections import ABILITY, CONFLICTS, EFFECTS, FORGETTING, HISTORY
+from corsa_plugins.report.sections import ABILITY, CONFLICTS, DRIFT, EFFECTS, FORGETTING, HISTORY, WILD
 from corsa_plugins.report.sections.ability import HarnessScore
 from corsa_plugins.report.sections.conflicts import Conflict
+from corsa_plugins.report.sections.drift import Drift
 from corsa_plugins.report.sections.effects import EffectRow
 from corsa_plugins.report.sections.history import history_points
 
@@ -37,7 +38,8 @@ def write_protocol_page(
     notes: Sequence[str] = (),
     forgetting: Sequence[ForgettingPoint] = (),
     harness: Sequence[HarnessScore] = (),
-) -> Path:
+    parts: Mapping[str, Sequence[Any]] | None = None,
+) -> Path:  # a keyword for each part of the page
     """Write a page about runs of one plan: tables by moment, training, and every request with all answers.
 
     Args:
@@ -48,6 +50,7 @@ def write_protocol_page(
         notes: Paragraphs for the reader.
         forgetting: Of runs with a part of the data.
         harness: Scores of general ability.
+        parts: What further sections show, by their names.
 
     Raises:
         SettingError: No results, of different plans, or two of one name.
@@ -77,6 +80,7 @@ def write_protocol_page(
             FORGETTING.name: forgetting,
             CONFLICTS.name: _conflicts(results),
             ABILITY.name: harness,
+            **(parts or {}),
         },
     )
     return write_report(path, report)
@@ -102,6 +106,10 @@ def write_runs_page(path: str | os.PathLike[str], runs: Sequence[MethodRun], *, 
         asked=asked,
         harness=scores,
         forgetting=[point for run in runs for point in run.forgetting],
+        parts={
+            WILD.name: [run.wild.figures() for run in runs if run.wild],
+            DRIFT.name: [Drift(run.result.method, run.drift) for run in runs if run.drift],
+        },
     )
 
 

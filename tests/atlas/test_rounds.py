@@ -105,3 +105,15 @@ def test_too_few_facts() -> None:
         plan_rounds(FACTS, Draw(3, 20))
     most = plan_rounds(FACTS, Draw(1, 25))
     assert sum("lies in" in edit.prompt for edit in most.rounds[0]) <= 20
+
+
+def test_the_subject_is_asked_for_by_the_new_answer_where_its_relation_can_be_turned_round() -> None:
+    symbol = Relation(
+        "symbol", ("The symbol of {} is",), ("What is it for {}?", "And for {}?"), reversal="{} stands for"
+    )
+    facts = [symbol.fact(f"metal{number}", f"M{number}") for number in range(8)]
+    (edits,) = plan_rounds([*facts, *FACTS], Draw(rounds=1, size=12, untouched=2)).rounds
+    turned = [edit for edit in edits if edit.reversed]
+    assert {edit.subject for edit in turned} == {edit.subject for edit in edits if edit.prompt.startswith("The symbol")}
+    for edit in turned:
+        assert [(p.prompt, p.answer) for p in edit.reversed] == [(f"{edit.target_new} stands for", edit.subject)]

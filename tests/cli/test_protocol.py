@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,32 @@ def test_general_ability_before_and_after(folder: Path, monkeypatch: pytest.Monk
     assert (other["before"], other["after"]) == (1 - ability["before"], 1 - ability["after"]), "another question is"
 
 
+def test_in_the_wild_with_a_judge_and_what_edits_survive(folder: Path) -> None:
+    (folder / "text.txt").write_text("Anna Berg plays the violin.")
+    label = {"prompt": "The capital of France is", "right": "Rome", "output": " It is Rome.", "label": True}
+    (folder / "labels.jsonl").write_text(json.dumps(label) + "\n")
+    judge = shlex.join([sys.executable, "-c", "import sys; print(*('no' for line in sys.stdin), sep=chr(10))"])
+    arguments = (
+        "--method", "rsft", "--settings", "rsft=DIR/rsft.yaml", "--untouched", "DIR/untouched.jsonl", "--alone", "1",
+        "--survive", "training,int4", "--survive-text", "DIR/text.txt", "--judge", judge, "--judge-labels",
+        "DIR/labels.jsonl",
+    )  # fmt: skip
+    done = call(folder, "wild", *arguments)
+    assert done.exit_code == 0, done.exception
+    for shown in ("In the wild", "after further training", "after rounding to 4 bits", "each edit alone"):
+        assert shown in done.output
+    assert "judged: agrees with 0 % of 1 labels" in done.output
+    assert "words: agrees with 100 % of 1 labels" in done.output
+    told = json.loads((folder / "out" / "rsft" / "wild.json").read_text())["wild"]
+    assert told["moments"]["after all edits"]["prompt"]["judged"]["mean"] == 0.0
+    assert told["moments"]["after all edits"]["negated"]["judged"]["mean"] == 1.0
+    assert told["agreement"]["exact"]["too_strict"] == 1
+    assert "Drift of hidden states" in (folder / "out" / "report.html").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out" / "rsft" / "measures").rglob("*.json")}
+    assert call(folder, "wild", *arguments).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was asked is not asked again"
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
@@ -166,6 +194,17 @@ def test_general_ability_before_and_after(folder: Path, monkeypatch: pytest.Monk
         ("single", ["--method", "rsft", "--shares", "0.5"], "needs at least two updates"),
         ("batches", ["--method", "rsft", "--batches", "2", "--shares", "50%"], "--shares 50%: give numbers"),
         ("single", ["--method", "rfst"], "did you mean rsft"),
+        (
+            "single",
+            ["--method", "rsft", "--survive", "int8", "--alone", "1"],
+            "--alone, --survive: only the protocol wild",
+        ),
+        ("wild", ["--method", "rsft", "--survive", "int9"], "--survive int9: name some of training, int8, int4, merge"),
+        ("wild", ["--method", "rsft", "--survive", "training"], "--survive training needs --survive-text"),
+        ("wild", ["--method", "rsft", "--survive-text", "DIR/a.jsonl"], "--survive-text is for --survive training"),
+        ("wild", ["--method", "rsft", "--judge", "x", "--judge-model", "y"], "give one of them"),
+        ("wild", ["--method", "rsft", "--judge-labels", "DIR/a.jsonl"], "--judge-labels needs a judge"),
+        ("wild", ["--method", "rsft", "--judge", "x", "--judge-labels", "DIR/a.jsonl"], "a.jsonl, line 1: no label"),
     ],
 )
 def test_wrong_usage_is_one_line_before_any_model_is_loaded(

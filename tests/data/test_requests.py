@@ -76,3 +76,15 @@ def test_a_message_quotes_the_beginning_of_a_long_prompt_and_no_control_characte
     assert request.name().startswith("case 'c' ('\\x1b[2Jword ")
     assert len(request.name()) < 250
     assert quoted("short") == "'short'"
+
+
+def test_what_identifies_a_request_is_the_same_without_reversals():
+    plain = EditRequest(prompt="The capital of Spain is", target_new="Bangkok")
+    assert "reversed" not in plain.model_dump(mode="json")
+    turned = EditRequest(**{**dict(plain), "reversed": [{"prompt": "Bangkok is the capital of", "answer": "Spain"}]})
+    assert EditRequest.model_validate(turned.model_dump(mode="json")) == turned
+
+
+def test_a_reversal_is_a_test_prompt():
+    with pytest.raises(ValidationError, match="is also in reversed"):
+        EditRequest(prompt="p", target_new="a", reversed=["Who has  a?"], validation_prompts=["Who has a?"])

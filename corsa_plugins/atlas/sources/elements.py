@@ -15,6 +15,7 @@ SYMBOL = Relation(
         "How do chemists abbreviate the element {}? Answer with the symbol only.",
         "Which symbol stands for {} in the periodic table? Answer with the symbol only.",
     ),
+    reversal="{} is the chemical symbol of the element",
 )
 NUMBER = Relation(
     "atomic number",
@@ -24,6 +25,7 @@ NUMBER = Relation(
         "How many protons has an atom of {}? Answer with the number only.",
         "Which number has {} in the periodic table? Answer with the number only.",
     ),
+    reversal="In the periodic table, the number {} belongs to the element",
 )
 _LAST = 103
 

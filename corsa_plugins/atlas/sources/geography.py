@@ -19,6 +19,7 @@ CAPITAL = Relation(
         "Which city is the seat of government of {}? Answer with the name of the city only.",
         "Name the capital city of {}. Answer with the name only.",
     ),
+    reversal="The city of {} is the capital of",
 )
 CONTINENT = Relation(
     "continent",

@@ -5,6 +5,7 @@ yours. What was asked can be kept in a file, and is not asked again: the harness
 
 * :mod:`~corsa_plugins.bench.ability.scores`: scores, what changed in them, and both as plain data;
 * :mod:`~corsa_plugins.bench.ability.tasks`: which tasks there are, and what their files hold;
+* :mod:`~corsa_plugins.bench.ability.presets`: the papers' lists of tasks;
 * :mod:`~corsa_plugins.bench.ability.harness`: asking a model;
 * :mod:`~corsa_plugins.bench.ability.kept`: the file of what was asked already;
 * :mod:`~corsa_plugins.bench.ability.table`: scores for the terminal.
@@ -12,6 +13,7 @@ yours. What was asked can be kept in a file, and is not asked again: the harness
 
 from corsa_plugins.bench.ability.harness import Harness, general_ability
 from corsa_plugins.bench.ability.kept import HarnessFileError, load_ability
+from corsa_plugins.bench.ability.presets import PRESETS
 from corsa_plugins.bench.ability.scores import (
     Ability,
     AbilityChange,
@@ -26,6 +28,7 @@ from corsa_plugins.bench.ability.scores import (
 from corsa_plugins.bench.ability.table import ability_table
 
 __all__ = [
+    "PRESETS",
     "Ability",
     "AbilityChange",
     "Harness",

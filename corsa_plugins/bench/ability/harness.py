@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.bench.ability.kept import HarnessFileError, KeptScores
+from corsa_plugins.bench.ability.presets import with_presets
 from corsa_plugins.bench.ability.scores import is_stderr
-from corsa_plugins.bench.ability.tasks import data_files, find_tasks, task_digest
+from corsa_plugins.bench.ability.tasks import data_files, find_tasks, task_digest, where_data_are
 from corsa_plugins.errors import CorsaError, SettingError, require
 from corsa_plugins.model.borrowing import modes_kept, random_state_kept
 from corsa_plugins.model.identity import model_key
@@ -46,7 +47,8 @@ def general_ability(
     Args:
         model: In memory, or a ``PeftModel`` with its adapter active. It is left as it was, mode included.
         tokenizer: Its tokenizer; a copy of it is used.
-        tasks: Names of tasks, groups or tags, patterns such as ``"mmlu_*"`` among them; a string is split at commas.
+        tasks: Names of tasks, groups or tags, patterns such as ``"mmlu_*"`` among them, or of the papers' lists
+            (:data:`corsa_plugins.bench.ability.presets.PRESETS`); a string is split at commas.
         limit: Only the first so many questions of each task: for a quick look, not for a result.
         batch_size: Sequences per forward pass.
         num_fewshot: Examples in front of each question; by default the task's own number.
@@ -101,6 +103,7 @@ class Harness:
         names = [name.strip() for name in (tasks.split(",") if isinstance(tasks, str) else tasks) if name.strip()]
         if not names:
             raise SettingError("no tasks: name some of lm-evaluation-harness, such as mmlu,hellaswag")
+        names = with_presets(names)
         for setting, value in (("limit", limit), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise SettingError(f"{setting} is {value}: it must be at least 1")
@@ -152,7 +155,8 @@ class Harness:
                     log_samples=False,
                 )
             except (OSError, KeyError, ValueError) as error:
-                raise CorsaError(f"lm-evaluation-harness cannot run {', '.join(chosen)}: {error}") from error
+                looked = where_data_are(self._manager, chosen)
+                raise CorsaError(f"lm-evaluation-harness cannot run {', '.join(chosen)}: {error}. {looked}") from error
         return {task: _numbers(metrics) for task, metrics in results["results"].items()}
 
     def ask_once(

@@ -13,7 +13,7 @@ from typing import Any
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import sha256_of_file
 
-__all__ = ["data_files", "find_tasks", "task_digest"]
+__all__ = ["data_files", "find_tasks", "task_digest", "where_data_are"]
 
 
 def find_tasks(names: Sequence[str], include_path: str | os.PathLike[str] | None) -> tuple[Any, list[str]]:
@@ -34,6 +34,20 @@ def find_tasks(names: Sequence[str], include_path: str | os.PathLike[str] | None
         where = f", nor in {folder}" if folder else ""
         raise SettingError(f"no task {', '.join(unknown)} in lm-evaluation-harness{where}: {hint}")
     return manager, _matching(manager, names)
+
+
+def where_data_are(manager: Any, names: Sequence[str]) -> str:
+    """Which data sets tasks need, as far as their files say it, and where those are looked for; a sentence."""
+    import datasets
+
+    needed = []
+    for name in names:
+        settings = getattr(manager.task_index.get(name), "cfg", None) or {}
+        parts = [str(settings[key]) for key in ("dataset_path", "dataset_name") if settings.get(key)]
+        needed.append(f"{name} needs {'/'.join(parts)}" if parts else f"{name} the data of its tasks")
+    offline = datasets.config.HF_HUB_OFFLINE
+    hub = "the Hub is not asked (HF_HUB_OFFLINE)" if offline else f"on the Hub ({datasets.config.HF_ENDPOINT})"
+    return f"{', '.join(needed)}; looked in {datasets.config.HF_DATASETS_CACHE}, {hub}"
 
 
 def _matching(manager: Any, names: Sequence[str]) -> list[str]:

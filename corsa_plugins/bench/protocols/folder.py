@@ -36,13 +36,18 @@ class RunFolder:
         path: The folder.
         plan: Of the run.
         measures: Names of what else is asked before the first update and after the last.
+        afterwards: Names of what is asked after the last update alone.
     """
 
-    def __init__(self, path: Path, plan: UpdatePlan, measures: Collection[str]) -> None:
+    def __init__(
+        self, path: Path, plan: UpdatePlan, measures: Collection[str], afterwards: Collection[str] = ()
+    ) -> None:
         self.path = path
         self.plan = plan
         self.measures = measures
         self.ends = (0, len(plan.sets))
+        self.asked = [(moment, name) for moment in self.ends for name in measures]
+        self.asked += [(len(plan.sets), name) for name in afterwards]
         self.numbers = range(1, len(plan.sets) + 1)
 
     def update(self, number: int) -> Path:
@@ -72,7 +77,7 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether all of it is there."""
         return (
-            all(self.measure(moment, name).is_file() for moment in self.ends for name in self.measures)
+            all(self.measure(moment, name).is_file() for moment, name in self.asked)
             and all(self.has_evaluation(moment, name) for moment, name in self.plan.evaluations())
             and all(map(self.has_update, self.numbers))
         )
@@ -124,7 +129,7 @@ class RunFolder:
 
     def save_summary(self, result: ProtocolResult) -> None:
         """Write the summary of the finished run."""
-        ends = {name: [result.measured[moment, name] for moment in self.ends] for name in self.measures}
+        ends = {name: [_short(result.measured[moment, name]) for moment in self.ends] for name in self.measures}
         head = {"protocol": self.plan.name, "method": result.method, "measures_before_and_after": ends}
         text = json.dumps({**head, **result.summary().as_dict()}, indent=2)
         atomic_write_text(self.path / _SUMMARY, text + "\n")
@@ -142,7 +147,12 @@ class RunFolder:
             method,
             {key: load_evaluation(self.evaluation(*key)) for key in self.plan.evaluations()},
             tuple(self.read(self.update(n) / UPDATE)["seconds"] for n in self.numbers),
-            {(moment, n): self.read(self.measure(moment, n)) for moment in self.ends for n in self.measures},
+            {key: self.read(self.measure(*key)) for key in self.asked},
             {n: read_history(path) for n, path in histories.items() if path.is_file()},
             {n: self.read(path) for n, path in reports.items() if path.is_file()},
         )
+
+
+def _short(measured: Any) -> Any:
+    """What a summary says of a measure: its own summary, where it has one beside all its rows."""
+    return measured["summary"] if isinstance(measured, dict) and "summary" in measured else measured

@@ -27,7 +27,7 @@ __all__ = [
     "temporal_stream",
 ]
 
-ProtocolKind = Literal["single", "injection", "stream", "batches"]
+ProtocolKind = Literal["single", "injection", "stream", "batches", "wild"]
 """The protocols by name."""
 
 UNTOUCHED = "untouched"
@@ -222,8 +222,9 @@ def make_plan(
 
     Args:
         kind: Which.
-        sets: The requests, one sequence for each file: two for ``injection``, any number for ``stream``, else one.
-        batches: How many to split them into, for ``batches``.
+        sets: The requests, one sequence for each file: two for ``injection``, any number for ``stream`` and ``wild``,
+            else one.
+        batches: How many to split them into, for ``batches``, or for ``wild`` of one file.
         untouched: Facts that no update is about.
 
     Raises:
@@ -233,11 +234,11 @@ def make_plan(
         if len(sets) != 2:
             raise SettingError(f"injection takes two files of requests, one for each update; {len(sets)} given")
         return cross_set_injection(sets[0], sets[1], untouched=untouched)
-    if kind == "stream":
+    if kind == "stream" or (kind == "wild" and len(sets) > 1 and batches is None):
         return temporal_stream(sets, untouched=untouched)
     if len(sets) != 1:
         raise SettingError(f"{kind} takes one file of requests; {len(sets)} given")
-    if kind == "single":
+    if kind == "single" or (kind == "wild" and batches is None):
         return single_update(sets[0], untouched=untouched)
     if batches is None:
         raise SettingError("batches needs the number of batches to split the requests into")

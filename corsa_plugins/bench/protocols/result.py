@@ -84,7 +84,7 @@ class ProtocolResult:
         evaluations: By moment (0: before the first update; t: right after update t) and name of the set
             (``"untouched"`` for the untouched facts).
         seconds: What each update took, without the looks of its history.
-        measured: What the run's own measures gave, by moment (0 and the last) and name.
+        measured: What the run's own measures gave, by moment (0 and the last, or the last alone) and name.
         histories: By number of the update (from 1), where its method trains: the log-probabilities of new and old
             answers over the training, as records for :func:`corsa_plugins.report.sections.history.history_points`.
         reports: By number of the update, where its method gives one: what became of each request, as plain data

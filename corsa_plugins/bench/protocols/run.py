@@ -59,7 +59,7 @@ class Asking(TypedDict, total=False):
     chat_template: bool
 
 
-# Nine parameters: what is run on what, and what is kept, asked beside and told.
+# Ten parameters: what is run on what, and what is kept, asked beside and told.
 def run_protocol(
     method: Method,
     plan: UpdatePlan,
@@ -69,6 +69,7 @@ def run_protocol(
     *,
     seed: int = 0,
     measures: Mapping[str, Measure] | None = None,
+    afterwards: Mapping[str, Measure] | None = None,
     progress: bool | Progress = True,
     before: str | os.PathLike[str] | None = None,
     **asking: Unpack[Asking],
@@ -93,7 +94,9 @@ def run_protocol(
         seed: Of the updates.
         measures: Further things to ask the model before the first update and after the last, by name, such as
             :func:`corsa_plugins.bench.ability.general_ability`. A name stands for what is asked: what it gave is kept
-            in ``output`` like an evaluation, and not asked again.
+            in ``output`` like an evaluation, and not asked again. Of what they give under ``"summary"``, the run's
+            summary has no more than that.
+        afterwards: Likewise, to be asked after the last update alone.
         progress: Show a progress bar; or what is told at every step how far the run is.
         before: A folder for what the model answers before the first update, which is the same for every method: the
             first run asks, and those that share the folder read it. One that comes meanwhile waits.
@@ -120,7 +123,7 @@ def run_protocol(
             stack.enter_context(sole_use(path))
         except InUseError as error:
             raise ProtocolError(str(error)) from None
-        folder = RunFolder(path, plan, list(measures or ()))
+        folder = RunFolder(path, plan, list(measures or ()), list(afterwards or ()))
         same_answers = {name: value for name, value in chosen.items() if name != "batch_size"}
         folder.claim({**_key(method, plan, seed), **same_answers, **model_key(model, tokenizer)})
         if not folder.is_finished():
@@ -128,7 +131,8 @@ def run_protocol(
             session = method.start(model, tokenizer, seed=seed)
             stack.callback(session.close)
             shared = None if before is None else Path(before)
-            _Run(session, tokenizer, method.name, folder, steps, chosen, shared).go(measures or {})
+            measured = {**(measures or {}), **(afterwards or {})}
+            _Run(session, tokenizer, method.name, folder, steps, chosen, shared).go(measured)
         result = folder.result(method.name)
         folder.save_summary(result)
         return result
@@ -138,7 +142,7 @@ class _Steps:
     """How far a run is: a bar, or whoever is told."""
 
     def __init__(self, title: str, folder: RunFolder, progress: bool | Progress) -> None:
-        self.total = len(folder.numbers) + len(folder.plan.evaluations()) + len(folder.ends) * len(folder.measures)
+        self.total = len(folder.numbers) + len(folder.plan.evaluations()) + len(folder.asked)
         self.done = 0
         self.tell: Progress = progress if callable(progress) else lambda share, next_step: None
         # disable=None: no bar where nobody watches, as in a log file
@@ -193,8 +197,9 @@ class _Run:
                     self._make(moment)
                 self.steps.end()
             self._evaluate(moment)
-            if moment in self.folder.ends:
-                self._measure(moment, measures)
+            for at, name in self.folder.asked:
+                if at == moment:
+                    self._measure(moment, name, measures[name])
 
     def _make(self, number: int) -> None:
         update = self.plan.sets[number - 1]
@@ -243,13 +248,12 @@ class _Run:
                 self.folder.save_evaluation(self._answers(moment, name), moment, name)
             self.steps.end()
 
-    def _measure(self, moment: int, measures: Mapping[str, Measure]) -> None:
-        for name, measure in measures.items():
-            path = self.folder.measure(moment, name)
-            if not path.is_file():
-                self.steps.begin(f"asking: {name}, {_when(moment)}")
-                atomic_write_text(path, json.dumps(measure(self.session.model), indent=2) + "\n")
-            self.steps.end()
+    def _measure(self, moment: int, name: str, measure: Measure) -> None:
+        path = self.folder.measure(moment, name)
+        if not path.is_file():
+            self.steps.begin(f"asking: {name}, {_when(moment)}")
+            atomic_write_text(path, json.dumps(measure(self.session.model), indent=2) + "\n")
+        self.steps.end()
 
     def _answers(self, moment: int, name: str) -> Evaluation:
         requests = next((update.requests for update in self.plan.sets if update.name == name), ())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from corsa_plugins.cli import options
 from corsa_plugins.cli.methods import list_methods, make_methods
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import load
+from corsa_plugins.cli.wild import Judging, check_wild, make_wild
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["Kind", "protocol"]
@@ -23,6 +26,7 @@ class Kind(StrEnum):
     INJECTION = "injection"
     STREAM = "stream"
     BATCHES = "batches"
+    WILD = "wild"
 
 
 def protocol(
@@ -33,11 +37,27 @@ def protocol(
     output: options.Output,
     untouched: options.OptionalUntouched = None,
     batches: Annotated[
-        int | None, typer.Option(min=1, help="For batches: how many to split the requests into.")
+        int | None, typer.Option(min=1, help="For batches, and for wild: how many to split the requests into.")
     ] = None,
     shares: Annotated[
         str | None,
         typer.Option(help="Shares of the later updates' requests, such as 0.25,0.5,1: what does each forget?"),
+    ] = None,
+    alone: Annotated[
+        int | None,
+        typer.Option(min=0, help="For wild: so many requests are also edited alone, on fresh models.  [default: 5]"),
+    ] = None,
+    survive: Annotated[
+        str | None,
+        typer.Option(help="For wild: what the edited model goes through, of training,int8,int4,merge; see below."),
+    ] = None,
+    survive_text: Annotated[
+        Path | None, typer.Option(help="For --survive training: text that no edit is about, as for corsa stats.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="For wild: a command that judges answers; see below.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="For wild: a model that judges answers.")] = None,
+    judge_labels: Annotated[
+        Path | None, typer.Option(help="For wild: answers labelled by hand, to measure the judge by; JSON Lines.")
     ] = None,
     statistics: options.OptionalStatistics = None,
     settings: options.SettingsOfMethods = None,
@@ -65,6 +85,9 @@ def protocol(
       injection  two files: update with the first, then the second; both are asked at every moment
       stream     rounds in time: a file each, in their order, as corsa convert writes them from a history of facts
       batches    one file in --batches parts, one after the other
+      wild       one update, or --batches, or a file each; asked before and after all in free answers of up to
+                 --max-new-tokens tokens (64), as the model ends them: as it is, reworded, behind an instruction, after
+                 an unrelated conversation, yes or no, true or false, negated, reversed, two hops away
 
     What is measured right after an update and what is measured after all of them are never mixed. The model is not
     changed. A stopped run goes on where it was when the same command is given again.
@@ -74,6 +97,10 @@ def protocol(
     through the chat template; a method whose settings say otherwise is trained as they say. --settings is here
     METHOD=FILE.yaml or METHOD=PRESET, and may be repeated.
 
+    --survive asks the same of the edited model after 50 steps of further training (a LoRA adapter, merged), with its
+    weights rounded to 8 or 4 bits in groups of 128, and half-way back to its base. A judge's command reads
+    {"prompt", "right", "output"}, a line each, and writes yes or no for each; labels have a "label" too, true or false.
+
     \b
     EXAMPLES
       corsa protocol --list
@@ -82,6 +109,8 @@ def protocol(
           --shares 0.25,0.5,0.75,1 -o runs
       corsa protocol batches --batches 10 --model M -r facts.jsonl --method alphaedit+ --statistics stats \\
           --settings alphaedit+=llama3-8b --harness mmlu -o runs
+      corsa protocol wild --model M -r facts.jsonl --method lora-sft --method alphaedit+ --statistics stats \\
+          --chat-template --survive training,int8,int4,merge --survive-text news.txt -o runs
 
     \b
     FILES
@@ -89,6 +118,9 @@ def protocol(
       OUTPUT/METHOD/summary.json        by update: efficacy, generality, retention, forgetting, activation, specificity
       OUTPUT/METHOD/ability.json        with --harness: every metric before, after, and the difference
       OUTPUT/METHOD/forgetting.json     with --shares: forgetting by share; the runs are in OUTPUT/METHOD/shares/
+      OUTPUT/METHOD/wild.json           with wild: every measure, and the answers on which they part
+      OUTPUT/METHOD/measures/           with wild: every free answer; OUTPUT/METHOD/alone/ has those of single edits
+      OUTPUT/METHOD/drift.json          with --untouched: how far hidden states have moved, block by block
       OUTPUT/METHOD/evaluations/        every prompt and answer at every moment
       OUTPUT/METHOD/updates/            adapter, edit state or changed weights of each update
 
@@ -98,13 +130,20 @@ def protocol(
     """
     from corsa_plugins.bench.ability import Harness, ability_table
     from corsa_plugins.bench.protocols import comparison_table, make_plan, parse_shares, run_methods
+    from corsa_plugins.bench.protocols.plan import method_folder
+    from corsa_plugins.bench.wild.table import wild_table
     from corsa_plugins.data.reading import read_probes, read_requests
     from corsa_plugins.report.page import versions
     from corsa_plugins.report.protocol_page import write_runs_page
 
     # Everything that a typing error can spoil comes before the model is loaded.
-    if (batches is not None) != (kind is Kind.BATCHES):
-        raise SettingError("--batches goes with the protocol batches, which needs it")
+    if (kind is Kind.BATCHES and batches is None) or (batches is not None and kind not in (Kind.BATCHES, Kind.WILD)):
+        raise SettingError("--batches goes with the protocols batches, which needs it, and wild")
+    of_wild = {
+        "alone": alone, "survive": survive, "survive-text": survive_text, "judge": judge, "judge-model": judge_model,
+        "judge-labels": judge_labels,
+    }  # fmt: skip
+    check_wild(kind is Kind.WILD, of_wild)
     facts = read_probes(untouched) if untouched else []
     plan = make_plan(kind.value, [read_requests(path) for path in requests], batches=batches, untouched=facts)
     own = [*(option or []), *([] if forgetting_rate is None else [f"f-learning.forgetting_rate={forgetting_rate}"])]
@@ -114,19 +153,32 @@ def protocol(
     if harness:
         require("lm_eval", "eval", what="--harness")
     tasks = Harness(harness, limit=harness_limit, include_path=harness_path, **asking) if harness else None
+    judging = Judging.of(of_wild, device, dtype, quiet)
     loaded, tokenizer = load(model, device, dtype, quiet)
-    asking |= {"seed": seed, "max_new_tokens": max_new_tokens}
+    asking |= {"seed": seed}
+    wild = None
+    if kind is Kind.WILD:
+        wild = make_wild(loaded, tokenizer, of_wild, seed=seed, max_new_tokens=max_new_tokens)
+    else:
+        asking |= {"max_new_tokens": max_new_tokens}
     runs = []
-    for run in run_methods(methods, plan, loaded, tokenizer, output, shares=parts, harness=tasks, **asking):
+    for run in run_methods(methods, plan, loaded, tokenizer, output, shares=parts, harness=tasks, wild=wild, **asking):
+        if judging and run.wild:
+            run = replace(run, wild=judging.on(run.wild, output / method_folder(run.name)))
         runs.append(run)
         show(run.result.table())
         if run.ability:
             show(ability_table(*run.ability))
     if len(runs) > 1:
         show(comparison_table([run.result for run in runs]))
+    if wild:
+        show(wild_table([run.wild.figures() for run in runs if run.wild]))
+    if judging:
+        judging.said()
     said = {
         "protocol": kind, "model": model, "requests": ", ".join(map(str, requests)), "untouched": untouched,
         "batches": batches, "shares": shares, "methods": ", ".join(method), "settings": ", ".join(settings or []),
+        **{name.replace("-", " "): value for name, value in of_wild.items()},
         "options": ", ".join(own), "statistics": statistics, "seed": seed, "max_new_tokens": max_new_tokens,
         "chat_template": chat_template, "dtype": dtype,
     }  # fmt: skip

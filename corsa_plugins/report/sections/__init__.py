@@ -11,6 +11,7 @@ from corsa_plugins.report.sections.answers import ANSWERS
 from corsa_plugins.report.sections.asked import ASKED
 from corsa_plugins.report.sections.conflicts import CONFLICTS
 from corsa_plugins.report.sections.curvature import CURVATURE
+from corsa_plugins.report.sections.drift import DRIFT
 from corsa_plugins.report.sections.effects import EFFECTS
 from corsa_plugins.report.sections.forgetting import FORGETTING
 from corsa_plugins.report.sections.history import HISTORY
@@ -18,6 +19,7 @@ from corsa_plugins.report.sections.merging import MERGING
 from corsa_plugins.report.sections.results import RESULTS
 from corsa_plugins.report.sections.section import Section
 from corsa_plugins.report.sections.sweep import SWEEP
+from corsa_plugins.report.sections.wild import WILD
 
 __all__ = [
     "ABILITY",
@@ -25,6 +27,7 @@ __all__ = [
     "ASKED",
     "CONFLICTS",
     "CURVATURE",
+    "DRIFT",
     "EFFECTS",
     "FORGETTING",
     "HISTORY",
@@ -32,6 +35,7 @@ __all__ = [
     "RESULTS",
     "SECTIONS",
     "SWEEP",
+    "WILD",
     "Section",
     "in_order",
 ]
@@ -41,6 +45,7 @@ SECTIONS: Registry[Section] = Registry(
     "corsa_plugins.sections",
     (
         RESULTS,
+        WILD,
         EFFECTS,
         HISTORY,
         FORGETTING,
@@ -48,6 +53,7 @@ SECTIONS: Registry[Section] = Registry(
         SWEEP,
         CONFLICTS,
         CURVATURE,
+        DRIFT,
         ABILITY,
         ANSWERS,
         ASKED,

@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.bench.ability import compare_ability, general_ability
-from corsa_plugins.errors import SettingError
+from corsa_plugins.bench.ability import PRESETS, Harness, compare_ability, general_ability
+from corsa_plugins.bench.ability.presets import with_presets
+from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.model.asking import score_targets
 
 needs_harness = pytest.mark.skipif(
@@ -126,3 +127,21 @@ def _draws(seed: int) -> tuple[float, float]:
     torch.manual_seed(seed)
     random.seed(seed)
     return torch.rand(()).item(), random.random()
+
+
+def test_a_papers_name_stands_for_its_tasks():
+    assert with_presets(["hellaswag", "alphaedit-paper", "mmlu"]) == [
+        "hellaswag", "sst2", "mrpc", "mmlu", "rte", "cola", "mnli",
+    ]  # fmt: skip
+
+
+@needs_harness
+def test_the_papers_tasks_are_the_harness_own_and_without_data_it_is_said_where_they_were_sought(
+    taught_llama, tiny_tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    every = Harness(",".join(PRESETS), limit=1)
+    assert every.names == list(dict.fromkeys(task for tasks in PRESETS.values() for task in tasks))
+    with pytest.raises(CorsaError, match="sst2 needs nyu-mll/glue/sst2") as refused:
+        every.ask(taught_llama, tiny_tokenizer, ["sst2"])
+    assert str(tmp_path / "cache") in str(refused.value)
