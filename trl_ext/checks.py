@@ -17,6 +17,7 @@ from transformers.utils import is_liger_kernel_available
 from trl import DPOConfig
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.placement import is_offloaded
 from corsa_plugins.settings import Count, NonNegative, check_fields, did_you_mean
 from trl_ext._trl import REFERENCE, TRAINED, carries_adapter
 
@@ -28,6 +29,7 @@ __all__ = [
     "check_base",
     "check_checkpointing",
     "check_config",
+    "check_in_memory",
     "check_launch",
     "check_lora_config",
     "check_offloading",
@@ -267,6 +269,20 @@ def check_base(model: str | PreTrainedModel) -> None:
         raise SettingError(
             "The model carries an adapter that was put on it without a `PeftModel`, and a new one would replace it. "
             "To train on it, load it with `PeftModel.from_pretrained(base, path, is_trainable=True)`."
+        )
+
+
+def check_in_memory(model: str | nn.Module) -> None:
+    """A model that an adapter trains on.
+
+    Raises:
+        SettingError: it is partly offloaded.
+    """
+    if not isinstance(model, str) and is_offloaded(model):
+        raise SettingError(
+            "The model is partly offloaded (its device map has disk, or cpu beside a GPU): PEFT makes the adapter's "
+            "weights where the layers' are, which is nowhere then, so nothing would train. Load it without offloading, "
+            "quantised if it must be; or edit it with alphaedit+ or rsft, which change offloaded models."
         )
 
 

@@ -41,6 +41,7 @@ from trl_ext.checkpoints import ManifestCallback, checkpoint_to_resume
 from trl_ext.checks import (
     check_adapter,
     check_base,
+    check_in_memory,
     check_launch,
     check_lora_config,
     check_offloading,
@@ -155,6 +156,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         if not isinstance(args, CoRSAConfig):
             raise TypeError(f"`args` must be a `CoRSAConfig`, got `{type(args).__name__}`.")
         check_launch(args)
+        check_in_memory(model)
         if isinstance(model, PeftModel):
             _drop_own_reference(model)
             check_adapter(model)

@@ -22,6 +22,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.parts import as_linear_map
+from corsa_plugins.model.placement import bring_in, named_values
 from corsa_plugins.outputs import check_output
 
 __all__ = ["export_difference"]
@@ -86,6 +87,8 @@ def export_difference(
     efficacy = None
     if requests and any(module.rank < module.ranks for module in told.values()):
         befores = {name: before for name, (before, _) in maps.items()}
+        for name in befores:
+            bring_in(base.model, name)
         with changed(befores, whole):
             share = share_answered(base, requests, base.chat_template)
         with changed(befores, updates):
@@ -99,8 +102,8 @@ def _changed_maps(edited: nn.Module, base: nn.Module) -> Iterator[tuple[str, tup
     Raises:
         AdapterError: Something else differs.
     """
-    after = dict(edited.named_parameters())
-    before = dict(base.named_parameters())
+    after = dict(named_values(edited))
+    before = dict(named_values(base))
     if after.keys() != before.keys() or any(after[name].shape != before[name].shape for name in before):
         names = [n for n in {**before, **after} if _shape(before.get(n)) != _shape(after.get(n))]
         raise AdapterError(

@@ -16,6 +16,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, ArchitectureError, LinearMap
 from corsa_plugins.model.limits import longest_text
 from corsa_plugins.model.parts import as_linear_map
+from corsa_plugins.model.placement import bring_in
 from corsa_plugins.model.tokenization import join
 
 if TYPE_CHECKING:
@@ -87,10 +88,11 @@ def _check_lengths(
 
 
 def editable_maps(architecture: Architecture, layers: Iterable[Site]) -> dict[Site, LinearMap]:
-    """The FFN down maps of ``layers``, or other linear maps by name, whose weights a change can be written into.
+    """The FFN down maps of ``layers``, or other linear maps by name, whose weights a change can be written into; those
+    that are offloaded are in memory from now on.
 
     Raises:
-        SettingError: There is no such layer, or its weight is quantised, offloaded, or shared with another module.
+        SettingError: There is no such layer, or its weight is quantised, without values, or shared with another module.
         ArchitectureError: A block has no FFN that can be told, or a module is no linear map.
     """
     maps = {layer: _editable_map(architecture, layer) for layer in layers}
@@ -116,8 +118,9 @@ def _editable_map(architecture: Architecture, layer: Site) -> LinearMap:
             f"{linear.name} is stored as {weight.dtype} of shape {tuple(weight.shape)}: a quantised weight cannot be "
             "edited; load the model in bfloat16 or float32"
         )
-    if weight.is_meta:
-        raise SettingError(f"{linear.name} is offloaded: load the model so that it fits, or on the CPU")
+    bring_in(architecture.model, linear.name)
+    if linear.weight.is_meta:
+        raise SettingError(f"{linear.name} is on meta, without values: load the model by a device map of accelerate's")
     return linear
 
 

@@ -17,6 +17,7 @@ from corsa_plugins.alphaedit.state import EditState
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.loading import load_model
+from corsa_plugins.model.placement import Where
 from corsa_plugins.model.stored import save_model
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def load_edited(
     model: str | os.PathLike[str],
     edited: str | os.PathLike[str],
     *,
-    device: str | None = None,
+    device: Where = None,
     dtype: str = "auto",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load an edited model: a model like any other, or what ``corsa edit`` wrote.

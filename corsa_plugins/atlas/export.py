@@ -22,6 +22,7 @@ from corsa_plugins.errors import MissingExtraError, SettingError
 from corsa_plugins.files import atomic_write_text, sole_use
 from corsa_plugins.journal import OtherWorkError
 from corsa_plugins.model.loading import DTYPES, load_model
+from corsa_plugins.model.placement import Placement, Where
 from corsa_plugins.model.stored import save_model
 from corsa_plugins.outputs import new_directory
 
@@ -57,7 +58,7 @@ class Asking:
 
     wanted: int = 400
     least: int = 10
-    device: str | None = None
+    device: Where = None
     dtype: str = "auto"
     batch_size: int = 64
     progress: bool = False
@@ -71,7 +72,7 @@ class Asking:
         """The precision that is meant; ``"auto"`` for the model's own."""
         if self.dtype != "auto":
             return self.dtype
-        if torch.cuda.is_available() and (self.device is None or self.device.startswith("cuda")):
+        if torch.cuda.is_available() and (not isinstance(self.device, str) or self.device.startswith("cuda")):
             return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "auto"
         capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()
         return "bfloat16" if any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")) else "auto"
@@ -149,6 +150,8 @@ def _ask(model: str | os.PathLike[str], target: Path, facts: Sequence[Fact], ask
         if copy and not written:
             with new_directory(folder) as partial:
                 save_model(loaded, tokenizer, partial)
+        if precision != "auto" and isinstance(asking.device, Placement):  # weights on disk cannot be converted there
+            return load_model(folder if copy or written else model, device=asking.device, dtype=precision)
         return (loaded if precision == "auto" else loaded.to(getattr(torch, precision))), tokenizer
 
     precision = asking.precision

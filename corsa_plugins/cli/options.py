@@ -29,6 +29,7 @@ __all__ = [
     "Description",
     "Descriptions",
     "Device",
+    "DeviceMap",
     "Dtype",
     "Edited",
     "Harness",
@@ -39,6 +40,7 @@ __all__ = [
     "Later",
     "Layer",
     "Layers",
+    "MaxMemory",
     "MaxNewTokens",
     "Model",
     "OptionalModel",
@@ -160,6 +162,20 @@ Layer = Annotated[
 # How a model is run and asked.
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...  [default: a GPU if there is one]")
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        help="In parts over several devices: auto, balanced, balanced_low_0, sequential, or JSON, or a file of it, by "
+        "module, with GPUs by number, cpu and disk.",
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory", help="How much of each device a made device map uses: 0=20GiB,cpu=60GiB; the rest is on disk."
+    ),
 ]
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto (as saved; float32 for float16 on a CPU), float32, bfloat16, float16.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,20 @@ from typing import TYPE_CHECKING, Any
 from corsa_plugins.errors import SettingError
 
 if TYPE_CHECKING:
+    from corsa_plugins.model.placement import Where
     from corsa_plugins.sandbox import Guarantee
 
-__all__ = ["check_folder", "load", "parse_guarantees", "parse_layers", "parse_numbers", "parse_tokens"]
+__all__ = [
+    "check_folder",
+    "load",
+    "parse_device_map",
+    "parse_guarantees",
+    "parse_layers",
+    "parse_max_memory",
+    "parse_numbers",
+    "parse_tokens",
+    "place",
+]
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
@@ -89,12 +101,79 @@ def check_folder(output: Path | None) -> None:
         raise NotADirectoryError(f"{output} is a file: name a folder for the results")
 
 
-def load(model: str, device: str | None, dtype: str, quiet: bool) -> Any:
-    """The model of ``--model``, ``--device`` and ``--dtype`` with its tokenizer; ``--quiet``: without bars."""
+def parse_device_map(text: str) -> str | dict[str, int | str]:
+    """A device map from ``"auto"`` and its like, from JSON as in ``'{"model.layers.0": "cpu", "": 0}'``, or from a file
+    of it.
+
+    Raises:
+        SettingError: It is none of them.
+    """
+    from corsa_plugins.model.placement import AUTOMATIC
+
+    if text in AUTOMATIC:
+        return text
+    content = text
+    if not text.lstrip().startswith("{"):
+        try:
+            content = Path(text).expanduser().read_text(encoding="utf-8")
+        except OSError:
+            raise SettingError(
+                f"--device-map is {text!r}: choose one of {', '.join(AUTOMATIC)}, or give JSON or a file of it, by "
+                'module: {"model.layers.0": "cpu", ...}'
+            ) from None
+    try:
+        read = json.loads(content)
+        named = {str(name): _device_in_map(device) for name, device in read.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise SettingError(f"--device-map {text}: {error}; give an object of modules and devices") from None
+    return named
+
+
+def _device_in_map(device: Any) -> int | str:
+    if isinstance(device, bool) or not isinstance(device, int | str):
+        raise TypeError(f"{device!r} is no device")
+    return int(device) if isinstance(device, str) and device.isdigit() else device
+
+
+def parse_max_memory(text: str) -> dict[int | str, int | str]:
+    """Limits from ``"0=20GiB,cpu=60GiB"``.
+
+    Raises:
+        SettingError: It is of no such form.
+    """
+    limits: dict[int | str, int | str] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+|cpu|mps)\s*=\s*(\d+(?:\.\d+)?\s*(?:[KMGT]i?B)?)\s*", part, re.IGNORECASE)
+        if match is None:
+            raise SettingError(f"--max-memory is {text!r}: write it by device, as in 0=20GiB,cpu=60GiB")
+        amount = match[2].replace(" ", "")
+        device = match[1].lower()
+        limits[int(device) if device.isdigit() else device] = int(amount) if amount.isdigit() else amount
+    return limits
+
+
+def place(device: str | None, device_map: str | None, max_memory: str | None) -> Where:
+    """Where a model goes: what ``--device`` says, or ``--device-map`` and ``--max-memory``.
+
+    Raises:
+        SettingError: Both, or one that cannot be read.
+    """
+    if device_map is None and max_memory is None:
+        return device
+    from corsa_plugins.model.placement import Placement
+
+    if device is not None:
+        raise SettingError(f"--device {device} and --device-map: give one; a device map says where every part goes")
+    limits = None if max_memory is None else parse_max_memory(max_memory)
+    return Placement(parse_device_map(device_map or "auto"), limits)
+
+
+def load(model: str, where: Where, dtype: str, quiet: bool) -> Any:
+    """The model of ``--model``, at its :func:`place`, in ``--dtype``, with its tokenizer; ``--quiet``: without bars."""
     from transformers.utils.logging import disable_progress_bar
 
     from corsa_plugins.model.loading import load_model
 
     if quiet:
         disable_progress_bar()
-    return load_model(model, device=device, dtype=dtype)
+    return load_model(model, device=where, dtype=dtype)

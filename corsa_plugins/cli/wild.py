@@ -15,6 +15,7 @@ from corsa_plugins.errors import SettingError
 if TYPE_CHECKING:
     from corsa_plugins.bench.protocols.wild import Wild, WildRun
     from corsa_plugins.bench.wild.judge import Agreement, Labelled, WildJudge
+    from corsa_plugins.model.placement import Where
 
 __all__ = ["Judging", "check_wild", "make_wild"]
 
@@ -90,7 +91,7 @@ class Judging:
     labels: list[Labelled]
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], device: str | None, dtype: str, quiet: bool) -> Judging | None:
+    def of(cls, options: Mapping[str, Any], device: Where, dtype: str, quiet: bool) -> Judging | None:
         """As the options say; ``None``: there is no judge.
 
         Raises:

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.placement import execution_device
 
 __all__ = ["Padded", "base_model", "batches_by_length", "input_device", "map_by_length", "pad"]
 
@@ -115,4 +116,4 @@ def base_model(model: Any) -> Any:
 
 def input_device(model: Any) -> torch.device:
     """Where inputs go: with a device map, the device of the embedding."""
-    return next(model.get_input_embeddings().parameters()).device
+    return execution_device(model.get_input_embeddings())

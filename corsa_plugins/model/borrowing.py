@@ -44,10 +44,16 @@ def remember_modes(model: nn.Module) -> Callable[[], None]:
 
 def remember_gradient_flags(model: nn.Module) -> Callable[[], None]:
     """Note which parameters of ``model`` require gradients; what is returned has the same ones require them again."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    # By name: the hooks of a device map put other parameters in the place of those that are offloaded.
+    flags = [
+        (module, name, parameter.requires_grad)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+    ]
 
     def put_back() -> None:
-        for parameter, required in flags:
+        for module, name, required in flags:
+            parameter = getattr(module, name)
             if parameter.requires_grad != required:
                 parameter.requires_grad_(required)
 

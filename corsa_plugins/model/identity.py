@@ -21,6 +21,7 @@ from torch import Tensor
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
+from corsa_plugins.model.placement import named_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,9 +76,9 @@ class Fingerprint:
         edited = _down_weights(architecture or find_architecture(model))
         shapes: dict[str, tuple[int, ...]] = {}
         values: dict[str, tuple[float, ...]] = {}
-        for name, parameter in model.named_parameters():
+        for name, parameter in named_values(model):
             shapes[name] = tuple(parameter.shape)
-            if id(parameter) not in edited and parameter.numel():
+            if name not in edited and parameter.numel():
                 values[name] = _sample(name, parameter.detach())
         config: Any = model.config
         return cls(str(config.model_type), shapes, values, str(getattr(config, "_name_or_path", "") or ""))
@@ -154,12 +155,12 @@ class Fingerprint:
         return read
 
 
-def _down_weights(architecture: Architecture) -> set[int]:
-    """Identities of the parameters that editing changes."""
+def _down_weights(architecture: Architecture) -> set[str]:
+    """Names of the parameters that editing changes."""
     weights = set()
     for layer in range(len(architecture.blocks)):
         try:
-            weights.add(id(architecture.ffn(layer).down.module.weight))
+            weights.add(f"{architecture.ffn(layer).down.name}.weight")
         except ArchitectureError:  # experts, for one: nothing there that could be edited
             continue
     return weights
@@ -167,7 +168,7 @@ def _down_weights(architecture: Architecture) -> set[int]:
 
 def _sample(name: str, parameter: Tensor) -> tuple[float, ...]:
     if parameter.is_meta:
-        raise FingerprintError(f"{name} is not in memory: load the model without offloading to disk")
+        raise FingerprintError(f"{name} is not in memory: load the model by accelerate's device maps, or without")
     flat = parameter.reshape(-1)
     last = flat.numel() - 1
     count = min(_SAMPLES, flat.numel())
@@ -216,8 +217,12 @@ def model_key(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dic
     """
     weights = hashlib.sha256()
     with torch.no_grad():
-        for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
-            weights.update(_line([name, list(tensor.shape), str(tensor.dtype), *_sums(tensor)]))
+        lines = {
+            name: _line([name, list(tensor.shape), str(tensor.dtype), *_sums(tensor)])
+            for name, tensor in named_values(model, buffers=True)
+        }
+    for name in sorted(lines):
+        weights.update(lines[name])
     for name, module in model.named_modules():
         switches = [str(getattr(module, switch, None)) for switch in ("disable_adapters", "active_adapters")]
         if switches != ["None", "None"]:

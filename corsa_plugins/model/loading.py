@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
+import weakref
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ import torch
 
 from corsa_plugins.errors import LoadingError, SettingError, require
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
+from corsa_plugins.model.placement import Placement, Where, give_memory, is_offloaded, without_device_map
 from corsa_plugins.model.stored import check_stored, reading, refuse_missing
 
 if TYPE_CHECKING:
@@ -27,7 +31,7 @@ def load_model(
     model: str | os.PathLike[str],
     adapter: str | os.PathLike[str] | None = None,
     *,
-    device: str | None = None,
+    device: Where = None,
     dtype: str = "auto",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model for inference, with its tokenizer.
@@ -35,7 +39,8 @@ def load_model(
     Args:
         model: A folder, a name on the Hugging Face Hub, or a GGUF file: itself, or the folder that it is alone in.
         adapter: A PEFT adapter to put on it: a folder, or a name on the Hub. Needs PEFT.
-        device: For instance ``"cpu"`` or ``"cuda:1"``; by default a GPU if there is one.
+        device: For instance ``"cpu"`` or ``"cuda:1"``; by default a GPU if there is one. Or a :class:`Placement`: parts
+            on several devices, some of them offloaded to main memory or to disk.
         dtype: ``"auto"`` (as saved, but float32 for a float16 model on a CPU), ``"float32"``, ``"bfloat16"`` or
             ``"float16"``. A GGUF file is unpacked to float32 where nothing else is said.
 
@@ -45,11 +50,12 @@ def load_model(
     Raises:
         LoadingError: There is no such model or adapter; or the file is not whole, or of an unknown architecture.
         SettingError: No such device or precision.
-        MissingExtraError: An adapter is given and PEFT is not installed, or a GGUF file and gguf is not.
+        MissingExtraError: An adapter is given and PEFT is not installed, or a GGUF file and gguf is not, or a placement
+            and accelerate is not.
     """
     if adapter is not None:
         require("peft", "trl", what="an adapter")
-    target = _device(device)
+    target = None if isinstance(device, Placement) else _device(device)
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}")
     gguf = find_gguf(model)
@@ -57,18 +63,48 @@ def load_model(
         if path is not None and _looks_like_a_folder(path) and not Path(path).expanduser().is_dir():
             raise LoadingError(f"{what} {os.fspath(path)}: no such folder (looked in {Path.cwd()})")
     loaded: Any
-    if gguf:
+    if isinstance(device, Placement):
+        tokenizer, loaded = _load_in_parts(model, gguf, dtype, device)
+    elif gguf:
         tokenizer, loaded = load_gguf_tokenizer(gguf), load_gguf_model(gguf, dtype)
     else:
         tokenizer, loaded = _load(model, dtype)
     if adapter is not None:
         loaded = put_adapters(loaded, {"default": adapter}, called=os.fspath(model))
+    if target is None:
+        return loaded.eval(), tokenizer
     if dtype == "auto" and target.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()  # CPUs have no arithmetic for float16: it is slower there and less exact
     return loaded.to(target).eval(), tokenizer
 
 
-def _load(model: str | os.PathLike[str], dtype: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def _load_in_parts(
+    model: str | os.PathLike[str], gguf: Path | None, dtype: str, placement: Placement
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """What is unpacked on the way to disk lies in a folder that is gone with the model."""
+    folder = tempfile.TemporaryDirectory(prefix="corsa-offload-", ignore_cleanup_errors=True)
+    settings = placement.as_settings(folder.name)
+    if gguf:
+        raise SettingError(
+            f"model {gguf}: a GGUF file is unpacked in main memory as a whole, and has no device map; write it out "
+            f"first, as in corsa atlas --model {gguf} --output FOLDER, and name that folder"
+        )
+    try:
+        tokenizer, loaded = _load(model, dtype, **settings)
+        # CPUs have no arithmetic for float16: it is slower there and less exact.
+        if dtype == "auto" and loaded.dtype == torch.float16 and not torch.cuda.is_available():
+            tokenizer, loaded = _load(model, "float32", **settings)
+        placement.check(loaded)
+    except BaseException:
+        folder.cleanup()
+        raise
+    weakref.finalize(loaded, folder.cleanup)
+    return tokenizer, loaded
+
+
+def _load(
+    model: str | os.PathLike[str], dtype: str, **settings: Any
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     from transformers import AutoTokenizer
 
     name = _expand(model)
@@ -82,7 +118,7 @@ def _load(model: str | os.PathLike[str], dtype: str) -> tuple[PreTrainedTokenize
         check_stored(folder, what)
     with reading(f"{what} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        return tokenizer, load_whole(name, what, dtype=dtype)
+        return tokenizer, load_whole(name, what, dtype=dtype, **settings)
 
 
 def load_whole(name: str, what: str, **settings: Any) -> PreTrainedModel:
@@ -128,20 +164,39 @@ def put_adapters(
     """
     peft: Any = require("peft", "trl", what="an adapter")
     loaded: Any = None
+    offloaded = is_offloaded(model)
     for name, adapter in adapters.items():
         path, what = _expand(adapter), f"adapter {os.fspath(adapter)}"
         if Path(path).is_dir():
             check_stored(Path(path), what)
-        with reading(f"{what} cannot be put on {called}", "; is it an adapter of this model?"):
+        with (
+            reading(f"{what} cannot be put on {called}", "; is it an adapter of this model?"),
+            without_device_map(model) if offloaded else nullcontext(),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", "(?s).*copying from a non-meta parameter")  # done again below
+            if offloaded:
+                _check_offloaded(peft.PeftConfig.from_pretrained(path), what)
             if loaded is None:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "Found missing adapter keys")  # which are refused below
                     loaded = peft.PeftModel.from_pretrained(model, path, adapter_name=name, is_trainable=trainable)
             # Only this tells what was not in the file, or not in the model: for the first adapter it reads it again.
             found = loaded.load_adapter(path, adapter_name=name, is_trainable=trainable)
+            if offloaded and give_memory(loaded):
+                peft.set_peft_model_state_dict(loaded, peft.load_peft_weights(path, device="cpu"), adapter_name=name)
             missing = [key for key in found.missing_keys if _adapter_of(key, loaded.peft_config) in (name, None)]
             _check_fits(missing, found.unexpected_keys, f"{what} does not fit {called}")
     return loaded.eval()
+
+
+def _check_offloaded(config: Any, what: str) -> None:
+    """Of copies of whole modules the hooks of an offloaded model would fetch what the model's own modules have."""
+    if getattr(config, "modules_to_save", None):
+        raise LoadingError(
+            f"{what} has whole modules ({', '.join(config.modules_to_save)}), which cannot be put on a model that is "
+            "partly offloaded: load the model without offloading, or merge the adapter into it first"
+        )
 
 
 def _adapter_of(key: str, names: Collection[str]) -> str | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.model.placement import tensor_of
 
 __all__ = ["ArchitectureError", "FeedForward", "LinearMap", "NamedModule", "as_linear_map"]
 
@@ -51,8 +52,11 @@ class LinearMap:
 
     @property
     def weight(self) -> Tensor:
-        """W of shape (d_out, d_in), a view of the parameter: writing to it without gradients changes the model."""
-        parameter: Any = self.module.weight
+        """W of shape (d_out, d_in), a view of the parameter: writing to it without gradients changes the model.
+
+        Of an offloaded module it is what was read; :func:`corsa_plugins.model.placement.bring_in` comes before writing.
+        """
+        parameter: Any = tensor_of(self.module, "weight")
         return parameter.t() if self.transposed else parameter
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.errors import CorsaError, LoadingError
 from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
+from corsa_plugins.model.placement import is_offloaded, state_to_save
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +29,12 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     Raises:
         OSError, SafetensorError: It cannot be written.
     """
-    model.save_pretrained(folder)
+    if is_offloaded(model):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")  # that is meant
+            model.save_pretrained(folder, state_dict=state_to_save(model))
+    else:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_manifest(folder)
 

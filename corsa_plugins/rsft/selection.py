@@ -12,6 +12,7 @@ from torch import nn
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import ArchitectureError, find_architecture
+from corsa_plugins.model.placement import bring_in
 from corsa_plugins.rsft.settings import RSFTSettings
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 
 def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict[str, nn.Parameter]:
-    """The parameters R-SFT would change, by name: those of one FFN, or of the modules named in the settings.
+    """The parameters R-SFT would change, by name: those of one FFN, or of the modules named in the settings; those that
+    are offloaded are in memory from now on.
 
     Raises:
         SettingError: No such block or module, or its weights cannot be trained (quantised, or not in memory).
@@ -40,6 +42,7 @@ def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict
             close = difflib.get_close_matches(name, modules, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "see model.named_modules()"
             raise SettingError(f"modules: {type(model).__name__} has no module {name!r}; {hint}")
+        bring_in(model, name)
         for own_name, parameter in modules[name].named_parameters():
             trainable.setdefault(id(parameter), (f"{name}.{own_name}".lstrip("."), parameter))
     if not trainable:
@@ -51,7 +54,7 @@ def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict
                 "in bfloat16 or float32"
             )
         if parameter.is_meta:
-            raise SettingError(f"{full_name} is not in memory (offloaded?): load the model onto a device")
+            raise SettingError(f"{full_name} is on meta, without values: load the model onto a device")
     return dict(trainable.values())
 
 

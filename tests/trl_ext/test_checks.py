@@ -16,9 +16,12 @@ from peft import IA3Config, PeftModel
 from transformers import LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer
 
+from corsa_plugins.errors import SettingError
+from tests.support.placed import in_parts
 from tests.trl_ext.conftest import MakeTrainer, lora, trained_adapter
 from trl_ext import CoRSAConfig, CoRSATrainer
 from trl_ext.checks import LOSSES, warn_of_repeated_rows
+from trl_ext.methods import corsa
 
 
 @pytest.mark.parametrize(
@@ -149,3 +152,11 @@ def test_a_model_that_is_refused_is_as_it_was(make_trainer: MakeTrainer, tiny_ll
         make_trainer(model=model)
     assert {p.dtype for name, p in model.named_parameters() if "lora_" in name} == {torch.bfloat16}
     assert set(model.peft_config) == {"default"}
+
+
+def test_a_model_that_is_partly_offloaded_is_refused(tiny_llama, tiny_tokenizer, tmp_path):
+    parts = in_parts(tiny_llama, tiny_tokenizer, tmp_path / "model")
+    with pytest.raises(SettingError, match=r"partly offloaded .* alphaedit\+ or rsft"):
+        corsa().start(parts, tiny_tokenizer, seed=0)
+    with pytest.raises(SettingError, match="partly offloaded"):
+        CoRSATrainer(parts, args=CoRSAConfig(str(tmp_path / "out"), bf16=False))

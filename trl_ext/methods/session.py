@@ -23,6 +23,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.effect import write_report
 from corsa_plugins.methods.history import HISTORY, write_history
 from trl_ext._trl import carries_adapter
+from trl_ext.checks import check_in_memory
 from trl_ext.config import CoRSAConfig
 from trl_ext.effect import learned
 from trl_ext.history import HistoryCallback
@@ -54,6 +55,7 @@ class AdapterSession:
     ) -> None:
         if isinstance(model, PeftModel) or carries_adapter(model):
             raise SettingError("the model has an adapter already: give the base model, or merge the adapter first")
+        check_in_memory(model)
         self.base = model
         self.tokenizer = tokenizer
         self.settings = settings

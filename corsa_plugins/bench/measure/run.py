@@ -12,6 +12,7 @@ from corsa_plugins.bench.measure.questions import BASELINE, Measured, Questions
 from corsa_plugins.bench.measure.subject import Subject
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.loading import load_model
+from corsa_plugins.model.placement import Where
 
 __all__ = ["Measurement", "measure"]
 
@@ -43,7 +44,7 @@ def measure(
     questions: Questions,
     *,
     folder: str | os.PathLike[str] | None = None,
-    device: str | None = None,
+    device: Where = None,
     dtype: str = "auto",
 ) -> Measurement:
     """Measure a model, and its baseline before it; one model at a time is in memory.

@@ -10,6 +10,7 @@ from corsa_plugins.alphaedit.edited import load_edited
 from corsa_plugins.bench.evaluation import Evaluation
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.loading import load_model
+from corsa_plugins.model.placement import Where
 
 __all__ = ["Subject"]
 
@@ -52,7 +53,7 @@ class Subject:
             own, other = _name(measured, of_parent=True), _name(self.baseline, of_parent=True)
         return own, f"{other} (baseline)" if other == own else other
 
-    def load(self, device: str | None = None, dtype: str = "auto") -> tuple[Any, Any]:
+    def load(self, device: Where = None, dtype: str = "auto") -> tuple[Any, Any]:
         """The model that is measured, and its tokenizer.
 
         Raises:

@@ -18,6 +18,7 @@ from corsa_plugins.errors import SettingError, require
 from corsa_plugins.manifest import write_manifest
 from corsa_plugins.merging.ranges import check_weight
 from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
+from corsa_plugins.model.placement import Where
 from corsa_plugins.outputs import check_output, new_directory
 
 __all__ = ["MergedAdapters", "WeightedAdapter", "load_together", "merge_adapters", "weighted_adapters"]
@@ -107,7 +108,7 @@ def merge_adapters(
     model: str | None = None,
     combination: str = "cat",
     density: float | None = None,
-    device: str | None = None,
+    device: Where = None,
     dtype: str = "auto",
     **evaluation: Any,
 ) -> MergedAdapters:
@@ -166,7 +167,7 @@ def merge_adapters(
 
 
 def load_together(
-    paths: Sequence[str], model: str | None = None, *, device: str | None = None, dtype: str = "auto"
+    paths: Sequence[str], model: str | None = None, *, device: Where = None, dtype: str = "auto"
 ) -> tuple[Any, Any, list[str]]:
     """Adapters on their base, its tokenizer, and what the adapters are called there.
 

@@ -16,6 +16,7 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.merging.ranges import check_weight
+from corsa_plugins.model.placement import Where
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +56,7 @@ def merge_over_weights(
     total: float = 1.0,
     method: str = "",
     model: str | None = None,
-    device: str | None = None,
+    device: Where = None,
     dtype: str = "auto",
     **evaluation: Any,
 ) -> list[MergePoint]:

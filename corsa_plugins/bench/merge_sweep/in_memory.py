@@ -12,6 +12,7 @@ from torch import Tensor
 from corsa_plugins.bench.merge_sweep.points import SweepError
 from corsa_plugins.merging.comparison import same_bits
 from corsa_plugins.merging.deltas import EditedTensor, merge_deltas
+from corsa_plugins.model.placement import bring_in, named_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,7 +26,7 @@ def changed_tensors(base: PreTrainedModel, edited: PreTrainedModel) -> dict[str,
     Raises:
         SweepError: The models have different parameters or shapes, or do not differ.
     """
-    before, after = dict(base.named_parameters()), dict(edited.named_parameters())
+    before, after = dict(named_values(base)), dict(named_values(edited))
     if before.keys() != after.keys():
         name = min(before.keys() ^ after.keys())
         raise SweepError(f"only one of base and edited model has {name}: they are of different architectures")
@@ -53,6 +54,8 @@ def merged_into(
     prune_vectors: bool = True,
 ) -> Iterator[None]:
     """``model`` with merged weights; after the block, with those of the edited model."""
+    for name in changed:
+        bring_in(model, name.rpartition(".")[0])
     parameters = dict(model.named_parameters())
     try:
         with torch.no_grad():

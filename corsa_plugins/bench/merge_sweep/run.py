@@ -22,6 +22,7 @@ from corsa_plugins.bench.merge_sweep.results import open_results
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.identity import tensors_digest, vocabulary_digest
+from corsa_plugins.model.placement import named_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,8 +70,8 @@ def sweep(
         "sweep": 1,
         "requests": _digest(requests),
         "untouched": _digest(untouched),
-        "base": tensors_digest(dict(base.named_parameters())),
-        "edited": tensors_digest(dict(edited.named_parameters())),
+        "base": tensors_digest(dict(named_values(base))),
+        "edited": tensors_digest(dict(named_values(edited))),
         "tokenizer": vocabulary_digest(tokenizer)[:16],
         "settings": {
             "per_row": grid.per_row,

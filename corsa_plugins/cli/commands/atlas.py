@@ -9,6 +9,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.values import place
 
 __all__ = ["atlas"]
 
@@ -36,6 +37,8 @@ def atlas(
     ] = True,
     batch_size: options.BatchSize = 64,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     precision: Annotated[
         str,
         typer.Option("--precision", help="Precision to ask in: auto (bfloat16 where it is fast), float32, bfloat16."),
@@ -84,12 +87,13 @@ def atlas(
 
     if quiet:
         disable_progress_bar()
+    where = place(device, device_map, max_memory)
     made = make_atlas(
         model or packaged_model(),
         output,
         facts=facts_of_file(facts) if facts else None,
         draw=Draw(rounds, size, seed, watched, question),
-        asking=Asking(wanted, least, device, precision, batch_size, progress=not quiet),
+        asking=Asking(wanted, least, where, precision, batch_size, progress=not quiet),
         copy=copy,
     )
     show(knowledge_table(made.knowledge))

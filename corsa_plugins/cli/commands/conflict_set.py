@@ -10,7 +10,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import load, parse_layers
+from corsa_plugins.cli.values import load, parse_layers, place
 from corsa_plugins.errors import SettingError
 
 __all__ = ["SetKind", "build_conflict_set"]
@@ -56,6 +56,8 @@ def build_conflict_set(
     keep: options.Keep = None,
     seed: options.Seed = 0,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -122,7 +124,7 @@ def build_conflict_set(
         typer.echo(f"{len(again)} of {len(edited)} edits in force reworded, for {plan.n_hard} hard requests")
         candidates = [*again, *candidates]
     known = KeyStatistics.load(statistics)
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     used = settings_on(loaded, tokenizer, known, chosen, candidates, numbers or ())
     editor = editor_with(loaded, tokenizer, known, used, earlier)
     candidates = conflict_sets.first_of_each_prompt(candidates)

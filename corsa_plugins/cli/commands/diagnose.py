@@ -9,7 +9,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import check_folder, load, parse_layers
+from corsa_plugins.cli.values import check_folder, load, parse_layers, place
 
 __all__ = ["diagnose"]
 
@@ -26,6 +26,8 @@ def diagnose(
     ] = False,
     output: options.OptionalOutput = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -62,7 +64,7 @@ def diagnose(
     chosen = edit_settings(settings, numbers, earlier)
     check_folder(output)
     keys = KeyStatistics.load(statistics)
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     used = settings_on(loaded, tokenizer, keys, chosen, facts, numbers or ())
     editor = editor_with(loaded, tokenizer, keys, used, earlier)
     diagnosis = editor.diagnose(facts, values=values, progress=not quiet)

@@ -9,7 +9,7 @@ import typer
 from corsa_plugins.cli import options
 from corsa_plugins.cli.methods import check_edit, own_options, show_trial
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import load, parse_layers
+from corsa_plugins.cli.values import load, parse_layers, place
 
 __all__ = ["edit"]
 
@@ -33,6 +33,8 @@ def edit(
     chat_template: options.ChatTemplate = False,
     seed: options.Seed = 0,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -101,7 +103,7 @@ def edit(
     if spec.needs_statistics:
         arguments["statistics"] = KeyStatistics.load(statistics) if statistics else None
     chosen: Any = in_form(spec(**arguments), chat_template)
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     if not spec.reversible:
         saved = save_update(chosen, loaded, tokenizer, facts, output, changes=spec.changes, seed=seed)
         if saved.effect:

@@ -8,7 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import check_folder
+from corsa_plugins.cli.values import check_folder, place
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["evaluate"]
@@ -37,6 +37,8 @@ def evaluate(
     ] = None,
     chat_template: options.ChatTemplate = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -103,12 +105,14 @@ def evaluate(
         require("lm_eval", "eval", what="--harness")
         tasks = Harness(harness, limit=harness_limit, include_path=harness_path, **asking)
     questions = Questions(edits, facts, tasks, max_new_tokens, fluency_tokens, **asking)
-    measurement = measure(subject, questions, folder=output, device=device, dtype=dtype)
+    where = place(device, device_map, max_memory)
+    measurement = measure(subject, questions, folder=output, device=where, dtype=dtype)
     if output:
         given = {
             "model": model, "adapter": adapter, "edited": edited, "requests": requests, "untouched": untouched,
             "baseline": against, "later": later, "harness": harness, "harness_limit": harness_limit,
-            "harness_path": harness_path, "batch_size": batch_size, "device": device, "dtype": dtype,
+            "harness_path": harness_path, "batch_size": batch_size, "device": device, "device_map": device_map,
+            "max_memory": max_memory, "dtype": dtype,
         }  # fmt: skip
         told = {name: str(value) for name, value in given.items() if value not in (None, False)}
         save_measurement(measurement, output, asked={"command": "corsa evaluate", **told}, later=later)

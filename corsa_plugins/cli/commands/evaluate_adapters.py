@@ -8,7 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import check_folder, load
+from corsa_plugins.cli.values import check_folder, load, place
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["evaluate_adapters"]
@@ -34,6 +34,8 @@ def evaluate_adapters(
     max_new_tokens: options.MaxNewTokens = None,
     chat_template: options.ChatTemplate = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -95,7 +97,7 @@ def evaluate_adapters(
     choice = RouterChoice(router, describe, descriptions, calibrate, layer, chat_template)
     texts = choice.given(names)
     require("peft", "trl", what="several adapters")
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     together, inside = load_adapters(loaded, [*adapter, *([single] if single else [])])
     texts = texts or choice.describe_parts(together, tokenizer, dict(zip(names, parts, strict=True)))
     for name, text in texts.items():

@@ -9,7 +9,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import check_folder, parse_guarantees, parse_numbers
+from corsa_plugins.cli.values import check_folder, parse_guarantees, parse_numbers, place
 from corsa_plugins.errors import SettingError
 
 __all__ = ["evaluate_code"]
@@ -55,6 +55,8 @@ def evaluate_code(
     max_new_tokens: options.MaxNewTokens = None,
     chat_template: options.ChatTemplate = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -117,9 +119,9 @@ def evaluate_code(
         assert output is not None
         subject = Subject(model, adapter, edited)
         label = f"{subject.labels()[0]}{', update told' if prepend else ''}"
+        loaded, tokenizer = subject.load(place(device, device_map, max_memory), dtype)
         result = measure_code(
-            *subject.load(device, dtype), tasks, sampling, sandbox, label=label, folder=output, jobs=jobs,
-            progress=not quiet,
+            loaded, tokenizer, tasks, sampling, sandbox, label=label, folder=output, jobs=jobs, progress=not quiet,
         )  # fmt: skip
     show(result.table(at))
     if output:

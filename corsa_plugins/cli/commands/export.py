@@ -9,11 +9,12 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import load
+from corsa_plugins.cli.values import load, place
 from corsa_plugins.errors import SettingError
 
 if TYPE_CHECKING:
     from corsa_plugins.adapters import AdapterForm, Exported
+    from corsa_plugins.model.placement import Where
 
 __all__ = ["export"]
 
@@ -34,6 +35,8 @@ def export(
     ] = "float32",
     chat_template: options.ChatTemplate = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -67,15 +70,16 @@ def export(
     from corsa_plugins.outputs import check_output
 
     check_output(adapter)
+    where = place(device, device_map, max_memory)
     form = AdapterForm(rank, max_rank, adapter_dtype, KeyStatistics.load(statistics) if statistics else None)
     if (state_folder(edits) / "state.json").is_file():
         if requests or chat_template:
             raise SettingError("--requests and --chat-template are for edited models: an edit state knows its own")
-        exported = _of_state(edits, adapter, form, batch or [], model, device, dtype, quiet)
+        exported = _of_state(edits, adapter, form, batch or [], model, where, dtype, quiet)
     else:
         if batch:
             raise SettingError(f"--batch is for edit states, and {edits} holds none")
-        exported = _of_model(edits, adapter, form, model, requests, chat_template, device, dtype, quiet)
+        exported = _of_model(edits, adapter, form, model, requests, chat_template, where, dtype, quiet)
     _tell(exported)
 
 
@@ -86,7 +90,7 @@ def _of_state(
     form: AdapterForm,
     batches: list[str],
     model: str | None,
-    device: str | None,
+    device: Where,
     dtype: str,
     quiet: bool,
 ) -> Exported:
@@ -106,7 +110,7 @@ def _of_model(
     model: str | None,
     requests: Path | None,
     chat_template: bool,
-    device: str | None,
+    device: Where,
     dtype: str,
     quiet: bool,
 ) -> Exported:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from corsa_plugins.cli import options
-from corsa_plugins.cli.values import load
+from corsa_plugins.cli.values import load, place
 
 __all__ = ["import_adapter"]
 
@@ -24,6 +24,8 @@ def import_adapter(
     ] = False,
     delta_only: options.DeltaOnly = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -59,7 +61,7 @@ def import_adapter(
         raise SettingError("name is 'all', which --revert takes for every batch: choose another name")
     update = read_adapter(adapter)
     earlier = EditState.load(state_folder(state)) if state else None
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     editor = adopting_editor(loaded, tokenizer, update, earlier)
     batch = adopt_adapter(editor, update, name=name, called=model, any_base=any_base)
     save_edited(editor, output, whole=not delta_only)

@@ -9,7 +9,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import parse_numbers
+from corsa_plugins.cli.values import parse_numbers, place
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["merge_adapters"]
@@ -36,6 +36,8 @@ def merge_adapters(
     batch_size: options.BatchSize = 64,
     chat_template: options.ChatTemplate = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -74,6 +76,7 @@ def merge_adapters(
 
     if quiet:
         disable_progress_bar()
+    where = place(device, device_map, max_memory)
     scales = parse_numbers(weights, "--weights") if weights else []
     if weights:
         # an option takes one value: the others of `--weights 0.5 0.5` come as further arguments
@@ -85,7 +88,7 @@ def merge_adapters(
             raise SettingError("--over has weights of its own, and adds exactly: leave out --weights, --combination")
         points = merging.merge_over_weights(
             adapters, [read_requests(path) for path in requests or []], parse_numbers(over, "--over"), total=total,
-            method=label or " and ".join(Path(path).name for path in adapters), model=model, device=device, dtype=dtype,
+            method=label or " and ".join(Path(path).name for path in adapters), model=model, device=where, dtype=dtype,
             batch_size=batch_size, chat_template=chat_template, progress=not quiet,
         )  # fmt: skip
         merging.save_points(points, output)
@@ -98,7 +101,7 @@ def merge_adapters(
         model=model,
         combination=combination,
         density=density,
-        device=device,
+        device=where,
         dtype=dtype,
         batch_size=batch_size,
         chat_template=chat_template,

@@ -9,7 +9,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import parse_numbers
+from corsa_plugins.cli.values import parse_numbers, place
 from corsa_plugins.errors import SettingError
 
 __all__ = ["merge_sweep"]
@@ -35,6 +35,8 @@ def merge_sweep(
     max_new_tokens: options.MaxNewTokens = None,
     chat_template: options.ChatTemplate = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -83,8 +85,9 @@ def merge_sweep(
     grid = SweepGrid(scales, shares, per_row, prune_vectors)
     edits, facts = read_requests(requests), read_probes(untouched)
     merged: Any = whole_model(edited) if edited else base
-    before, tokenizer = load_model(base, device=device, dtype=dtype)
-    after: Any = load_model(merged, adapter, device=device, dtype=dtype)[0]
+    where = place(device, device_map, max_memory)
+    before, tokenizer = load_model(base, device=where, dtype=dtype)
+    after: Any = load_model(merged, adapter, device=where, dtype=dtype)[0]
     if adapter:
         after = after.merge_and_unload()
     points = sweep(

@@ -12,7 +12,7 @@ import typer
 from corsa_plugins.cli import options
 from corsa_plugins.cli.methods import list_methods, make_methods
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import load
+from corsa_plugins.cli.values import load, place
 from corsa_plugins.cli.wild import Judging, check_wild, make_wild
 from corsa_plugins.errors import SettingError, require
 
@@ -73,6 +73,8 @@ def protocol(
     max_new_tokens: options.MaxNewTokens = None,
     chat_template: options.ChatTemplate = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
     listing: Annotated[bool, options.list_option(list_methods)] = False,
@@ -153,8 +155,9 @@ def protocol(
     if harness:
         require("lm_eval", "eval", what="--harness")
     tasks = Harness(harness, limit=harness_limit, include_path=harness_path, **asking) if harness else None
-    judging = Judging.of(of_wild, device, dtype, quiet)
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    where = place(device, device_map, max_memory)
+    judging = Judging.of(of_wild, where, dtype, quiet)
+    loaded, tokenizer = load(model, where, dtype, quiet)
     asking |= {"seed": seed}
     wild = None
     if kind is Kind.WILD:

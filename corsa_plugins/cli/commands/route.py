@@ -8,7 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import load
+from corsa_plugins.cli.values import load, place
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["route"]
@@ -28,6 +28,8 @@ def route(
     batch_size: options.BatchSize = 64,
     chat_template: options.ChatTemplate = False,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     quiet: options.Quiet = False,
 ) -> None:
@@ -65,7 +67,7 @@ def route(
     choice = RouterChoice(router, describe, descriptions, calibrate, layer, chat_template)
     texts = choice.given(names)
     require("peft", "trl", what="several adapters")
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     together, inside = load_adapters(loaded, adapter)
     texts = texts or choice.describe_parts(together, tokenizer, dict(zip(names, parts, strict=True)))
     chooser = choice.router(together, tokenizer, parts, list(texts.values()), batch_size=batch_size)

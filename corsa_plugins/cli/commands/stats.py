@@ -10,7 +10,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import load, parse_layers, parse_tokens
+from corsa_plugins.cli.values import load, parse_layers, parse_tokens, place
 from corsa_plugins.errors import SettingError
 
 __all__ = ["stats"]
@@ -43,6 +43,8 @@ def stats(
     sample_size: Annotated[int, typer.Option(min=0, help="Keys to keep of each layer.")] = 2048,
     seed: options.Seed = 0,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    max_memory: options.MaxMemory = None,
     dtype: options.Dtype = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Begin anew, or go on with what is in --output.")
@@ -100,7 +102,7 @@ def stats(
     # What can be checked comes first: a typo should not cost the loading of a model.
     texts: Iterable[str] = read_texts(text, field=field, split=split, config=config) if text else ()
     check_folder(output, fresh)
-    loaded, tokenizer = load(model, device, dtype, quiet)
+    loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     if not numbers:
         numbers = likely_layers(len(find_architecture(loaded).blocks))
         typer.echo(f"layers {', '.join(map(str, numbers))}: where facts are likely to be edited in a model this deep")
