@@ -109,7 +109,7 @@ def state_adapter(
     chosen = [state.batch(name) for name in batches] or list(state.batches)
     if not chosen:
         raise StateError("the edit state has no batch in force: there is nothing to export")
-    held = [batch.name for batch in chosen if batch.restraint is not None]
+    held = [batch.name for batch in chosen if batch.restraint is not None and not batch.restraint.linear]
     if held:
         raise SettingError(
             f"the weights hold another thing than the sum of the updates of {', '.join(held)}, by the restraint of "
@@ -122,9 +122,8 @@ def state_adapter(
     updates: dict[str, LowRank] = {}
     told: dict[str, ModuleExport] = {}
     for layer in [site for site in state.modules if any(site in batch.layers for batch in chosen)]:
-        parts = [batch.layers[layer] for batch in chosen if layer in batch.layers]
-        update = joined(parts)
-        keys = torch.cat([part.keys for part in parts], 1)
+        update = joined([part for batch in chosen if layer in batch.layers for part in state.parts(batch, layer)])
+        keys = torch.cat([batch.layers[layer].keys for batch in chosen if layer in batch.layers], 1)
         compressed = compress(update, form.rank or update.rank, form.moment(layer, keys))
         name = state.modules[layer]
         updates[name] = compressed.update.narrowed()

@@ -1,7 +1,7 @@
-"""What is put into the weights where it is not the plain sum of the updates: RECT's and PRUNE's.
+"""What is put into the weights where it is not the plain sum of the updates: RECT's, PRUNE's and SPHERE's.
 
 An edit state keeps the updates as they were solved for, and the weights are computed from those that are in force, so
-that any of them can be taken out again, in any order, although neither rule is linear in them.
+that any of them can be taken out again, in any order, although RECT's and PRUNE's rules are not linear in them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from corsa_plugins.alphaedit.weights import Factors
-from corsa_plugins.settings import Settings
+from corsa_plugins.settings import Settings, Share
 
 __all__ = ["Restrained", "RestraintSettings", "restrain"]
 
-Rule = Literal["relative_change", "singular_values"]
+Rule = Literal["relative_change", "singular_values", "principal_directions"]
 
 EPSILON = 1e-8
 """Beside |W| where a change is relative to it, as in the published code."""
@@ -36,14 +36,25 @@ class RestraintSettings(Settings):
             the published code has those from before the batch: the batches do not hang on each other then.
             ``"singular_values"``: the updates of all batches in force together, with every singular value s over the
             largest of the weights from before any edit, s_0, brought down to s_0 + log(s / s_0): PRUNE (Ma et al.
-            2025).
+            2025). ``"principal_directions"``: each update times I - strength * U U^T, where U are the directions in
+            which the rows of the weights from before any edit, each of length 1, point most, up to ``energy`` of the
+            sum of all their squared lengths: SPHERE (Liu et al. 2026). Its code takes the weights as they are.
         share: Of the elements of an update that RECT keeps: the published 40 %.
         base: Of PRUNE's logarithm; the larger, the more is held back. The paper's 1.2.
+        energy: SPHERE's cumulative ratio, eta.
+        strength: SPHERE's alpha: what is taken away of an update along its principal directions.
     """
 
     rule: Rule
     share: Annotated[float, Field(gt=0, le=1)] = 0.4
     base: Annotated[float, Field(gt=1)] = 1.2
+    energy: Annotated[float, Field(gt=0, le=1)] = 0.5
+    strength: Share = 0.5
+
+    @property
+    def linear(self) -> bool:
+        """Whether what is put into the weights is a sum of what each update gives by itself, of no higher rank."""
+        return self.rule == "principal_directions"
 
 
 class Restrained(NamedTuple):
@@ -109,6 +120,34 @@ def _by_singular_values(settings: RestraintSettings, original: Tensor, updates: 
     return Restrained([*sums, _Product(-(left @ vectors[:, over]) * excess, right @ others[over].T)], [])
 
 
+def _by_principal_directions(settings: RestraintSettings, original: Tensor, updates: Sequence[_Product]) -> Restrained:
+    """SPHERE: each update, less a part of it along the directions in which the weights point most."""
+    main = principal_directions(original, settings.energy)
+    projected = []
+    for update in updates:
+        right = update.right.double()
+        projected.append(_Product(update.left.double(), right - settings.strength * main @ (main.T @ right)))
+    return Restrained(list[Factors](projected), [])
+
+
+def principal_directions(matrix: Tensor, energy: float) -> Tensor:
+    """Of a weight (d_out, d_in): U, (d_in, r) float64, orthonormal.
+
+    They are the first eigenvectors of sum_i w_i w_i^T / ||w_i||^2 over its rows w_i, the published one more than have
+    ``energy`` of its trace. They are found by the smaller of the two Gram matrices of the rows.
+    """
+    rows = matrix.double()
+    rows = rows / (rows.norm(dim=1, keepdim=True) + EPSILON)
+    wide = rows.shape[0] < rows.shape[1]
+    values, vectors = torch.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    values, vectors = values.flip(0).clamp(min=0.0), vectors.flip(1)
+    shares = values.cumsum(0) / values.sum().clamp(min=EPSILON)
+    count = int((shares <= energy).sum()) + 1
+    kept = values[:count] > values[0] * EPSILON  # others have no direction in the smaller one
+    main = vectors[:, :count][:, kept]
+    return rows.T @ main / values[:count][kept].sqrt() if wide else main
+
+
 def largest_singular_value(matrix: Tensor) -> float:
     """Of a weight; by the smaller of its two Gram matrices, which is exact for the largest one."""
     exact = matrix.double()
@@ -125,4 +164,5 @@ def _at_least(matrix: Tensor) -> float:
 _RULES: Mapping[Rule, Callable[[RestraintSettings, Tensor, Sequence[_Product]], Restrained]] = {
     "relative_change": _by_relative_change,
     "singular_values": _by_singular_values,
+    "principal_directions": _by_principal_directions,
 }

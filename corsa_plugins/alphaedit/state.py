@@ -87,6 +87,11 @@ class EditState:
         """The updates of the layer, in the order they were made."""
         return [batch.layers[layer] for batch in self.batches if layer in batch.layers]
 
+    def parts(self, batch: EditBatch, layer: Site) -> list[Factors]:
+        """What a batch of the state, whose restraint is linear if it has one, puts into a layer's weight."""
+        update, rule = batch.layers[layer], batch.restraint
+        return [update] if rule is None else restrain(rule, self.originals[layer], [update]).factors
+
     def in_force(self, maps: Mapping[Site, LinearMap]) -> int | None:
         """How many of the batches the weights in ``maps`` hold, in their order; ``None``: the weights are none we know.
 

@@ -25,6 +25,7 @@ _OWN = {
     "blue": "corsa_plugins.methods.family.blue:blue",
     "blue+": "corsa_plugins.methods.family.blue:blue_plus",
     "emmet": "corsa_plugins.methods.family.rome:emmet",
+    "encore": "corsa_plugins.methods.family.encore:encore",
     "kde": "corsa_plugins.methods.family.kde:kde",
     "memit": "corsa_plugins.methods.family.memit:memit",
     "memit+": "corsa_plugins.methods.family.memit:memit_plus",
@@ -35,6 +36,7 @@ _OWN = {
     "rome": "corsa_plugins.methods.family.rome:rome",
     "rsft": "corsa_plugins.methods.rsft:rsft_plain",
     "rsft-merged": "corsa_plugins.methods.rsft:rsft_merged",
+    "sphere": "corsa_plugins.methods.family.sphere:sphere",
 }
 
 

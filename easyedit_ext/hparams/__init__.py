@@ -11,6 +11,7 @@ from easyedit_ext.hparams.base import HparamsError
 from easyedit_ext.hparams.family import (
     BLUEHyperParams,
     BLUEPlusHyperParams,
+    ENCOREHyperParams,
     MEMITPlusHyperParams,
     PRUNEHyperParams,
     PRUNEPlusHyperParams,
@@ -23,6 +24,7 @@ __all__ = [
     "AlphaEditPlusHyperParams",
     "BLUEHyperParams",
     "BLUEPlusHyperParams",
+    "ENCOREHyperParams",
     "HparamsError",
     "MEMITPlusHyperParams",
     "PRUNEHyperParams",

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from easyedit_ext.hparams.alphaedit_plus import AlphaEditPlusHyperParams
 
 __all__ = [
-    "FAMILY", "BLUEHyperParams", "BLUEPlusHyperParams", "MEMITPlusHyperParams", "PRUNEHyperParams",
-    "PRUNEPlusHyperParams", "RECTHyperParams", "RECTPlusHyperParams",
+    "FAMILY", "BLUEHyperParams", "BLUEPlusHyperParams", "ENCOREHyperParams", "MEMITPlusHyperParams",
+    "PRUNEHyperParams", "PRUNEPlusHyperParams", "RECTHyperParams", "RECTPlusHyperParams",
 ]  # fmt: skip
 
 _FAMILY = "corsa_plugins.methods.family"
@@ -95,6 +95,30 @@ class PRUNEHyperParams(PRUNEPlusHyperParams):
 
 
 @dataclass(kw_only=True)
+class ENCOREHyperParams(MEMITPlusHyperParams):
+    """ENCORE on MEMIT. A YAML file of EasyEdit's MEMIT loads after changing ``alg_name``.
+
+    Attributes:
+        norm_weight: lambda_n / lambda_p: the published ``update_norm_lambda`` over ``mom2_update_weight``.
+        stop_most_probable: The published ``prob_cutoff`` without its sign.
+    """
+
+    METHOD: ClassVar[str] = "ENCORE"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.encore:EncoreSettings"
+    FIELDS: ClassVar[Mapping[str, str]] = {
+        **_ANYWHERE,
+        "norm_weight": "norm_weight",
+        "values.stop_most_probable": "stop_most_probable",
+    }
+
+    norm_weight: float = 20 / 15000
+    stop_most_probable: int = 2
+    conflict_weights: bool = False
+    search: bool = False
+    smoothing: bool = False
+
+
+@dataclass(kw_only=True)
 class BLUEPlusHyperParams(AlphaEditPlusHyperParams):
     """BLUE on AlphaEdit+: the first and the last layer, each with values of its own."""
 
@@ -116,7 +140,7 @@ class BLUEHyperParams(BLUEPlusHyperParams):
 
 
 FAMILY: tuple[type[AlphaEditPlusHyperParams], ...] = (
-    BLUEHyperParams, BLUEPlusHyperParams, MEMITPlusHyperParams, PRUNEHyperParams, PRUNEPlusHyperParams, RECTHyperParams,
-    RECTPlusHyperParams,
+    BLUEHyperParams, BLUEPlusHyperParams, ENCOREHyperParams, MEMITPlusHyperParams, PRUNEHyperParams,
+    PRUNEPlusHyperParams, RECTHyperParams, RECTPlusHyperParams,
 )  # fmt: skip
 """All of them."""

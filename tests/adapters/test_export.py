@@ -14,11 +14,13 @@ import torch
 
 from corsa_plugins.adapters import AdapterForm, Asked, export_state, read_adapter
 from corsa_plugins.adapters.efficacy import share_answered
+from corsa_plugins.adapters.export import state_adapter
 from corsa_plugins.adapters.low_rank import joined
 from corsa_plugins.alphaedit import EditState, KeyStatistics, StateError
 from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.alphaedit.statistics.layer import MomentStatistics, StatisticsError
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.outputs import OutputError
 from tests.conftest import llama
 from tests.fixtures.adapters import Edited
@@ -162,3 +164,21 @@ def test_what_is_not_the_sum_of_its_updates_is_refused(edited: Edited, tmp_path:
         export_state(state, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert export_state(state, tmp_path / "other", batches=["tuesday"]).rank == 2
+
+
+def test_what_is_projected_is_exported_as_it_is_in_the_weights(edited: Edited) -> None:
+    rule = RestraintSettings("principal_directions", energy=0.5, strength=1.0)
+    batches = tuple(replace(batch, settings=replace(batch.settings, restraint=rule)) for batch in edited.state.batches)
+    state = replace(edited.state, batches=batches)
+    adapter, _ = state_adapter(state)
+    maps = {layer: find_architecture(edited.model).ffn(layer).down for layer in state.modules}
+    plain = {name: update.left @ update.right.T for name, update in state_adapter(edited.state)[0].updates.items()}
+    present = {layer: down.weight.detach().clone() for layer, down in maps.items()}
+    for layer, down in maps.items():
+        state.write_layer(layer, down)
+        update = adapter.updates[state.modules[layer]]
+        delta, change = update.left @ update.right.T, down.weight.detach() - state.originals[layer]
+        assert (delta - change).norm() <= 1e-4 * change.norm()
+        assert (delta - plain[state.modules[layer]]).norm() > 0.01 * change.norm()
+        with torch.no_grad():
+            down.weight.copy_(present[layer])

@@ -1,4 +1,4 @@
-"""RECT and PRUNE, as their papers write them, and what they leave of the sum that weights are otherwise."""
+"""RECT, PRUNE and SPHERE, as their papers write them, and what they leave of the sum that weights are otherwise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from corsa_plugins.alphaedit.algorithm import Update
 from corsa_plugins.alphaedit.edited_layer import joined_updates
-from corsa_plugins.alphaedit.restraint import RestraintSettings, largest_singular_value, restrain
+from corsa_plugins.alphaedit.restraint import RestraintSettings, largest_singular_value, principal_directions, restrain
 from corsa_plugins.errors import SettingError
 from tests.oracles import family as oracle
 from tests.support.problems import error
@@ -61,13 +61,30 @@ def test_prune_lets_small_updates_be_to_the_bit_and_makes_none_larger() -> None:
     assert np.linalg.norm(total(PRUNE, W0, [near]), 2) == pytest.approx(1.01 * limit)
 
 
+@pytest.mark.parametrize(("d_out", "d_in"), [(7, 11), (11, 7)])
+@pytest.mark.parametrize(("energy", "strength"), [(0.3, 0.5), (0.8, 1.0), (0.9, 0.2)])
+def test_sphere_weakens_each_update_along_the_principal_directions(
+    d_out: int, d_in: int, energy: float, strength: float
+) -> None:
+    W0, made = weights(0, d_out, d_in), updates(2, 1.0, d_out, d_in)
+    rule = RestraintSettings("principal_directions", energy=energy, strength=strength)
+    literal = [oracle.weakened_by_sphere((u.left @ u.right.T).numpy(), W0.numpy(), energy, strength) for u in made]
+    restrained = restrain(rule, W0, made)
+    assert error(total(rule, W0, made), sum(literal)) <= 1e-7
+    assert error(total(rule, W0, made[:1]), literal[0]) <= 1e-7, "the batches do not hang on each other"
+    assert not restrained.dense
+    assert [part.right.shape for part in restrained.factors] == [u.right.shape for u in made]
+    U = principal_directions(W0, energy)
+    assert error(U.T @ U, torch.eye(U.shape[1], dtype=torch.float64)) <= 1e-7
+
+
 def test_the_updates_of_one_batch_are_one_update() -> None:
     W0, made = weights(), updates()
     once = oracle.kept_by_rect(sum(u.left @ u.right.T for u in made).numpy(), W0.numpy(), 0.4)
     assert error(total(RECT, W0, [joined_updates(made)]), once) <= 1e-12
 
 
-@pytest.mark.parametrize("changes", [{"rule": "other"}, {"share": 0}, {"share": 1.1}, {"base": 1}])
+@pytest.mark.parametrize("changes", [{"rule": "other"}, {"share": 0}, {"share": 1.1}, {"base": 1}, {"energy": 0}])
 def test_what_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=rf"^{next(iter(changes))} is"):
         RestraintSettings.from_dict({"rule": "relative_change", **changes})

@@ -54,6 +54,21 @@ def held_by_prune(total, W0, base):
     return U @ np.diag(held) @ Vt
 
 
+def weakened_by_sphere(delta, W, eta, alpha):
+    """Liu et al. 2026: Delta (I - alpha U U^T), U the eigenvectors of the mean of w w^T over W's rows, made 1 long,
+    from the largest on until they have more than eta of the trace."""
+    rows = W / np.linalg.norm(W, axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+    chosen, total = [], 0.0
+    for place in np.argsort(-values):
+        chosen.append(vectors[:, place])
+        total += values[place]
+        if total / values.sum() > eta:
+            break
+    U = np.stack(chosen, axis=1)
+    return delta @ (np.eye(W.shape[1]) - alpha * U @ U.T)
+
+
 def orthogonal_to(R, K, C, lam, Kp):
     """MEMIT's objective under Delta Kp = 0, by its Karush-Kuhn-Tucker equations: one linear system for Delta^T and the
     multipliers of the constraint."""

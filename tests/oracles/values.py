@@ -34,10 +34,11 @@ def key(model, tokenizer, prompt, subject, contexts, down):
 
 def value(
     model, tokenizer, prompt, subject, target, contexts, block, *,
-    steps, lr, weight_decay, clamp, kl_factor, stop_loss=0.05, early=None,
+    steps, lr, weight_decay, clamp, kl_factor, stop_loss=0.05, early=None, stop_most_probable=0,
 ):  # fmt: skip
     """v* = h + delta, with h, the last loss, the updates made, and the target's probability in the bare prompt.
 
+    It ends too at the evaluation ``stop_most_probable`` of those with the whole target most probable in every context.
     ``early`` is (block, norm, head) to read the target from the output of an earlier block.
     """
     target_ids = tokenizer(" " + target, add_special_tokens=False).input_ids
@@ -72,9 +73,9 @@ def value(
     h = run(*rewriting[0], 0)[2]
     delta = torch.zeros_like(h, requires_grad=True)
     optimizer = torch.optim.Adam([delta], lr=lr)
-    kl_start = None
+    kl_start, times = None, 0
     for step in range(steps):
-        nll = []
+        nll, said = [], True
         for number, (ids, place) in enumerate(rewriting):
             logits, hidden, _ = run(ids, place, delta)
             if number == 0:
@@ -83,12 +84,14 @@ def value(
             if early is not None:
                 logits = early[2](early[1](hidden))[0]
             log_p = torch.log_softmax(logits, -1)[len(ids) - len(target_ids) :]
+            said = said and log_p.argmax(-1)[: len(target_ids)].tolist() == target_ids
             nll.append(-sum(log_p[i, token] for i, token in enumerate(target_ids)) / len(target_ids))
         log_q = torch.log_softmax(run(kl_ids, kl_place, delta)[0][kl_place], -1)
         kl_start = log_q.detach() if kl_start is None else kl_start
         kl = (log_q.exp() * (log_q - kl_start)).sum()
         loss = sum(nll) / len(nll) + kl_factor * kl + weight_decay * torch.norm(delta) / torch.norm(h) ** 2
-        if loss < stop_loss or step == steps - 1:
+        times += said
+        if loss < stop_loss or (said and times == stop_most_probable) or step == steps - 1:
             break
         optimizer.zero_grad()
         loss.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -15,6 +16,7 @@ from tests.support.families import CONTEXTS, REQUESTS
 # At these the limit on the norm is met, or some requests end early and others do not; the tests check that they do.
 CLAMPED = ValueSettings(steps=6, lr=0.3, clamp=0.1, weight_decay=0.01)
 EARLY = ValueSettings(steps=8, lr=0.5, clamp=20.0, weight_decay=0.05, stop_loss=6.5, kl_factor=0.2)
+MOST_PROBABLE = ValueSettings(steps=60, lr=0.3, clamp=100.0, weight_decay=0.01, stop_loss=0.0)
 TAUGHT = ValueSettings(steps=20, lr=0.3, clamp=10.0, lr_unit="relative", weight_decay=0.01, stop_loss=2.0)
 KNOWN = [
     EditRequest(prompt="The capital of France is", target_new="Rome", subject="France"),
@@ -24,9 +26,13 @@ KNOWN = [
 
 
 def literal(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, layer: int, settings: ValueSettings, number: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    layer: int,
+    settings: ValueSettings,
+    request: EditRequest,
 ) -> Any:
-    parts, request = find_architecture(model), REQUESTS[number]
+    parts = find_architecture(model)
     early = None
     if settings.loss_layer is not None:
         early = (parts.block(settings.loss_layer).module, parts.norm.module, parts.head.module)
@@ -34,6 +40,7 @@ def literal(
         model, tokenizer, request.prompt, request.subject, request.target_new, CONTEXTS, parts.block(layer).module,
         steps=settings.steps, lr=settings.lr, weight_decay=settings.weight_decay, clamp=settings.clamp,
         kl_factor=settings.kl_factor, stop_loss=settings.stop_loss, early=early,
+        stop_most_probable=settings.stop_most_probable,
     )  # fmt: skip
 
 
@@ -43,12 +50,12 @@ def compare(
     layer: int,
     settings: ValueSettings,
     tolerance: float,
-    n: int = 3,
+    requests: Sequence[EditRequest] = REQUESTS[:3],
 ) -> Values:
-    """The product on ``n`` requests at once against the oracle on each, relative to the size of delta."""
-    searched = find_values(model, tokenizer, REQUESTS[:n], layer, CONTEXTS, settings)
-    for number in range(n):
-        vector, initial, loss, steps, probability = literal(model, tokenizer, layer, settings, number)
+    """The product on the requests at once against the oracle on each, relative to the size of delta."""
+    searched = find_values(model, tokenizer, requests, layer, CONTEXTS, settings)
+    for number, request in enumerate(requests):
+        vector, initial, loss, steps, probability = literal(model, tokenizer, layer, settings, request)
         assert (vector - initial).norm() > 0
         assert (searched.vectors[:, number] - vector).norm() < tolerance * (vector - initial).norm()
         assert (searched.initial[:, number] - initial).norm() < tolerance * initial.norm()

@@ -30,10 +30,13 @@ class Losses(NamedTuple):
     Attributes:
         total: What is minimised, with its graph.
         log_prob: Of the target behind the bare prompt, summed over its tokens, by the model's own logits.
+        most_probable: Whether every token of the target is the most probable one in every context, where the loss
+            reads them.
     """
 
     total: Tensor
     log_prob: Tensor
+    most_probable: Tensor
 
 
 class BatchLoss:
@@ -98,8 +101,10 @@ class BatchLoss:
         own, early = self.logits(delta)
         nll = self._nll(own[:n_tokens], delta)
         log_prob = -self._per_request(nll.detach() * texts.in_bare.to(nll))
+        read = own[:n_tokens] if early is None else early
         if early is not None:
             nll = self._nll(early, delta)
+        missed = read.detach().argmax(-1) != texts.tokens.to(read.device)
         total = self._per_request(nll * texts.weights.to(nll))
         if self.settings.kl_factor:
             # the divergence of the distribution with delta from the one without, in that order
@@ -107,7 +112,8 @@ class BatchLoss:
             kl = F.kl_div(self.reference, now, reduction="none", log_target=True).sum(-1)
             total = total + self.settings.kl_factor * kl.to(total)
         decay = torch.linalg.vector_norm(delta, dim=-1) / self.norms.square()
-        return Losses(total + self.settings.weight_decay * decay, log_prob)
+        most_probable = self._per_request(missed.to(nll.device, torch.int64)) == 0
+        return Losses(total + self.settings.weight_decay * decay, log_prob, most_probable)
 
     def logits(self, delta: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (targets' tokens and KL prompts, vocabulary); and those of the tokens by an earlier block."""

@@ -58,6 +58,8 @@ def optimise(loss: BatchLoss, settings: ValueSettings, names: Sequence[str], bar
     active = list(range(len(loss)))
     delta = torch.zeros_like(loss.initial)
     adam = _Adam(delta)
+    enough = settings.stop_most_probable
+    met = torch.zeros(len(loss), dtype=torch.int64)  # evaluations so far at which the target was the most probable
     half = any(p.dtype == torch.float16 for p in loss.architecture.model.parameters())
     scale = LossScale(2.0**12 if half else 1.0)
     for step in range(settings.steps):
@@ -68,7 +70,9 @@ def optimise(loss: BatchLoss, settings: ValueSettings, names: Sequence[str], bar
         totals, log_probs = now.total.tolist(), now.log_prob.tolist()
         for i, total in enumerate(totals):
             _require_finite(total, f"{names[active[i]]}: the loss of its value vector is {total}", step)
-        done = [i for i, total in enumerate(totals) if last or total < settings.stop_loss]
+        met = met + now.most_probable.cpu()
+        said = met >= enough if enough else torch.zeros_like(met, dtype=torch.bool)
+        done = [i for i, total in enumerate(totals) if last or total < settings.stop_loss or said[i]]
         for i in done:
             vector = (loss.initial[i] + delta[i]).detach()
             optima[active[i]] = Optimum(vector, loss.initial[i], totals[i], log_probs[i], step)
@@ -81,7 +85,7 @@ def optimise(loss: BatchLoss, settings: ValueSettings, names: Sequence[str], bar
             kept = [i for i in range(len(active)) if i not in set(done)]
             loss.keep(kept)
             adam.keep(kept)
-            active = [active[i] for i in kept]
+            active, met = [active[i] for i in kept], met[kept]
             gradient, delta = gradient[kept], delta[kept]
         for i, norm in enumerate(torch.linalg.vector_norm(gradient, dim=-1).tolist()):
             _require_finite(norm, f"{names[active[i]]}: the gradient of its value vector is {norm}", step)

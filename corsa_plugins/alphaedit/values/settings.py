@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from corsa_plugins.alphaedit.lookup.subjects import FactToken
-from corsa_plugins.settings import BlockNumber, Count, NonNegative, Positive, Settings
+from corsa_plugins.settings import BlockNumber, Count, NonNegative, NonNegativeInt, Positive, Settings
 
 __all__ = ["RateUnit", "ValueSettings"]
 
@@ -35,6 +35,9 @@ class ValueSettings(Settings):
         kl_factor: Factor of the KL divergence of what follows the subject in "{subject} is a" from what it was.
             0 leaves the prompt out.
         stop_loss: The optimisation of a request ends once its whole loss, evaluated before an update, is under it.
+        stop_most_probable: The optimisation of a request ends too at this evaluation, counted from 1, of those at which
+            every token of its target is the most probable one in every context: most-probable early stopping of ENCORE
+            (Gupta et al. 2025), where it goes on for a few steps more. 0: no regard to that.
         batch_size: Requests optimised side by side; ``None``: as many as ``memory`` holds. Each has its own delta,
             rate, limit and end; what they are batched with makes no difference beyond rounding.
         memory: GiB that a batch may hold of activations for the way back, where ``batch_size`` is ``None``. ``None``:
@@ -58,6 +61,7 @@ class ValueSettings(Settings):
     clamp: Positive = 0.75
     kl_factor: NonNegative = 0.0625
     stop_loss: NonNegative = 0.05
+    stop_most_probable: NonNegativeInt = 0
     batch_size: Annotated[Count | None, Field(description="an integer of at least 1, or None")] = None
     memory: Annotated[Positive | None, Field(description="a number of GiB above 0, or None")] = None
     fact_token: FactToken = "subject_last"

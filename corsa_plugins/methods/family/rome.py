@@ -49,7 +49,7 @@ class RomeSettings(EmmetSettings):
     """
 
     PRESETS: ClassVar[str] = "presets/rome"
-    VALUES: ClassVar[Mapping[str, Any]] = {"at": "ffn"}
+    VALUES: ClassVar[Mapping[str, Any]] = {"at": "ffn", "stop_most_probable": 0}
 
     one_at_a_time: bool = True
     values: ValueSettings = field(default_factory=lambda: _VALUES)

@@ -24,7 +24,7 @@ _TAKEN = (
 class FamilySettings(AlphaEditSettings):
     """The settings of the editor with one method's defaults: a subclass names what is the method's own."""
 
-    VALUES: ClassVar[Mapping[str, Any]] = {}
+    VALUES: ClassVar[Mapping[str, Any]] = {"stop_most_probable": 0}
     """Of the settings of values, what is the method's own."""
 
     @classmethod
@@ -79,6 +79,7 @@ def _kind(settings: AlphaEditSettings) -> tuple[Any, ...]:
         settings.subject_keys,
         settings.neighbours is None,
         settings.values.at,
+        settings.values.stop_most_probable > 0,
     )
 
 

@@ -10,8 +10,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.alphaedit.values.optimise import LossScale
 from corsa_plugins.alphaedit.values.search import NonFiniteValueError, ValueSettings, find_values
+from corsa_plugins.data.requests import EditRequest
 from tests.support.families import CONTEXTS, REQUESTS, family
-from tests.support.values import CLAMPED, EARLY, KNOWN, TAUGHT, compare
+from tests.support.values import CLAMPED, EARLY, KNOWN, MOST_PROBABLE, TAUGHT, compare
 
 
 @pytest.mark.parametrize("reuse", [True, False])
@@ -25,6 +26,21 @@ def test_is_the_published_optimisation_in_float64(tiny_tokenizer: PreTrainedToke
     assert len(set(steps)) > 1
     assert min(steps) < EARLY.steps - 1
     assert max(steps) == EARLY.steps - 1
+
+
+def test_it_ends_once_the_target_is_the_most_probable_in_every_context(
+    taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = taught_llama.double()
+    easy = EditRequest(prompt="The capital of France is", target_new="Paris", subject="France")
+    steps = {}
+    for number in (2, 3, 5):
+        settings = replace(MOST_PROBABLE, stop_most_probable=number)
+        steps[number] = compare(model, tiny_tokenizer, 0, settings, 1e-6, [easy, KNOWN[1]]).steps
+        assert max(steps[number].tolist()) < settings.steps - 1, "all of them were stopped"
+    assert (steps[2] < steps[3]).all()
+    assert (steps[3] < steps[5]).all()
+    assert steps[2][0] < steps[2][1], "each when it was its turn"
 
 
 @pytest.mark.parametrize("reuse", [True, False])

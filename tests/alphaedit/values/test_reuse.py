@@ -27,7 +27,7 @@ def test_every_family_reuses_all_and_is_the_literal_optimisation(
     settings = ValueSettings(steps=5, lr=0.3, clamp=4.0, weight_decay=0.01)
     with frozen(model):
         assert exact_reuse(find_architecture(model), 1, rows, settings) == "blocks and tokens"
-    searched = compare(model, tiny_tokenizer, 1, settings, 1e-4, n=2)
+    searched = compare(model, tiny_tokenizer, 1, settings, 1e-4, REQUESTS[:2])
     start = find_values(model, tiny_tokenizer, REQUESTS[:2], 1, CONTEXTS, replace(settings, steps=1))
     assert torch.equal(start.vectors, start.initial)
     assert (searched.loss < start.loss).all()

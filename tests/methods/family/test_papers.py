@@ -18,10 +18,12 @@ from corsa_plugins.alphaedit.values.search import find_values
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.family.blue import BlueSettings
+from corsa_plugins.methods.family.encore import EncoreSettings
 from corsa_plugins.methods.family.memit import MemitSettings
 from corsa_plugins.methods.family.prune import PruneSettings
 from corsa_plugins.methods.family.rect import RectSettings
 from corsa_plugins.methods.family.rome import RomeSettings
+from corsa_plugins.methods.family.sphere import SphereSettings
 from corsa_plugins.model.architecture import find_architecture
 from tests.fixtures.alphaedit import LATER, QUICK, REQUESTS, Bench
 from tests.oracles import family as oracle
@@ -43,6 +45,11 @@ class Literal:
     def key(self, requests: Sequence[EditRequest], layer: int) -> np.ndarray:
         return request_keys(self.bench.model, self.bench.tokenizer, requests, [layer], self.contexts)[layer].numpy()
 
+    def null_space(self, layer: int) -> np.ndarray:
+        U, S, _ = np.linalg.svd(self.bench.statistics.moment(layer).numpy())
+        U = U[:, np.argsort(S, kind="stable")]
+        return U[:, : round(0.4 * len(S))] @ U[:, : round(0.4 * len(S))].T
+
     def memit(self, requests: Sequence[EditRequest]) -> None:
         model, tokenizer, layers = self.bench.model, self.bench.tokenizer, self.settings.layers
         Z = find_values(model, tokenizer, requests, layers[-1], self.contexts, self.settings.values).vectors.numpy()
@@ -50,6 +57,15 @@ class Literal:
             missing = Z - request_outputs(model, tokenizer, requests, layers[-1]).numpy()
             C = self.bench.statistics.moment(layer).numpy()
             self.add(layer, oracle.memit(share * missing, self.key(requests, layer), C, self.settings.ridge))
+
+    def encore(self, requests: Sequence[EditRequest]) -> None:
+        model, tokenizer, (layer,) = self.bench.model, self.bench.tokenizer, self.settings.layers
+        Z = find_values(model, tokenizer, requests, layer, self.contexts, self.settings.values).vectors.numpy()
+        missing = Z - request_outputs(model, tokenizer, requests, layer).numpy()
+        C, K, lam = self.bench.statistics.moment(layer).numpy(), self.key(requests, layer), self.settings.ridge
+        earlier = sum((key @ key.T for key in self.prior[layer]), np.zeros_like(C))
+        self.add(layer, oracle.encore(missing, K, C + earlier / lam, lam, self.settings.norm_weight * lam))
+        self.prior[layer].append(self.key(requests, layer))
 
     def rome(self, requests: Sequence[EditRequest]) -> None:
         model, tokenizer, (layer,) = self.bench.model, self.bench.tokenizer, self.settings.layers
@@ -69,30 +85,35 @@ class Literal:
         for layer in settings.layers:
             Z = find_values(model, tokenizer, requests, layer, self.contexts, settings.values).vectors.numpy()
             missing, K = Z - request_outputs(model, tokenizer, requests, layer).numpy(), self.key(requests, layer)
-            U, S, _ = np.linalg.svd(self.bench.statistics.moment(layer).numpy())
-            U = U[:, np.argsort(S, kind="stable")]
-            P = U[:, : round(0.4 * len(S))] @ U[:, : round(0.4 * len(S))].T
+            P = self.null_space(layer)
             Kp = np.concatenate([np.zeros((len(P), 0)), *self.prior[layer]], axis=1)
             self.add(layer, alphaedit(missing, K, Kp, P, settings.ridge))
         for layer in settings.layers:
             self.prior[layer].append(self.key(requests, layer))
 
     def restrained(self, requests: Sequence[EditRequest]) -> None:
-        """MEMIT's updates, with what is in the weights the restrained sum of those from the first batch on."""
+        """MEMIT's updates, or AlphaEdit's; in the weights is the restrained sum of those from the first batch on."""
         model, tokenizer, (layer,) = self.bench.model, self.bench.tokenizer, self.settings.layers
         Z = find_values(model, tokenizer, requests, layer, self.contexts, self.settings.values).vectors.numpy()
         missing = Z - request_outputs(model, tokenizer, requests, layer).numpy()
-        C, rule = self.bench.statistics.moment(layer).numpy(), self.settings.restraint
-        self.made.append(oracle.memit(missing, self.key(requests, layer), C, self.settings.ridge))
+        C, rule, K = self.bench.statistics.moment(layer).numpy(), self.settings.restraint, self.key(requests, layer)
+        if self.settings.penalty == "outputs":
+            self.made.append(oracle.memit(missing, K, C, self.settings.ridge))
+        else:
+            Kp = np.concatenate([np.zeros((len(C), 0)), *self.prior[layer]], axis=1)
+            self.made.append(alphaedit(missing, K, Kp, self.null_space(layer), self.settings.ridge))
         W0 = self.originals[layer]
-        if rule.rule == "relative_change":
+        if rule.rule == "principal_directions":
+            total = sum(oracle.weakened_by_sphere(delta, W0, rule.energy, rule.strength) for delta in self.made)
+        elif rule.rule == "relative_change":
             total = sum(oracle.kept_by_rect(delta, W0, rule.share) for delta in self.made)
         else:
             assert np.linalg.norm(sum(self.made), 2) > np.linalg.norm(W0, 2), "there is something to hold"
             total = oracle.held_by_prune(sum(self.made), W0, rule.base)
         self.add(layer, W0 + total - self.downs[layer].weight.detach().numpy())
+        self.prior[layer].append(self.key(requests, layer))
 
-    prune = rect = restrained
+    prune = rect = sphere = restrained
 
     @torch.no_grad()
     def add(self, layer: int, delta: np.ndarray) -> None:
@@ -111,7 +132,11 @@ RECT = RectSettings.of(RectSettings(layers=(1,), ridge=0.5, **SETTINGS))
 PRUNE = PruneSettings.of(
     PruneSettings(layers=(1,), ridge=1e-3, restraint=RestraintSettings("singular_values", base=4.0), **SETTINGS)
 )
-EACH = {"memit": MEMIT, "rome": ROME, "blue": BLUE, "rect": RECT, "prune": PRUNE}
+SPHERE = SphereSettings.of(SphereSettings(layers=(1,), ridge=0.5, null_space=NullSpaceRule("share", 0.4), **SETTINGS))
+ENCORE = EncoreSettings.of(EncoreSettings(layers=(1,), ridge=0.5, norm_weight=0.3, **SETTINGS))
+EACH = {
+    "memit": MEMIT, "rome": ROME, "blue": BLUE, "rect": RECT, "prune": PRUNE, "encore": ENCORE, "sphere": SPHERE,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "settings"), EACH.items(), ids=list(EACH))
@@ -154,6 +179,9 @@ def test_settings_of_another_method_give_what_is_the_models_and_not_the_methods(
     rome = RomeSettings.of(chosen)
     assert (rome.layers, rome.ridge, rome.values.at, rome.values.steps) == ((4,), 0, "ffn", QUICK.values.steps)
     assert MemitSettings.of(AlphaEditSettings(layers=(3,))).ridge == 15000, "an absolute ridge is of its own penalty"
+    encore = EncoreSettings.of(chosen)
+    assert (encore.values.stop_most_probable, encore.prior_weight, encore.norm_weight > 0) == (2, 1, True)
+    assert MemitSettings.of(encore) == memit, "nothing of it stays"
     own = replace(memit, ridge=7.0)
     assert MemitSettings.of(own) == own
 
