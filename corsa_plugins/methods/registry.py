@@ -26,6 +26,7 @@ _OWN = {
     "blue+": "corsa_plugins.methods.family.blue:blue_plus",
     "emmet": "corsa_plugins.methods.family.rome:emmet",
     "encore": "corsa_plugins.methods.family.encore:encore",
+    "in-context": "corsa_plugins.methods.in_context.method:in_context",
     "kde": "corsa_plugins.methods.family.kde:kde",
     "memit": "corsa_plugins.methods.family.memit:memit",
     "memit+": "corsa_plugins.methods.family.memit:memit_plus",

@@ -37,7 +37,7 @@ REPORT = "report.json"
 TESTBED = "testbed"
 """The preset for the embedded testbed; a method that has one is among those of ``corsa demo``."""
 
-Change = Literal["weights", "adapter"]
+Change = Literal["weights", "adapter", "store"]
 _COMMON = ("settings", "statistics")
 
 
@@ -107,7 +107,8 @@ class MethodSpec:
             a YAML file or a preset's name), ``statistics`` (of the model's preserved keys,
             :class:`corsa_plugins.alphaedit.KeyStatistics`), and options of its own; those without a default are needed.
         settings: The class of its settings, or where it is; ``None``: it has none.
-        changes: What an update changes: the weights of the model itself, an adapter on it, or both.
+        changes: What an update changes: the weights of the model itself, an adapter on it, or both; or a store of edits
+            beside it.
         reversible: Whether its edits are batches that can be taken out again, in a state that later edits go on from;
             what ``make`` gives is then a :class:`corsa_plugins.methods.alphaedit.AlphaEditMethod`.
         extra: The extra of corsa-plugins that brings the framework it needs; ``None``: it needs none.
