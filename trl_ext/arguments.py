@@ -123,7 +123,7 @@ class CoRSAModelConfig(ModelConfig):
     lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout."})
     lora_target_modules: list[str] | None = field(
         default_factory=lambda: ["all-linear"],
-        metadata={"help": "LoRA target modules; 'all-linear' is every linear layer but the head."},
+        metadata={"help": "LoRA target modules; 'all-linear' is every linear layer and expert, no router and no head."},
     )
 
     def __post_init__(self) -> None:

@@ -18,7 +18,9 @@ _PAPER = CorsaSettings()
 
 
 def paper_lora_config() -> LoraConfig:
-    """The paper's adapter for factual updates: rank 32, alpha 64, on every linear layer but the head (A.2)."""
+    """The paper's adapter for factual updates: rank 32, alpha 64, on every linear layer but the head (A.2).
+
+    Of a mixture of experts the trainer makes of it the experts too, and leaves out what routes tokens to them."""
     return LoraConfig(r=32, lora_alpha=64, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 

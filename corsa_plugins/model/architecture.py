@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.experts import Mixture, find_mixture
 from corsa_plugins.model.parts import ArchitectureError, FeedForward, LinearMap, NamedModule, as_linear_map
 from corsa_plugins.model.structure import ask_model, feed_forward, find_blocks, find_feed_forward, find_norm, kind
 
@@ -24,6 +25,7 @@ __all__ = [
     "ArchitectureError",
     "FeedForward",
     "LinearMap",
+    "Mixture",
     "NamedModule",
     "accepts_logits_to_keep",
     "find_architecture",
@@ -66,6 +68,8 @@ class Architecture:
     def ffn(self, layer: int) -> FeedForward:
         """The FFN of block ``layer``. Blocks are looked at one by one: a model may have experts in some only.
 
+        Of a mixture of experts it is the one that every token takes, where there is one: a dense FFN like any other.
+
         Raises:
             SettingError: There is no such block.
             ArchitectureError: The block has no FFN that can be told from its other parts.
@@ -77,7 +81,7 @@ class Architecture:
             if down is None:
                 raise ArchitectureError(f"down: {self._down.format(layer)} is not a linear map: name one")
         if self._ffn is None:
-            ffn = find_feed_forward(block, self.hidden_size)
+            ffn = self._feed_forward(block)
             return FeedForward(ffn.name, ffn.module, ffn.up, down or ffn.down_map)
         name = self._ffn.format(layer)
         module = _named(self.model, "ffn", self._ffn, layer)
@@ -85,6 +89,23 @@ class Architecture:
         if isinstance(fitting, FeedForward):
             return FeedForward(name, module, fitting.up, down or fitting.down_map)
         return FeedForward(name, module, (), down)
+
+    def mixture(self, layer: int) -> Mixture | None:
+        """The mixture of experts of block ``layer``; ``None`` where it has none.
+
+        Raises:
+            SettingError: There is no such block.
+        """
+        return find_mixture(self.block(layer), self.hidden_size)
+
+    def _feed_forward(self, block: NamedModule[nn.Module]) -> FeedForward:
+        try:
+            return find_feed_forward(block, self.hidden_size)
+        except ArchitectureError:
+            mixture = find_mixture(block, self.hidden_size)
+            if mixture is None or mixture.shared is None:
+                raise
+            return mixture.shared
 
     @property
     def norm(self) -> NamedModule[nn.Module]:

@@ -18,7 +18,16 @@ from torch import nn
 
 from corsa_plugins.model.parts import ArchitectureError, FeedForward, NamedModule, as_linear_map
 
-__all__ = ["ask_model", "feed_forward", "find_blocks", "find_feed_forward", "find_norm", "kind"]
+__all__ = [
+    "ask_model",
+    "attends",
+    "expert_parameters",
+    "feed_forward",
+    "find_blocks",
+    "find_feed_forward",
+    "find_norm",
+    "kind",
+]
 
 
 def find_blocks(model: nn.Module) -> tuple[NamedModule[nn.Module], ...]:
@@ -53,7 +62,7 @@ def find_feed_forward(block: NamedModule[nn.Module], hidden_size: int) -> FeedFo
     candidates: list[FeedForward] = []
     obstacles: list[str] = []
     for name, child in block.module.named_children():
-        if _attends(child) or next(child.children(), None) is None:
+        if attends(child) or next(child.children(), None) is None:
             continue
         result = feed_forward(f"{block.name}.{name}", child, hidden_size)
         if isinstance(result, FeedForward):
@@ -75,9 +84,7 @@ def find_feed_forward(block: NamedModule[nn.Module], hidden_size: int) -> FeedFo
 def feed_forward(name: str, module: nn.Module, hidden_size: int) -> FeedForward | str:
     """The module as an FFN, or why it is none."""
     # Transformers keeps experts as one parameter of three axes, other code as a list of modules.
-    if any(isinstance(part, nn.ModuleList) for part in module.modules()) or any(
-        parameter.dim() > 2 for parameter in module.parameters()
-    ):
+    if any(isinstance(part, nn.ModuleList) for part in module.modules()) or expert_parameters(module):
         return "is a mixture of experts, which has no one FFN"
     maps = [
         linear
@@ -92,6 +99,18 @@ def feed_forward(name: str, module: nn.Module, hidden_size: int) -> FeedForward 
         shapes = ", ".join(f"{linear.d_in} to {linear.d_out}" for linear in maps)
         return f"maps {shapes}: not from the hidden width {hidden_size} to another and back"
     return FeedForward(name, module, tuple(up), down)
+
+
+def expert_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Its parameters of three axes, by name, but those of convolutions."""
+    convolutions = {
+        id(parameter)
+        for part in module.modules()
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        for parameter in part.parameters()
+    }
+    named = module.named_parameters()
+    return [(name, each) for name, each in named if each.dim() == 3 and id(each) not in convolutions]
 
 
 def find_norm(model: nn.Module, blocks: Sequence[NamedModule[nn.Module]], hidden_size: int) -> NamedModule[nn.Module]:
@@ -154,7 +173,8 @@ def _text_config(model: nn.Module) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
-def _attends(module: nn.Module) -> bool:
+def attends(module: nn.Module) -> bool:
+    """Whether its forward sees an attention mask."""
     return "attention_mask" in inspect.signature(type(module).forward).parameters
 
 

@@ -25,6 +25,7 @@ from tests.conftest import TEXTS
 from tests.fixtures.alphaedit import SETTINGS
 from tests.model.test_architecture import GROUPED, HIDDEN, INNER, WIDE, build
 from tests.support.families import NAMES, REQUESTS, family
+from tests.support.mixtures import MIXTURES
 
 # Of three blocks: what the last one puts out at a subject is read by no later token.
 QUICK = replace(
@@ -159,6 +160,21 @@ def test_an_architecture_by_hand(tiny_tokenizer: PreTrainedTokenizerFast, tmp_pa
 
     downs = [f"model.decoder.layers.{layer}.fc2.weight" for layer in QUICK.layers]
     _edit_and_take_back(_editor(model, tiny_tokenizer, locate), downs, tmp_path / "edits", locate)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_5_moe", "llama4", "granitemoeshared", "gemma4"])
+def test_the_expert_that_every_token_takes_is_an_ffn_like_any_other(
+    name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Where a gate weighs it, its values are its own, as behind a norm."""
+    model = build(MIXTURES[name][0](vocab_size=len(tiny_tokenizer), initializer_range=0.2))
+    parts = find_architecture(model)
+    shared = [parts.mixture(layer).shared.name if parts.mixture(layer) else f"{parts.blocks[layer].name}.mlp"  # type: ignore[union-attr]
+              for layer in QUICK.layers]  # fmt: skip
+    downs = [f"{parts.ffn(layer).down.name}.weight" for layer in QUICK.layers]
+    assert all(down.startswith(f"{expert}.") for down, expert in zip(downs, shared, strict=True))
+    _edit_and_take_back(_editor(model, tiny_tokenizer), downs, tmp_path / "edits")
+    assert adds_output_as_it_is(parts, 1) == (name in ("deepseek_v3", "llama4", "granitemoeshared"))
 
 
 def test_experts_are_refused_before_anything_is_done(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

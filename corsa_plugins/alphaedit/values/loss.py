@@ -85,7 +85,7 @@ class BatchLoss:
             self.prefix = ReadPrefix(architecture.model, self.texts.rows) if tokens else None
             logits, output = self._first_pass()
         hidden = hidden_states(output)
-        initial = hidden[self.texts.bare, self.texts.positions[self.texts.bare]]
+        initial = self._by_row(hidden)[self.texts.bare, self.texts.positions[self.texts.bare]]
         self.initial = initial.to(torch.promote_types(initial.dtype, torch.float32))
         self.norms = torch.linalg.vector_norm(self.initial, dim=-1)
         self.reference = logits[len(self.texts.tokens) :].log_softmax(-1)
@@ -168,11 +168,12 @@ class BatchLoss:
         """Within the block, the model has the deltas in place."""
 
         def add(output: Any) -> Any:
-            hidden = hidden_states(output)
+            hidden = self._by_row(hidden_states(output))
             rows = torch.arange(len(self.texts.rows), device=hidden.device)
             positions = self.texts.positions.to(hidden.device)
             moved = hidden[rows, positions] + delta[self.texts.owners.to(delta.device)].to(hidden)
-            return with_hidden_states(output, hidden.index_put((rows, positions), moved))
+            hidden = hidden.index_put((rows, positions), moved)
+            return with_hidden_states(output, hidden.reshape(hidden_states(output).shape))
 
         if self.output is not None:
             output = add(self.output)
@@ -181,6 +182,10 @@ class BatchLoss:
             return
         with hooked(self.site, lambda module, args, output: add(output)):
             yield
+
+    def _by_row(self, hidden: Tensor) -> Tensor:
+        """(rows, length, width): a mixture's experts put out (rows * length, width)."""
+        return hidden.reshape(len(self.texts.rows), -1, hidden.shape[-1])
 
     def _nll(self, logits: Tensor, delta: Tensor) -> Tensor:
         nll = F.cross_entropy(logits.to(delta.dtype), self.texts.tokens.to(logits.device), reduction="none")

@@ -44,7 +44,9 @@ class ReadPrefix:
         keep = {"logits_to_keep": 1} if accepts_logits_to_keep(model) else {}
         output = model(input_ids=ids.to(device), attention_mask=self.mask, use_cache=True, **positions, **keep)
         self._cache: Any = getattr(output, "past_key_values", None)
-        if not hasattr(self._cache, "layers"):
+        layers = getattr(self._cache, "layers", None)
+        # Linear attention and convolutions keep a state, of which no token can be told from another.
+        if layers is None or not all(isinstance(getattr(layer, "keys", None), Tensor) for layer in layers):
             raise NotImplementedError
         self._choose(torch.tensor([distinct[ids] for ids in begins]))
 
