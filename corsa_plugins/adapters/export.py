@@ -116,6 +116,12 @@ def state_adapter(
             "their settings (RECT, PRUNE), and an adapter would add that sum: export the edited model, compared with "
             "the one it was made from"
         )
+    fused = [name for name, shape in state.fingerprint.shapes.items() if len(shape) == 3 and 1 not in shape]
+    if fused:
+        raise SettingError(
+            f"the model is a mixture of experts with fused weights ({fused[0]}), and PEFT takes an adapter of other "
+            "FFNs for one of these, by their names: it would not be the edit; export the edited model instead"
+        )
     base = base or state.fingerprint.name
     if not base:
         raise SettingError("the edit state does not say what its model is called: give the model")

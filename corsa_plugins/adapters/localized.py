@@ -28,7 +28,7 @@ from corsa_plugins.alphaedit.auto.layers import likely_layers, windows
 from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
 from corsa_plugins.alphaedit.lookup.wider import of_subjects
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.model.architecture import Architecture, find_architecture
+from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
 from corsa_plugins.model.batching import batches_by_length, pad
 from corsa_plugins.model.borrowing import frozen, hooked
 from corsa_plugins.model.running import logits_at, stopped_after
@@ -76,6 +76,13 @@ def read_directions(
         ArchitectureError: A block has no FFN that can be told, as one of experts.
     """
     parts = find_architecture(model)
+    for layer in layers:
+        mixture = parts.mixture(layer)
+        if mixture is not None:
+            raise ArchitectureError(
+                f"{mixture.name} is a mixture of experts: PEFT takes an adapter of its shared expert for one of the "
+                "routed ones, by its name; choose layers without experts"
+            )
     reading: dict[str, Any] = {"chat_template": chat_template, "architecture": parts}
     keys = request_keys(model, tokenizer, requests, layers, ["{}"], **reading)
     bare = request_keys(model, tokenizer, of_subjects(requests), layers, ["{}"], **reading)

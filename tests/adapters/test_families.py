@@ -14,12 +14,14 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from corsa_plugins.adapters import Asked, adopt_adapter, adopting_editor, export_state, read_adapter
+from corsa_plugins.adapters import Asked, adopt_adapter, adopting_editor, export_state, read_adapter, read_directions
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings
 from corsa_plugins.alphaedit.weights import LayerUpdate
-from corsa_plugins.model.architecture import Architecture, find_architecture
+from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
 from tests.model.test_architecture import HIDDEN, INNER, WIDE, build
-from tests.support.families import NAMES, family
+from tests.support.families import NAMES, REQUESTS, family
+from tests.support.mixtures import MIXTURES
 from tests.support.serving import assert_llama_cpp_converts, assert_vllm_loads, read
 
 LAYERS = (0, 1)
@@ -98,3 +100,17 @@ def test_base_and_adapter_are_the_edited_model(
     assert all(torch.equal(one, other) for one, other in zip(base.parameters(), edited.parameters(), strict=True))
     back.revert("1")
     assert all(torch.equal(parts_of(name, base).ffn(layer).down.weight, before[layer]) for layer in LAYERS)
+
+
+def test_an_edit_beside_fused_experts_is_refused_as_an_adapter(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """PEFT would put it onto the experts, by its name."""
+    model = build(MIXTURES["qwen2_moe"][0](vocab_size=len(tiny_tokenizer)))
+    editor = AlphaEditor(model, tiny_tokenizer, None, AlphaEditSettings(layers=LAYERS))
+    changed(editor, find_architecture(model), 0)
+    with pytest.raises(SettingError, match=r"mixture of experts.*mlp\.experts\.gate_up_proj"):
+        export_state(editor.state, tmp_path / "out", base="tiny")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ArchitectureError, match="mixture of experts"):
+        read_directions(model, tiny_tokenizer, REQUESTS, LAYERS)
