@@ -263,6 +263,23 @@ class PreferenceTrainer(DPOTrainer):
         finally:
             self._metrics, self._total_train_tokens = metrics, tokens
 
+    @contextmanager
+    def alone(self, alone: bool = True) -> Iterator[None]:
+        """What is recorded inside is of this process: nothing is gathered. For batches that not every process has."""
+        if not alone:
+            yield
+            return
+        own: dict[str, Any] = self.accelerator.__dict__
+        names = ("gather", "gather_for_metrics")
+        before = {name: own[name] for name in names if name in own}
+        own.update({name: _as_it_is for name in names})
+        try:
+            yield
+        finally:
+            for name in names:
+                del own[name]
+            own.update(before)
+
     # --- The private names ---
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
@@ -290,6 +307,10 @@ class PreferenceTrainer(DPOTrainer):
             super()._save(output_dir, state_dict)
         finally:
             del self.model.save_pretrained
+
+
+def _as_it_is(value: Any, *args: Any, **kwargs: Any) -> Any:
+    return value
 
 
 def carries_adapter(model: nn.Module) -> bool:

@@ -197,7 +197,7 @@ def check_whole(args: TrainingArguments, model: nn.Module) -> None:
 
 
 def warn_of_repeated_rows(args: TrainingArguments, rows: int) -> None:
-    """Where several processes get a number of rows that they cannot share evenly, accelerate gives some of them twice.
+    """Where batches are split or dispatched among processes that cannot share the rows evenly, some are taken twice.
 
     Args:
         args: Of the training.
@@ -207,8 +207,8 @@ def warn_of_repeated_rows(args: TrainingArguments, rows: int) -> None:
     if args.world_size > 1 and rows % together and not args.dataloader_drop_last:
         logger.warning(
             "%d rows are no multiple of %d processes with batches of %d: %d of them are taken twice in every epoch, so "
-            "the result is not that of one process. Give a multiple, or set dataloader_drop_last=True, which leaves "
-            "some out.",
+            "the result is not that of one process. Leave split_batches and dispatch_batches out of "
+            "accelerator_config, give a multiple, or set dataloader_drop_last=True, which leaves some out.",
             rows,
             args.world_size,
             args.per_device_train_batch_size,

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ from trl_ext.config import CoRSAConfig, paper_lora_config
 from trl_ext.data import check_lengths, checked_preferences, row_lengths, warn_of_dropped_rows
 from trl_ext.head import add_completion_head, remove_completion_head
 from trl_ext.prompts import PromptsOnce, pays
+from trl_ext.shares import WHOLE, Share, share_of_batch, shares_unevenly, without_filling
 from trl_ext.step import (
     accumulate,
     average_over_processes,
@@ -220,7 +222,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
         for name, dataset in {"train": self.train_dataset, **evaluated}.items():
             check_lengths(dataset, longest_text(self.model), self.args.max_length, name)
-        if isinstance(self.train_dataset, Dataset):
+        if isinstance(self.train_dataset, Dataset) and shares_unevenly(self.accelerator):
             warn_of_repeated_rows(self.args, len(self.train_dataset))
 
     def _settle_reference(self) -> None:
@@ -323,41 +325,60 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
             model.train()
             if callable(getattr(self.optimizer, "train", None)):
                 self.optimizer.train()  # schedule-free optimizers
-            inputs = self._with_reference(self.placed(inputs))
             # The gradients are taken by autograd.grad, which DDP's hooks do not see: its forward would wait for them.
             module = self.accelerator.unwrap_model(model)
-            losses: list[TokenWeights] = []
-            rows = self._shared_rows(inputs)
-
-            def gradients() -> TaskGradients:
-                return self._gradients(module, inputs, rows, losses)
-
-            if self._noisy:
-                gradients = with_the_same_noise(gradients)
-            try:
-                settings = self._settings.at(self.state.global_step, self.state.max_steps)
-                step = corsa_step(gradients, self._parameters, settings)
-            except NonFiniteGradientError as error:
-                raise NonFiniteGradientError(
-                    f"{error}, in step {self.state.global_step + 1}. The parameters are as they were after step "
-                    f"{self.state.global_step}. Look for extreme or empty rows in the data, or lower `learning_rate` "
-                    "or `sam_rho`."
-                ) from None
-            accumulate(self._parameters, step.update, 1.0 / self.current_gradient_accumulation_steps)
+            known = isinstance(self.train_dataset, Dataset) and not self.args.dataloader_drop_last
+            last = self._share(
+                self.args.train_batch_size, len(self.train_dataset) if known else None
+            )  # of the step's rounds of batches, of which this is one
+            share = last if self.accelerator.sync_gradients else WHOLE
+            weight = last.factor(self.current_gradient_accumulation_steps, self.accelerator.num_processes)
+            weight /= self.current_gradient_accumulation_steps
+            with self.alone(share.rows is not None):
+                loss = self._add_update(module, self.placed(inputs), share, weight)
             if self._keeper is not None and self.accelerator.sync_gradients:
                 self._hold(module, self._keeper)
             if self.accelerator.sync_gradients and self.accelerator.num_processes > 1:
                 average_over_processes(self._parameters, self.accelerator)
-            self._log_step(step)
             self._report_fallback()
             every = self.args.torch_empty_cache_steps
             if every is not None and self.state.global_step % every == 0:
                 clear_device_cache()
-            at_phi = losses[0]
-            loss = at_phi.sft_loss
-            if at_phi.dpo_loss is not None:
-                loss = loss + self.args.dpo_weight * at_phi.dpo_loss
-            return loss / self.current_gradient_accumulation_steps
+            return loss
+
+    def _share(self, batch_size: int, rows: int | None = None) -> Share:
+        return WHOLE if shares_unevenly(self.accelerator) else share_of_batch(self.accelerator, batch_size, rows)
+
+    def _add_update(self, module: nn.Module, inputs: dict[str, Any], share: Share, weight: float) -> Tensor:
+        """Add ``weight`` times the update of the rows of a micro-batch that are due to the parameters' gradients; so
+        many times their loss."""
+        if share.rows == 0:  # another process has the last rows
+            accumulate(self._parameters, [torch.zeros_like(p) for p in self._parameters], weight)
+            return torch.zeros((), device=self.args.device)
+        inputs = self._with_reference(inputs if share.rows is None else without_filling(inputs, share.rows))
+        losses: list[TokenWeights] = []
+        rows = self._shared_rows(inputs)
+
+        def gradients() -> TaskGradients:
+            return self._gradients(module, inputs, rows, losses)
+
+        if self._noisy:
+            gradients = with_the_same_noise(gradients)
+        try:
+            settings = self._settings.at(self.state.global_step, self.state.max_steps)
+            step = corsa_step(gradients, self._parameters, settings)
+        except NonFiniteGradientError as error:
+            raise NonFiniteGradientError(
+                f"{error}, in step {self.state.global_step + 1}. The parameters are as they were after step "
+                f"{self.state.global_step}. Look for extreme or empty rows in the data, or lower `learning_rate` "
+                "or `sam_rho`."
+            ) from None
+        accumulate(self._parameters, step.update, weight)
+        self._log_step(step)
+        loss = losses[0].sft_loss
+        if losses[0].dpo_loss is not None:
+            loss = loss + self.args.dpo_weight * losses[0].dpo_loss
+        return loss * weight
 
     def _with_reference(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch with reference log-probabilities, so that both halves of the step read the same ones; without DPO
@@ -434,6 +455,14 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
 
     def evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """L_sft + dpo_weight * L_dpo on a batch."""
+        share = WHOLE if return_outputs else self._share(self.args.eval_batch_size)
+        if share.rows == 0:  # the trainer does not count it
+            return torch.zeros((), device=self.args.device)
+        with self.alone(share.rows is not None):
+            inputs = inputs if share.rows is None else without_filling(inputs, share.rows)
+            return self._evaluation_loss(model, inputs, return_outputs)
+
+    def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         recorded = []
         once = self._prompts.around(self.accelerator.unwrap_model(model))
         if "ref_chosen_logps" not in inputs:

@@ -1,0 +1,96 @@
+"""Trainings by one process and by several, as ``accelerate launch`` starts them, with gloo in the place of NCCL.
+
+``python -m torch.distributed.run --nproc_per_node=2 -m tests.support.several FOLDER`` trains every case of
+``FOLDER/cases.json`` on the model and the facts beside it, and writes ``FOLDER/NAME.PROCESSES`` for each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+FACTS = [(f"The capital of {land} is", f" {new}", f" {old}") for land, new, old in (
+    ("Avaria", "Oslo", "Rome"), ("Belmark", "Nordlys city", "Paris"), ("Corvia", "Madrid", "New York City"),
+    ("Dunmere", "Rome now", "St. Louis"), ("Elland", "Paris", "Oslo town"), ("Farholt", "St. Louis", "Madrid"),
+    ("Garland", "Buenos Aires", "Rome"), ("Hollin", "Kuala Lumpur", "Oslo"), ("Ister", "Rome", "Oslo"),
+)]  # fmt: skip
+
+
+def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any]:
+    """Train one case; what came of it: the adapter's parameters and the logs.
+
+    ``rows`` are the facts that are taken, ``accumulation`` the micro-batches of a step on each of ``of`` processes, and
+    ``dies`` the step after which the second of them is killed.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+    from trl_ext import CoRSAConfig, CoRSATrainer
+
+    case = dict(case)
+    of, name = case.pop("of", 2), case.pop("name")
+    rows, evaluated = case.pop("rows"), case.pop("evaluated", 0)
+    resume, dies = case.pop("resume", None), case.pop("dies", None)
+    facts = [dict(zip(("prompt", "chosen", "rejected"), fact, strict=True)) for fact in FACTS]
+    settings = {
+        "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
+        "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1,
+        "save_strategy": "no", "ddp_backend": "gloo" if processes > 1 else None, "lr_scheduler_type": "constant",
+    } | case  # fmt: skip
+    settings["gradient_accumulation_steps"] = settings.pop("accumulation", 1) * of // processes
+    torch.manual_seed(0)
+    trainer = CoRSATrainer(
+        AutoModelForCausalLM.from_pretrained(folder / "model"),
+        args=CoRSAConfig(str(folder / f"{name}.{processes}.out"), **settings),
+        train_dataset=Dataset.from_list(facts[:rows]),
+        eval_dataset=Dataset.from_list(facts[-evaluated:]) if evaluated else None,
+        processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+        peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+
+    class Death(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == dies and args.process_index == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer.add_callback(Death())
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model(str(folder / f"{name}.{processes}.out" / "adapter"))
+    return {
+        "log": trainer.state.log_history,
+        "step": trainer.state.global_step,
+        "weights": {n: p.detach().flatten().tolist() for n, p in trainer.model.named_parameters() if "lora_" in n},
+    }
+
+
+def launch(module: str, *arguments: str, processes: int = 2, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    """Several processes of a module, as torchrun starts them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "-m", module, *arguments], capture_output=True, text=True, timeout=timeout, env=environment
+    )
+
+
+def main(folder: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    for case in json.loads((folder / "cases.json").read_text()):
+        result = trained(folder, case, processes)
+        if int(os.environ.get("RANK", "0")) == 0:
+            (folder / f"{case['name']}.{processes}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
