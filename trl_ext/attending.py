@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from corsa_plugins.corsa import CorsaSettings
+from corsa_plugins.corsa.keeper import Keeper
 from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.corsa.rates import RateTest, rates_tried
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, modes_kept, random_state_kept
 from trl_ext._trl import PreferenceTrainer
-from trl_ext.keeping import Keeper
 from trl_ext.step import accumulate, chosen_rows, completion_mask, labels, model_inputs, sft_of_rows
 from trl_ext.stopping import Standing, StopWhenLearned
 

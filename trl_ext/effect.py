@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from corsa_plugins.corsa.keeper import MOST_CHANGED, kept_sentence
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.effect import effect_of, warn_if_few
-from trl_ext.keeping import MOST_CHANGED, kept_sentence
 from trl_ext.stopping import Standing
 
 __all__ = ["is_zero", "learned"]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["divergence", "keep_gradient", "pressure"]
+__all__ = ["divergence", "keep_gradient", "keep_penalty", "pressure"]
 
 
 def divergence(logits: Tensor, reference: Tensor) -> Tensor:
@@ -33,6 +33,13 @@ def pressure(kl: float, weight: float, tolerance: float) -> float:
     return weight * max(1.0, kl / tolerance)
 
 
+def keep_penalty(kl: Tensor, weight: float, tolerance: float) -> tuple[Tensor, float]:
+    """The penalty, whose gradient passes, and the mean divergence; arguments as for :func:`keep_gradient`."""
+    mean = kl.mean()
+    value = float(mean.detach())
+    return mean * pressure(value, weight, tolerance), value
+
+
 def keep_gradient(
     kl: Tensor, parameters: Sequence[Tensor], weight: float, tolerance: float
 ) -> tuple[list[Tensor], float]:
@@ -44,7 +51,6 @@ def keep_gradient(
         weight: Within the tolerance.
         tolerance: Nats per position past which the weight grows.
     """
-    mean = kl.mean()
-    value = float(mean.detach())
-    grads = torch.autograd.grad(mean * pressure(value, weight, tolerance), parameters, allow_unused=True)
+    penalty, value = keep_penalty(kl, weight, tolerance)
+    grads = torch.autograd.grad(penalty, parameters, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)], value

@@ -56,6 +56,8 @@ class RSFTReport:
         weight: Of the second stage; 1 with a density of 1: there was none.
         density: Of the second stage; of ``"auto"`` the one that was chosen.
         tried: Of ``"auto"``: the densities that were tried, each with the number of requests that were said.
+        kept_changed: Of ``keep_weight``: the watched prompts to which the model's first choice is another than before.
+        kept_watched: How many were watched: none of them was held.
     """
 
     samples: tuple[SampleReport, ...]
@@ -67,6 +69,8 @@ class RSFTReport:
     weight: float = 1.0
     density: float = 1.0
     tried: tuple[tuple[float, int], ...] = ()
+    kept_changed: tuple[str, ...] = ()
+    kept_watched: int = 0
 
     @property
     def steps(self) -> int:

@@ -50,6 +50,11 @@ class RSFTSettings(Settings):
             tokens * hidden size numbers (240 KiB for 30 tokens of an 8B model in bfloat16). Samples without room in it
             run through the frozen blocks once per visit, that is, per epoch, instead of once.
         head_on_answers: Run the vocabulary head at the positions that predict the answer only, with the same result.
+        keep_weight: Beside Algorithm 1: what the divergence of kept prompts from what the model said to them before is
+            weighted by in every step (:mod:`corsa_plugins.corsa.keeping`). The prompts are the requests' about other
+            subjects, and text of the model's own (:mod:`corsa_plugins.corsa.kept`). 0, the paper's, holds nothing.
+        keep_tolerance: Divergence past which that weight grows, in nats per token.
+        keep_batch_size: Kept prompts a step.
         weight: Second stage (Eq. 6), after the last epoch: what the change of each trained parameter is scaled by, the
             paper's 1 - alpha. 1 leaves it whole.
         density: And the share of its elements that stays, the largest in magnitude; the rest goes back. 1 keeps all.
@@ -75,6 +80,9 @@ class RSFTSettings(Settings):
     reuse_prefix: bool = True
     prefix_cache_gib: NonNegative = 1.0
     head_on_answers: bool = True
+    keep_weight: NonNegative = 0.0
+    keep_tolerance: Positive = 0.05
+    keep_batch_size: Count = 8
     weight: float = 1.0
     density: Annotated[
         Annotated[float, Field(ge=0, le=1)] | Literal["auto"],

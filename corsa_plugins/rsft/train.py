@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from corsa_plugins.corsa.keeper import MOST_CHANGED, Keeper, kept_sentence
+from corsa_plugins.corsa.kept import make_kept
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.borrowing import frozen
 from corsa_plugins.rsft.loss import AnswerLoss, Prefix
@@ -77,14 +79,16 @@ def rsft(
         Whatever is raised during training, the weights are left as ``on_interrupt`` says; a note on the error tells.
     """
     settings = settings or RSFTSettings()
-    samples = make_samples(model, tokenizer, list(requests), settings)
+    requests = list(requests)
+    samples = make_samples(model, tokenizer, requests, settings)
     parameters = trainable_parameters(model, settings)
     weights = TrainedWeights(parameters)
     prefix = None
     if settings.reuse_prefix:
         prefix = Prefix(frozen_below(model, parameters.values()), int(settings.prefix_cache_gib * 2**30))
     loss = AnswerLoss(model, settings.loss_reduction, prefix, settings.head_on_answers)
-    run = _Run(samples, weights, loss, settings, on_epoch or (lambda epochs, steps: None))
+    keeper = _keeper(model, tokenizer, requests, settings) if settings.keep_weight else None
+    run = _Run(samples, weights, loss, settings, on_epoch or (lambda epochs, steps: None), keeper)
     with frozen(model, but=parameters.values()), run.undo_on_error():
         interrupted = run.train(progress)
         run.merge()
@@ -97,7 +101,20 @@ def rsft(
         logger.warning("... nor did %d more samples; see the report", len(report.never_reached) - _MAX_WARNINGS)
     if report.said < len(report.samples):
         logger.warning("%s", report.effect)
+    if len(report.kept_changed) > MOST_CHANGED * report.kept_watched:
+        logger.warning("%s", kept_sentence(report.kept_changed, report.kept_watched))
     return report
+
+
+def _keeper(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    settings: RSFTSettings,
+) -> Keeper:
+    seed = settings.seed or 0
+    kept = make_kept(model, tokenizer, requests, chat_template=bool(settings.chat_template), seed=seed)
+    return Keeper(model, kept, size=settings.keep_batch_size, seed=seed)
 
 
 class _Finished(NamedTuple):
@@ -117,12 +134,14 @@ class _Run:
         loss: AnswerLoss,
         settings: RSFTSettings,
         on_epoch: Callable[[int, int], None],
+        keeper: Keeper | None,
     ) -> None:
         self.samples = samples
         self.weights = weights
         self.loss = loss
         self.settings = settings
         self.on_epoch = on_epoch
+        self.keeper = keeper
         self.updates = Updates(weights, settings, settings.epochs * len(samples) * settings.steps)
         self.finished = _Finished((), None)
         self.said_in_training: tuple[bool, ...] = ()  # before the second stage, where there is one
@@ -214,10 +233,20 @@ class _Run:
             if checks[-1] < self.settings.loss_threshold:
                 break
             try:
-                self.updates.step(loss)
+                self.updates.step(self._with_what_stays(loss))
             except NonFiniteLossError as error:
                 raise self._named(str(error), sample) from None
         return tuple(checks)
+
+    def _with_what_stays(self, loss: Tensor) -> Tensor:
+        """The loss with the penalty of what should stay, where that is held."""
+        if self.keeper is None:
+            return loss
+        chosen = self.settings
+        with torch.enable_grad():
+            return loss + self.keeper.penalty(
+                self.loss.model, self.updates.t, weight=chosen.keep_weight, tolerance=chosen.keep_tolerance
+            )
 
     def _finite(self, loss: float, sample: Sample) -> float:
         if not isfinite(loss):
@@ -252,6 +281,8 @@ class _Run:
             weight=self.settings.weight,
             density=self.density,
             tried=tuple(self.tried),
+            kept_changed=tuple(self.keeper.changed(self.loss.model)) if self.keeper else (),
+            kept_watched=len(self.keeper.watched) if self.keeper else 0,
         )
 
     @contextmanager

@@ -29,6 +29,9 @@ _OURS = (
     "chat_template",
     "reuse_prefix",
     "prefix_cache_gib",
+    "keep_weight",
+    "keep_tolerance",
+    "keep_batch_size",
     "weight",
     "density",
 )
@@ -88,6 +91,9 @@ class RSFTHyperParams(HyperParams):
     chat_template: bool | None = None
     reuse_prefix: bool = True
     prefix_cache_gib: float = 1.0
+    keep_weight: float = 0.0
+    keep_tolerance: float = 0.05
+    keep_batch_size: int = 8
     weight: float = 1.0
     density: float | Literal["auto"] = 1.0
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from corsa_plugins.corsa.keeper import Keeper, kept_sentence
 from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.tokenization import join
 from tests.oracles import corsa as oracle
 from tests.trl_ext.conftest import MakeTrainer, flat, trained_adapter
-from trl_ext.keeping import Keeper, kept_sentence
 
 PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "sam_rho": 0.0, "learning_rate": 1.0, "max_steps": 1}
 

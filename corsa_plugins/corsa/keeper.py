@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from corsa_plugins.corsa.keeping import divergence, keep_gradient
+from corsa_plugins.corsa.keeping import divergence, keep_gradient, keep_penalty
 from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, modes_kept
@@ -36,7 +36,7 @@ class Keeper:
         kept: At least two.
         size: Prompts a step.
         seed: Of their order.
-        precision: Enters the precision that the model is run in.
+        precision: Enters the precision that the model is run in; by default its own.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Keeper:
         *,
         size: int,
         seed: int,
-        precision: Callable[[], AbstractContextManager[Any]],
+        precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         if len(kept) < 2:
             raise SettingError(f"{len(kept)} prompts to keep: give at least two, of which one is watched only")
@@ -69,12 +69,20 @@ class Keeper:
             step: The step's number.
             weight, tolerance: Of the penalty.
         """
+        return keep_gradient(self._divergence(model, step), parameters, weight, tolerance)
+
+    def penalty(self, model: nn.Module, step: int, *, weight: float, tolerance: float) -> Tensor:
+        """The penalty itself, to be added to a loss; arguments as for :meth:`gradient`."""
+        return keep_penalty(self._divergence(model, step), weight, tolerance)[0]
+
+    def _divergence(self, model: nn.Module, step: int) -> Tensor:
+        """Of the step's prompts, at each of their held positions."""
         chosen = self.at(step)
         with modes_kept(model), self.precision():
             model.eval()
             logits = torch.cat(target_logits(model, [self.held[index].ids for index in chosen]))
         reference = torch.cat([self._of_held[index] for index in chosen]).to(logits.device)
-        return keep_gradient(divergence(logits, reference), parameters, weight, tolerance)
+        return divergence(logits, reference)
 
     def at(self, step: int) -> list[int]:
         """Which of the held prompts a step holds: the order is another one each time all have had their turn."""
@@ -102,7 +110,7 @@ class Keeper:
 
 
 def kept_sentence(changed: Sequence[str], watched: int) -> str:
-    """``3 of 12 watched prompts changed: '...'``, with what to do where these are many."""
+    """``3 of 12 prompts that were watched ...``, with what to do where these are many."""
     told = f"{len(changed)} of {watched} prompts that were watched have another first choice now"
     if len(changed) <= MOST_CHANGED * watched:
         return told
