@@ -45,7 +45,7 @@ def test_requests_and_probes_that_cannot_be_edited(llama_bench: Bench, gpt2_benc
         AlphaEditor(gpt2_bench.model, gpt2_bench.tokenizer, None, SETTINGS).edit(REQUESTS)
 
 
-@pytest.mark.parametrize("kind", ["quantised", "offloaded"])
+@pytest.mark.parametrize("kind", ["quantised", "without values"])
 def test_weights_that_cannot_be_written_are_refused(llama_bench: Bench, kind: str) -> None:
     down: Any = llama_bench.model.model.layers[1].mlp.down_proj
     weight = torch.zeros(32, 64, dtype=torch.int8) if kind == "quantised" else torch.zeros(32, 64, device="meta")
