@@ -15,6 +15,7 @@ from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, modes_kept
 from corsa_plugins.model.running import target_logits
+from corsa_plugins.model.tokenization import JoinedIds
 
 __all__ = ["MOST_CHANGED", "Keeper", "kept_sentence"]
 
@@ -75,14 +76,29 @@ class Keeper:
         """The penalty itself, to be added to a loss; arguments as for :meth:`gradient`."""
         return keep_penalty(self._divergence(model, step), weight, tolerance)[0]
 
+    def penalty_of(self, logits: Sequence[Tensor], step: int, *, weight: float, tolerance: float) -> Tensor:
+        """The penalty where the step's prompts have been run with something else.
+
+        Args:
+            logits: Of :meth:`rows`, each (held positions, V), of a model in evaluation mode.
+            step, weight, tolerance: As for :meth:`gradient`.
+        """
+        return keep_penalty(self._divergence_of(logits, step), weight, tolerance)[0]
+
+    def rows(self, step: int) -> list[JoinedIds]:
+        """The prompts that a step holds, and the answers that they are held at."""
+        return [self.held[index].ids for index in self.at(step)]
+
     def _divergence(self, model: nn.Module, step: int) -> Tensor:
         """Of the step's prompts, at each of their held positions."""
-        chosen = self.at(step)
         with modes_kept(model), self.precision():
             model.eval()
-            logits = torch.cat(target_logits(model, [self.held[index].ids for index in chosen]))
-        reference = torch.cat([self._of_held[index] for index in chosen]).to(logits.device)
-        return divergence(logits, reference)
+            return self._divergence_of(target_logits(model, self.rows(step)), step)
+
+    def _divergence_of(self, logits: Sequence[Tensor], step: int) -> Tensor:
+        now = torch.cat(list(logits))
+        reference = torch.cat([self._of_held[index] for index in self.at(step)])
+        return divergence(now, reference.to(now.device))
 
     def at(self, step: int) -> list[int]:
         """Which of the held prompts a step holds: the order is another one each time all have had their turn."""

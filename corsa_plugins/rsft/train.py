@@ -142,6 +142,7 @@ class _Run:
         self.settings = settings
         self.on_epoch = on_epoch
         self.keeper = keeper
+        self.hold = {"weight": settings.keep_weight, "tolerance": settings.keep_tolerance}
         self.updates = Updates(weights, settings, settings.epochs * len(samples) * settings.steps)
         self.finished = _Finished((), None)
         self.said_in_training: tuple[bool, ...] = ()  # before the second stage, where there is one
@@ -206,7 +207,7 @@ class _Run:
         last = [losses[-1] for losses in self.finished.epochs[-1]] if self.finished.epochs else []
         under = {index for index, loss in enumerate(last) if loss < tau}
         for index in self._order():
-            checks[index] = self._visit(self.samples[index])
+            checks[index] = self._visit(self.samples[index], learned=index in under)
             (under.add if checks[index][-1] < tau else under.discard)(index)
             bar.set_postfix_str(f"{len(under)} of {len(self.samples)} samples under {tau:g}", refresh=False)
             bar.update()
@@ -223,30 +224,38 @@ class _Run:
             return list(range(len(self.samples)))
         return torch.randperm(len(self.samples), generator=self.random).tolist()
 
-    def _visit(self, sample: Sample) -> tuple[float, ...]:
-        """Lines 5 to 13: the losses checked, the last of them under tau if the sample stopped early."""
+    def _visit(self, sample: Sample, learned: bool) -> tuple[float, ...]:
+        """Lines 5 to 13: the losses checked, the last of them under tau if the sample stopped early.
+
+        A sample that was ``learned`` will most likely be left as it is: what should stay is not run with its first
+        check, but behind it if there is a step to make.
+        """
         checks: list[float] = []
         for _ in range(self.settings.steps):
             with torch.enable_grad():
-                loss = self.loss(sample)
+                loss, penalty = self._checked(sample, alone=learned and not checks)
             checks.append(self._finite(float(loss.detach()), sample))
             if checks[-1] < self.settings.loss_threshold:
                 break
             try:
-                self.updates.step(self._with_what_stays(loss))
+                with torch.enable_grad():
+                    loss = loss + (self._penalty() if penalty is None else penalty)
+                self.updates.step(loss)
             except NonFiniteLossError as error:
                 raise self._named(str(error), sample) from None
         return tuple(checks)
 
-    def _with_what_stays(self, loss: Tensor) -> Tensor:
-        """The loss with the penalty of what should stay, where that is held."""
+    def _checked(self, sample: Sample, alone: bool) -> tuple[Tensor, Tensor | None]:
+        """The loss and, unless it is wanted alone, the penalty of what should stay, of the same pass."""
+        if self.keeper is None or alone:
+            return self.loss(sample), None
+        loss, logits = self.loss.beside(sample, self.keeper.rows(self.updates.t))
+        return loss, self.keeper.penalty_of(logits, self.updates.t, **self.hold)
+
+    def _penalty(self) -> Tensor | float:
         if self.keeper is None:
-            return loss
-        chosen = self.settings
-        with torch.enable_grad():
-            return loss + self.keeper.penalty(
-                self.loss.model, self.updates.t, weight=chosen.keep_weight, tolerance=chosen.keep_tolerance
-            )
+            return 0.0
+        return self.keeper.penalty(self.loss.model, self.updates.t, **self.hold)
 
     def _finite(self, loss: float, sample: Sample) -> float:
         if not isfinite(loss):

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from corsa_plugins.corsa.keeper import Keeper
 from corsa_plugins.corsa.kept import Kept, make_kept
 from corsa_plugins.rsft import RSFTSettings, rsft
+from corsa_plugins.rsft.loss import AnswerLoss
+from corsa_plugins.rsft.samples import make_samples
 from tests.support.training import REQUESTS, flat, pairs, state
 
 HELD = RSFTSettings(
@@ -52,6 +54,24 @@ def test_the_divergence_of_the_steps_prompts_is_added_to_the_loss(
         for parameter, gradient in zip(theta, torch.autograd.grad(loss, theta), strict=True):
             parameter.data -= 0.1 * gradient
     assert torch.allclose(flat(base.transformer.h[1].mlp.parameters()), flat(theta), atol=1e-5, rtol=1e-4)
+
+
+def test_one_pass_gives_the_loss_and_the_penalty_of_two(
+    base: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    base = base.double()
+    keeper = Keeper(base, make_kept(base, tiny_tokenizer, REQUESTS[:2]), size=3, seed=0)
+    loss = AnswerLoss(base)
+    [sample] = make_samples(base, tiny_tokenizer, REQUESTS[:1], RSFTSettings())
+    with torch.no_grad():
+        base.transformer.h[1].mlp.c_fc.weight.mul_(1.2)  # at the reference the penalty is zero
+    hold = {"weight": 2.0, "tolerance": 1e-3}
+    beside, logits = loss.beside(sample, keeper.rows(4))
+    together, apart = keeper.penalty_of(logits, 4, **hold), keeper.penalty(base, 4, **hold)
+    assert apart > 1e-3
+    assert torch.allclose(together, apart, rtol=1e-9)
+    assert torch.allclose(beside, loss(sample), rtol=1e-9)
+    assert not torch.allclose(apart, keeper.penalty(base, 5, **hold)), "another step holds other prompts"
 
 
 def test_what_is_held_moves_less_and_what_moved_is_said(
