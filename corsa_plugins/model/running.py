@@ -70,23 +70,34 @@ def logits_at(
         inputs: What else to give the model, or something in place of the mask.
     """
     model: Any = architecture.model
-    chosen = False
-
-    def choose(_: nn.Module, args: tuple[Any, ...]) -> Any:
-        nonlocal chosen
-        if not args or not isinstance(args[0], Tensor) or args[0].shape[:2] != ids.shape:
-            return None
-        chosen = True
-        hidden = args[0]
-        return (hidden[rows.to(hidden.device), positions.to(hidden.device)][None], *args[1:])
-
     # What comes behind the head (soft caps, scales) works on each logit, whatever their arrangement.
     device = input_device(model)
     given = {"attention_mask": mask.to(device), "use_cache": False} | inputs
-    with hooked(architecture.head.module, choose, before=True):
+    with _only_into_head(architecture.head.module, (*ids.shape,), rows, positions) as chosen:
         logits = model(input_ids=ids.to(device), **given).logits
     logits = logits[0] if chosen else logits[rows.to(logits.device), positions.to(logits.device)]
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+@contextmanager
+def _only_into_head(
+    head: nn.Module | None, shape: tuple[int, int], rows: Tensor, positions: Tensor
+) -> Iterator[list[bool]]:
+    """Within the block the head is given ``n`` positions, as one row, of hidden states that have this shape.
+
+    The list is not empty once it has been: a model may have no such module, or not call it.
+    """
+    chosen: list[bool] = []
+
+    def choose(_: nn.Module, args: tuple[Any, ...]) -> Any:
+        if not args or not isinstance(args[0], Tensor) or args[0].shape[:2] != shape:
+            return None
+        chosen.append(True)
+        hidden = args[0]
+        return (hidden[rows.to(hidden.device), positions.to(hidden.device)][None], *args[1:])
+
+    with nullcontext() if head is None else hooked(head, choose, before=True):
+        yield chosen
 
 
 @contextmanager
@@ -110,7 +121,8 @@ def contiguous_into_head(model: Any) -> Iterator[None]:
 def target_logits(model: Any, rows: Sequence[JoinedIds]) -> list[Tensor]:
     """For each row the logits (tokens of its target, vocabulary) that predict its target, in float32 or wider.
 
-    The vocabulary head runs, if the model can be told so, from the first position on that predicts a target's token.
+    The vocabulary head runs where a target's token is predicted; where a model does not call it as a module, from the
+    first such position on, if the model can be told so.
 
     Args:
         model: A causal language model; a ``PeftModel`` answers with its active adapter.
@@ -122,13 +134,17 @@ def target_logits(model: Any, rows: Sequence[JoinedIds]) -> list[Tensor]:
     if accepts_logits_to_keep(base_model(model)):
         first = min(len(row.prompt_ids) for row in rows) - 1
         keep = {"logits_to_keep": ids.shape[1] - first}
-    with contiguous_into_head(model):
+    sizes = [len(row.target_ids) for row in rows]
+    of_row = torch.tensor([index for index, size in enumerate(sizes) for _ in range(size)], dtype=torch.long)
+    starts = (len(row.prompt_ids) - 1 - first for row in rows)
+    at = torch.tensor(
+        [start + i for start, size in zip(starts, sizes, strict=True) for i in range(size)], dtype=torch.long
+    )
+    head = base_model(model).get_output_embeddings()
+    with _only_into_head(head, (len(rows), ids.shape[1] - first), of_row, at) as chosen, contiguous_into_head(model):
         logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **keep).logits
-    predicting = []
-    for index, row in enumerate(rows):
-        start = len(row.prompt_ids) - 1 - first
-        predicting.append(logits[index, start : start + len(row.target_ids)])
-    return [part.to(torch.promote_types(part.dtype, torch.float32)) for part in predicting]
+    logits = logits[0] if chosen else logits[of_row.to(logits.device), at.to(logits.device)]
+    return list(logits.to(torch.promote_types(logits.dtype, torch.float32)).split(sizes))
 
 
 @torch.no_grad()
