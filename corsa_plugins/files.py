@@ -5,23 +5,17 @@ Written by hand: of the libraries for it, atomicwrites is no longer maintained, 
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corsa_plugins.errors import CorsaError
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing says there whether a process is still at work on a file
-    fcntl = None  # type: ignore[assignment]
+from corsa_plugins.temporaries import temporary_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,14 +107,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise IsADirectoryError(f"{path} is a directory: name a file in it")
     target.parent.mkdir(parents=True, exist_ok=True)
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-    _remove_abandoned(target)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new")
-    os.close(handle)
-    with _in_hand(Path(name)) as temporary:
+    with temporary_beside(target) as temporary:
         try:
             yield temporary
             _flush(temporary)
-            os.chmod(temporary, mode)  # mkstemp makes the file private; a result file is not
+            os.chmod(temporary, mode)  # it was made private; a result file is not
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -146,8 +137,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{path} is a file: name a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target)
-    with _in_hand(Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new"))) as hidden:
+    with temporary_beside(target, folder=True) as hidden:
         try:
             temporary = hidden / target.name
             temporary.mkdir()
@@ -174,60 +164,6 @@ def _replace_directory(new: Path, target: Path, old: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _in_hand(new: Path) -> Iterator[Path]:
-    """``new`` under a name that ends in ``.part``, with a lock on it for as long as this process is at work on it.
-
-    The lock is there before the name, and ends with the process, however that ends: a ``.part`` without one has been
-    abandoned.
-    """
-    handle = _lock(new)
-    part = new.with_suffix(".part")
-    try:
-        os.replace(new, part)
-        yield part
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove what killed processes have left beside ``target``; an old folder that they had moved away comes back."""
-    if fcntl is None:
-        return
-    for part in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
-        handle = _lock(part)
-        if handle is None:
-            continue  # somebody is at work on it, or nobody can say
-        try:
-            old = part.with_suffix(".old")
-            if old.exists() and not target.exists():
-                os.rename(old, target)
-            for left in (old, part):
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink(missing_ok=True)
-        finally:
-            os.close(handle)
-
-
-def _lock(path: Path) -> int | None:
-    """An open handle with the only lock on a file or folder; ``None`` where somebody has it, or there are no locks."""
-    if fcntl is None:
-        return None
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
 
 
 def _flush(file: Path) -> None:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_directory
+from corsa_plugins.temporaries import remove_abandoned
 
 __all__ = ["OutputError", "check_output", "disk_errors", "new_directory"]
 
@@ -20,12 +21,13 @@ class OutputError(CorsaError, OSError):
 
 
 def check_output(out: str | os.PathLike[str]) -> Path:
-    """The path of a directory to be made.
+    """The path of a directory to be made; what killed processes have left beside it goes.
 
     Raises:
         OutputError: It is a file, or a directory with something in it.
     """
     path = Path(out).absolute()
+    remove_abandoned(path.resolve())
     if path.exists() and not path.is_dir():
         raise OutputError(f"{out} is a file: name a folder for the output")
     if path.exists() and any(path.iterdir()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,18 +12,24 @@ from pathlib import Path
 import pytest
 
 from corsa_plugins.files import atomic_directory, atomic_write_text
+from corsa_plugins.outputs import OutputError, check_output
 
 WRITER = """
-import os, sys, time
+import os, sys
 from pathlib import Path
-from corsa_plugins import files
+from corsa_plugins import files, temporaries
 
 kind, path, moment = sys.argv[1:]
-rename = os.rename
+rename, lock = os.rename, temporaries._lock
 
 def tell():
     print("now", flush=True)
-    time.sleep(60)
+    sys.stdin.readline()
+
+def late(path):
+    temporaries._lock = lock
+    tell()
+    return lock(path)
 
 def second(source, target):
     if Path(target) == Path(path):
@@ -31,11 +38,16 @@ def second(source, target):
 
 if moment == "renaming":
     os.rename = second
+if moment == "making":
+    temporaries._lock = late
 with (files.atomic_file if kind == "file" else files.atomic_directory)(path) as part:
     (part if kind == "file" else part / "half").write_text("half")
     if moment == "writing":
         tell()
 """
+
+
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
 
 def write(path: Path, kind: str, text: str) -> None:
@@ -50,14 +62,15 @@ def content(path: Path) -> str:
     return (path if path.is_file() else path / "whole").read_text()
 
 
+each_kind = pytest.mark.parametrize("kind", ["file", "folder"])
+
+
 @pytest.fixture
 def killed_writer():
     writers = []
 
     def start(path: Path, kind: str, moment: str = "writing") -> subprocess.Popen:
-        writers.append(
-            subprocess.Popen([sys.executable, "-c", WRITER, kind, path, moment], stdout=subprocess.PIPE, text=True)
-        )
+        writers.append(subprocess.Popen([sys.executable, "-c", WRITER, kind, path, moment], **PIPES))
         assert writers[-1].stdout.readline() == "now\n"
         return writers[-1]
 
@@ -67,19 +80,19 @@ def killed_writer():
         writer.wait()
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@each_kind
 def test_what_was_left_by_a_killed_process_goes_and_nothing_else(tmp_path, killed_writer, kind):
     path = tmp_path / "out"
     write(path, kind, "before")
     at_work = killed_writer(path, kind)
     killed = killed_writer(path, kind)
-    strangers = {".out.mine.part", ".out.abcdefgh.txt", "out.abcdefgh.part"}
+    strangers = {".out.mine.part", ".out.MyLetter.part", ".out.abcdefgh.txt", "out.abcdefgh.part", ".out.abcdefgh.new"}
     for name in strangers:
         (tmp_path / name).write_text("mine")
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert content(path) == "before"
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.iterdir())) == 3 + len(strangers)
     write(path, kind, "after")
     assert content(path) == "after"
     left = {file.name for file in tmp_path.iterdir()} - strangers - {"out"}
@@ -88,6 +101,37 @@ def test_what_was_left_by_a_killed_process_goes_and_nothing_else(tmp_path, kille
     at_work.wait()
     write(path, kind, "at last")
     assert {file.name for file in tmp_path.iterdir()} == strangers | {"out"}
+
+
+@each_kind
+def test_what_was_made_and_not_begun_goes_too(tmp_path, killed_writer, kind):
+    killed = killed_writer(tmp_path / "out", kind, "making")
+    killed.kill()
+    killed.wait()
+    (left,) = tmp_path.iterdir()
+    assert re.fullmatch(r"\.out\.[a-z0-9_]{8}\.new", left.name)
+    write(tmp_path / "out", kind, "after")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+@each_kind
+def test_a_living_process_whose_temporary_one_was_taken_for_abandoned_makes_another(tmp_path, killed_writer, kind):
+    slow = killed_writer(tmp_path / "out", kind, "making")
+    write(tmp_path / "out", kind, "first")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    slow.communicate("\n", timeout=60)
+    assert slow.returncode == 0
+    assert (tmp_path / "out" / "half" if kind == "folder" else tmp_path / "out").read_text() == "half"
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_output_that_is_refused_is_rid_of_what_was_left_all_the_same(tmp_path):
+    """The kill came after the folder had got its name: the same command does not write it again."""
+    write(tmp_path / "out", "folder", "whole")
+    (tmp_path / ".out.abcdefgh.part").mkdir()
+    with pytest.raises(OutputError):
+        check_output(tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_folder_that_had_been_moved_away_comes_back(tmp_path, killed_writer):

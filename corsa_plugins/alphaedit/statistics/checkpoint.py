@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +19,12 @@ from corsa_plugins.alphaedit.statistics.sums import KeySums
 from corsa_plugins.files import atomic_write_tensors
 from corsa_plugins.model.architecture import Architecture, LinearMap
 from corsa_plugins.model.identity import Fingerprint, vocabulary_digest
+from corsa_plugins.temporaries import remove_abandoned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Checkpoint", "Identity"]
+__all__ = ["Checkpoint", "Identity", "remove_outlived"]
 
 logger = logging.getLogger(__name__)
 
@@ -155,5 +157,19 @@ class Checkpoint:
         return True
 
     def remove(self) -> None:
-        """Remove the file: the work is done, or begins anew."""
+        """Remove the file, and what a killed process left of one: the work is done, or begins anew."""
         self.path.unlink(missing_ok=True)
+        remove_abandoned(self.path.resolve())
+
+
+def remove_outlived(finished: Path) -> None:
+    """Remove a checkpoint of statistics that were finished: their process was killed before it came to that.
+
+    Args:
+        finished: The last file of the statistics. A checkpoint that is younger is of work that begins anew.
+    """
+    path = finished.parent / PARTIAL
+    with suppress(FileNotFoundError):
+        if path.stat().st_mtime_ns <= finished.stat().st_mtime_ns:
+            path.unlink()
+    remove_abandoned(path.resolve())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from corsa_plugins.alphaedit.statistics.capture import BrokenKeysError, KeyCapture
-from corsa_plugins.alphaedit.statistics.checkpoint import Checkpoint, Identity
+from corsa_plugins.alphaedit.statistics.checkpoint import Checkpoint, Identity, remove_outlived
 from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, MomentStatistics, StatisticsError
 from corsa_plugins.alphaedit.statistics.packing import TokenRows
 from corsa_plugins.alphaedit.statistics.plan import CollectionPlan, check_count, down_maps, usual_length
@@ -135,6 +135,7 @@ def check_folder(folder: Path, fresh: bool) -> None:
     before anything is loaded."""
     refuse_strangers(folder)
     if (folder / MANIFEST).exists() and not fresh:
+        remove_outlived(folder / MANIFEST)
         raise StatisticsError(
             f"{folder} holds finished statistics: load them with KeyStatistics.load, name another folder, or have them "
             "replaced with fresh=True (corsa stats --fresh)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import time
 
@@ -99,6 +100,31 @@ def test_a_killed_process_is_taken_up_again(tmp_path, tiny_llama, tiny_tokenizer
     whole = collect_into(tmp_path / "whole", tiny_llama, tiny_tokenizer)
     assert torch.allclose(resumed.moment(1), whole.moment(1), rtol=1e-12, atol=0)
     assert torch.equal(resumed.sample(0), whole.sample(0))
+
+
+@pytest.mark.parametrize("suffix", ["new", "part"])
+def test_what_a_kill_left_of_a_checkpoint_goes_though_none_is_written_again(
+    tmp_path, tiny_llama, tiny_tokenizer, suffix
+):
+    with pytest.raises(KeyboardInterrupt):
+        collect_into(tmp_path, tiny_llama, tiny_tokenizer, fails_after(20, KeyboardInterrupt()))
+    left = tmp_path / f".partial.safetensors.abcdefgh.{suffix}"
+    left.write_bytes(b"" if suffix == "new" else b"half")
+    collect_into(tmp_path, tiny_llama, tiny_tokenizer)
+    whole = sorted(path.name for path in tmp_path.iterdir())
+    assert not [name for name in whole if "partial" in name]
+    # Killed between the last file and the end: the same call is told that they are finished, and nothing is left.
+    left.write_bytes(b"")
+    (tmp_path / "partial.safetensors").write_bytes(b"older")
+    os.utime(tmp_path / "partial.safetensors", ns=(0, 0))
+    with pytest.raises(StatisticsError, match="finished"):
+        collect_into(tmp_path, tiny_llama, tiny_tokenizer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == whole
+    # One that is younger is of a run that begins anew, and may be at work.
+    (tmp_path / "partial.safetensors").write_bytes(b"younger")
+    with pytest.raises(StatisticsError, match="finished"):
+        collect_into(tmp_path, tiny_llama, tiny_tokenizer)
+    assert (tmp_path / "partial.safetensors").exists()
 
 
 def refused(folder, model, tokenizer, texts=DOCUMENTS, **changes):
