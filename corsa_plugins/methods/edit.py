@@ -12,7 +12,7 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.files import atomic_directory
 from corsa_plugins.manifest import write_manifest
 from corsa_plugins.methods.effect import read_effect
-from corsa_plugins.methods.spec import Change, Method
+from corsa_plugins.methods.spec import STORE, Change, Method
 from corsa_plugins.model.stored import save_model
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ class SavedUpdate:
         model: The edited model and its tokenizer; ``None`` where the model's own weights are as they were.
         adapter: A PEFT adapter, of ``model`` if there is one, else of the model that was edited; ``None`` where there
             is none, for instance because the model gave every new answer already.
+        store: The edits as text, of a method that keeps them beside the model; else ``None``.
         effect: How much of it was taken, in a sentence; ``None`` where the method does not say.
     """
 
     model: Path | None
     adapter: Path | None
+    store: Path | None = None
     effect: str | None = None
 
 
@@ -84,5 +86,6 @@ def save_update(
     return SavedUpdate(
         model=output / MODEL if "weights" in changes else None,
         adapter=output / ADAPTER if is_adapted else None,
+        store=output / STORE if "store" in changes else None,
         effect=read_effect(output).get("text"),
     )

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 
     from corsa_plugins.data.requests import EditRequest
 
-__all__ = ["REPORT", "TESTBED", "Change", "Method", "MethodSpec", "Session", "in_form"]
+__all__ = ["REPORT", "STORE", "TESTBED", "Change", "Method", "MethodSpec", "Session", "in_form"]
 
 logger = logging.getLogger(__name__)
 
 REPORT = "report.json"
 """Name of the file, in the folder of an update, in which a method says what became of each request."""
+
+STORE = "facts.jsonl"
+"""Name of the file, in the folder of an update, in which a method that changes no weight leaves its edits as text."""
 
 TESTBED = "testbed"
 """The preset for the embedded testbed; a method that has one is among those of ``corsa demo``."""

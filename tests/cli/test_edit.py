@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from corsa_plugins.alphaedit import EditState
 from corsa_plugins.cli.app import main
-from corsa_plugins.data.reading import write_requests
+from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.testbed import load_testbed
 
 
@@ -83,6 +83,17 @@ def test_a_delta_alone(edits: Path) -> None:
     code = _run("edit", "--model", model, "--state", edits / "delta", "--revert", "all", "--output", edits / "none")
     assert code == 0
     assert torch.equal(_down(edits / "none" / "model"), _down(Path(model)))
+
+
+def test_a_method_that_changes_no_weight_says_where_its_edits_are(
+    edits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--method", "in-context", "--requests", edits / "first.jsonl", "--output", edits / "told", "--quiet")
+    assert _run("edit", "--model", load_testbed().path, *arguments) == 0
+    said = capsys.readouterr().out
+    assert f"written to {edits / 'told'}: facts.jsonl" in said
+    assert "adapter" not in said
+    assert read_requests(edits / "told" / "facts.jsonl") == read_requests(edits / "first.jsonl")
 
 
 def test_without_settings_they_are_chosen_once_and_it_says_why(edits: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from corsa_plugins.errors import SettingError, require
+from corsa_plugins.methods.in_context.reader import InContextModel
 from corsa_plugins.model.batching import input_device, pad
 from corsa_plugins.model.borrowing import frozen, random_state_kept
 from corsa_plugins.model.parts import LinearMap, as_linear_map
@@ -222,20 +223,31 @@ def trials(
     return chosen
 
 
+def _changed(edited: Any, change: Callable[[Any], Any]) -> Any:
+    """What ``change`` makes of a copy of a model; of one that reads stored edits, the model itself is changed."""
+    if isinstance(edited, InContextModel):
+        return edited.over(_changed(edited.base, change))
+    return change(merged_copy(edited))
+
+
 def _trained(edited: Any, tokenizer: PreTrainedTokenizerBase, settings: FurtherTraining) -> Any:
-    return _train(merged_copy(edited), tokenizer, settings)
+    return _changed(edited, lambda twin: _train(twin, tokenizer, settings))
 
 
 def _rounded(edited: Any, bits: int) -> Any:
-    twin = merged_copy(edited)
-    round_weights(twin, bits)
-    return twin
+    def rounded(twin: Any) -> Any:
+        round_weights(twin, bits)
+        return twin
+
+    return _changed(edited, rounded)
 
 
-@torch.no_grad()
 def _half_way(edited: Any, base: Mapping[str, Tensor]) -> Any:
-    twin = merged_copy(edited)
-    for name, parameter in twin.named_parameters():
-        before = base[name].to(parameter.device, torch.float64)
-        parameter.copy_((parameter.double() + before) / 2)
-    return twin
+    @torch.no_grad()
+    def merged(twin: Any) -> Any:
+        for name, parameter in twin.named_parameters():
+            before = base[name].to(parameter.device, torch.float64)
+            parameter.copy_((parameter.double() + before) / 2)
+        return twin
+
+    return _changed(edited, merged)

@@ -64,6 +64,7 @@ def edit(
     FILES
       OUTPUT/model/       the edited model, in the format and precision it was loaded in, and its tokenizer
       OUTPUT/adapter/     of a method that trains one: the adapter, of OUTPUT/model if that is there, else of MODEL
+      OUTPUT/facts.jsonl  of in-context: the edits as text; the model stays as it is
       OUTPUT/state/       of AlphaEdit: keys and updates of every batch in force, and the edited layers from before
       OUTPUT/report.json  what became of each request
 
@@ -108,7 +109,7 @@ def edit(
         saved = save_update(chosen, loaded, tokenizer, facts, output, changes=spec.changes, seed=seed)
         if saved.effect:
             typer.echo(saved.effect)
-        parts = " and ".join(folder.name for folder in (saved.model, saved.adapter) if folder)
+        parts = " and ".join(folder.name for folder in (saved.model, saved.adapter, saved.store) if folder)
         typer.echo(f"written to {output}: {parts or 'no adapter, as the model gives every new answer already'}")
         return
     choice = chosen.choose(loaded, tokenizer, facts, numbers or (), None if quiet else show_trial)

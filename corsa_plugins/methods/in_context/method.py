@@ -17,15 +17,12 @@ from corsa_plugins.files import atomic_write_text
 from corsa_plugins.methods.effect import effect_of, warn_if_few, write_report
 from corsa_plugins.methods.in_context.reader import InContextModel
 from corsa_plugins.methods.in_context.store import FactStore, InContextSettings
-from corsa_plugins.methods.spec import MethodSpec
+from corsa_plugins.methods.spec import STORE, MethodSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["STORE", "InContextMethod", "in_context"]
-
-STORE = "facts.jsonl"
-"""Name of the file, in the folder of an update, with the edits that it added."""
+__all__ = ["InContextMethod", "in_context"]
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,14 @@ class InContextModel(nn.Module):
         """Of the model."""
         return torch.device(self.base.device)
 
+    def over(self, base: PreTrainedModel) -> InContextModel:
+        """The same edits before another model."""
+        return InContextModel(base, self.tokenizer, self.store)
+
+    def tie_weights(self) -> None:
+        """Of the model, which has them tied already."""
+        self.base.tie_weights()
+
     def get_base_model(self) -> Any:
         """The model, without the store."""
         return self.base
@@ -105,12 +113,14 @@ class InContextModel(nn.Module):
         return CausalLMOutput(logits=_at(output.logits, places), hidden_states=states)
 
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
-        """The given rows, and what the model goes on with behind each and its edits."""
+        """The given rows, and what the model goes on with behind each and its edits, which no length counts."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         rows, _ = self._rows(input_ids, mask)
         config = options.get("generation_config")
         padding = getattr(config, "pad_token_id", None) or self.tokenizer.pad_token_id or 0
         ids, longer = (part.to(input_ids.device) for part in pad(rows, padding, side="left"))
+        if options.get("max_length") is not None:
+            options["max_length"] += ids.shape[1] - input_ids.shape[1]
         written = self.base.generate(input_ids=ids, attention_mask=longer, **options)
         return torch.cat([input_ids, written[:, ids.shape[1] :]], dim=1)
 

@@ -14,8 +14,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.bench.ability import PRESETS, Harness, compare_ability, general_ability
 from corsa_plugins.bench.ability.presets import with_presets
+from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
-from corsa_plugins.model.asking import score_targets
+from corsa_plugins.methods.in_context.reader import InContextModel
+from corsa_plugins.methods.in_context.store import FactStore, InContextSettings
+from corsa_plugins.model.asking import generate_answers, score_targets
 
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (the extra 'eval' brings it)"
@@ -43,6 +46,22 @@ metric_list:
 """
 
 
+WRITTEN = """
+task: written
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{choices[answer]}}}}"
+generation_kwargs: {{until: ["~"], max_gen_toks: {length}, do_sample: false}}
+metric_list:
+  - metric: exact_match
+"""
+LENGTH = 6
+
+
 @pytest.fixture
 def task_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -52,6 +71,8 @@ def task_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"question": q, "choices": choices, "answer": answer} for q, choices, answer in QUESTIONS]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "capitals.yaml").write_text(TASK.format(data=data))
+    asked = tmp_path / "written.jsonl"
+    (folder / "written.yaml").write_text(WRITTEN.format(data=asked, length=LENGTH))
     return folder
 
 
@@ -96,6 +117,31 @@ def test_the_difference_to_another_model(
     change = compare_ability(before, after)["capitals"]["acc"]
     expected = accuracy(tiny_llama, tiny_tokenizer)
     assert (change.before, change.after, change.difference) == (0.75, expected, expected - 0.75)
+
+
+@needs_harness
+def test_a_model_that_reads_stored_edits_is_asked_with_them(
+    taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, task_folder: Path
+) -> None:
+    facts = [
+        EditRequest(prompt="The capital of Spain is", target_new="Oslo", subject="Spain"),
+        EditRequest(prompt="Anna Berg was born in", target_new="Paris", subject="Anna Berg"),
+    ]
+    reader = InContextModel(taught_llama, tiny_tokenizer, FactStore(facts, InContextSettings(form="x {fact}\n")))
+    questions = [question for question, _, _ in QUESTIONS]
+    told, plain = (
+        [each.text for each in generate_answers(model, tiny_tokenizer, questions, max_new_tokens=LENGTH)]
+        for model in (reader, taught_llama)
+    )
+    assert told[:2] == plain[:2]
+    assert told[2] != plain[2]
+    rows = [{"question": q, "choices": [answer], "answer": 0} for q, answer in zip(questions, told, strict=True)]
+    (task_folder.parent / "written.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings: dict = {"include_path": task_folder, "batch_size": 3}
+    found = general_ability(reader, tiny_tokenizer, "capitals,written", **settings)  # type: ignore[arg-type]
+    assert found["capitals"]["acc"] == accuracy(reader, tiny_tokenizer)  # type: ignore[arg-type]
+    assert found["written"]["exact_match"] == 1.0, "as long as without them, and the same"
+    assert general_ability(taught_llama, tiny_tokenizer, "written", **settings)["written"]["exact_match"] < 1.0
 
 
 @needs_harness

@@ -10,7 +10,10 @@ from torch import nn
 
 from corsa_plugins.bench.wild.survive import FurtherTraining, merged_copy, round_weights, trials
 from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.in_context.reader import InContextModel
+from corsa_plugins.methods.in_context.store import FactStore, InContextSettings
 from tests.conftest import TEXTS
+from tests.support.small_plans import FRANCE
 
 
 def weights(model):
@@ -112,3 +115,18 @@ def test_quantised_weights_have_no_copy(taught_llama):
     taught_llama.config.quantization_config = {"bits": 4}
     with pytest.raises(SettingError, match="quantised"):
         merged_copy(taught_llama)
+
+
+@pytest.mark.parametrize("name", ["merge", "int4", "training"])
+def test_stored_edits_are_read_before_what_becomes_of_the_model(name, taught_llama, tiny_tokenizer):
+    training = FurtherTraining(tuple(TEXTS), steps=3, batch_size=2, length=16, rank=2, learning_rate=1e-2)
+    (trial,) = trials([name], taught_llama, tiny_tokenizer, training)
+    store, before = FactStore([FRANCE], InContextSettings()), weights(taught_llama)
+    ids = tiny_tokenizer(f"{FRANCE.prompt} {FRANCE.target_new}", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        found = trial.change(InContextModel(taught_llama, tiny_tokenizer, store))(ids).logits
+        expected = InContextModel(trial.change(taught_llama), tiny_tokenizer, store)(ids).logits
+        without = trial.change(taught_llama)(ids).logits
+    assert torch.equal(found, expected)
+    assert not torch.allclose(found, without)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(taught_llama).items())
