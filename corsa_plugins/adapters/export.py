@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,7 +117,7 @@ def state_adapter(
             "their settings (RECT, PRUNE), and an adapter would add that sum: export the edited model, compared with "
             "the one it was made from"
         )
-    fused = [name for name, shape in state.fingerprint.shapes.items() if len(shape) == 3 and 1 not in shape]
+    fused = _fused_experts(state)
     if fused:
         raise SettingError(
             f"the model is a mixture of experts with fused weights ({fused[0]}), and PEFT takes an adapter of other "
@@ -242,3 +243,16 @@ def _transposed(state: EditState, module: str) -> bool:
 def _about(state: EditState, batches: Sequence[EditBatch]) -> dict[str, object]:
     named = [{"name": batch.name, "requests": len(batch.requests)} for batch in batches]
     return {"fingerprint": replace(state.fingerprint).as_dict(), "batches": named}
+
+
+def _fused_experts(state: EditState) -> list[str]:
+    """Experts' fused weights beside what is edited: parameters of three axes in the same list of blocks, one of the
+    last two being the hidden width. Convolutions (depthwise ones have an axis of 1) and what a model sees or hears with
+    are none."""
+    lists = {re.split(r"\.\d+\.", name)[0] for name in state.modules.values()}
+    widths = {original.shape[0] for original in state.originals.values()}
+    return [
+        name
+        for name, shape in state.fingerprint.shapes.items()
+        if re.split(r"\.\d+\.", name)[0] in lists and len(shape) == 3 and 1 not in shape and widths & set(shape[1:])
+    ]

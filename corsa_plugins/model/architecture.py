@@ -7,7 +7,7 @@ What is named by hand is taken; head and embedding are what the model says they 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -82,7 +82,7 @@ class Architecture:
                 raise ArchitectureError(f"down: {self._down.format(layer)} is not a linear map: name one")
         if self._ffn is None:
             ffn = self._feed_forward(block)
-            return FeedForward(ffn.name, ffn.module, ffn.up, down or ffn.down_map)
+            return replace(ffn, down_map=down or ffn.down_map)
         name = self._ffn.format(layer)
         module = _named(self.model, "ffn", self._ffn, layer)
         fitting = feed_forward(name, module, self.hidden_size)

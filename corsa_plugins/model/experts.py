@@ -103,7 +103,7 @@ def find_mixture(block: NamedModule[nn.Module], hidden_size: int) -> Mixture | N
 def _fused(name: str, module: nn.Module, hidden_size: int) -> tuple[FusedExperts | None, int]:
     """The fused experts in a module, and how many there are; the number alone where their weights are of a kind that is
     not known."""
-    weights = expert_parameters(module)
+    weights = expert_parameters(module, hidden_size)
     if not weights:
         return None, 0
     *up, (down_name, down) = weights

@@ -67,10 +67,17 @@ class FeedForward(NamedModule[nn.Module]):
     Attributes:
         up: The maps from the hidden width; a gate is one of them. Empty if the FFN was named by hand and fits no rule.
         down_map: The map back to the hidden width, whose input is the key and whose output the value; see ``down``.
+        loose: Whether its maps lie in the block itself, beside the attention: ``name`` and ``module`` are the block's.
     """
 
     up: tuple[LinearMap, ...] = ()
     down_map: LinearMap | None = None
+    loose: bool = False
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the modules that together are the FFN and nothing else: what trains if the FFN does."""
+        return tuple(linear.name for linear in (*self.up, self.down)) if self.loose else (self.name,)
 
     @property
     def down(self) -> LinearMap:

@@ -174,6 +174,8 @@ def adds_output_as_it_is(architecture: Architecture, layer: int) -> bool:
 
     with hooked(block, listen), frozen(model), stopped_after(architecture, layer):
         model(input_ids=ids, use_cache=False)
+        if outputs[0].shape[:-1].numel() != ids.numel():  # Gemma 3n's residual stream is several
+            return False
         with hooked(down, add):
             model(input_ids=ids, use_cache=False)
     arrived, sent = outputs[1] - outputs[0], added[0].double().reshape(outputs[0].shape)

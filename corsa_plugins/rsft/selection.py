@@ -32,7 +32,7 @@ def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict
         ArchitectureError: No ``modules`` are named and the block's FFN cannot be told from its other parts.
     """
     if settings.modules is None:
-        names: Iterable[str] = [find_architecture(model).ffn(settings.layer).name]
+        names: Iterable[str] = find_architecture(model).ffn(settings.layer).modules
     else:
         names = settings.modules
     modules = dict(model.named_modules())

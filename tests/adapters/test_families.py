@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from corsa_plugins.adapters import Asked, adopt_adapter, adopting_editor, export_state, read_adapter, read_directions
@@ -19,8 +18,8 @@ from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings
 from corsa_plugins.alphaedit.weights import LayerUpdate
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
-from tests.model.test_architecture import HIDDEN, INNER, WIDE, build
-from tests.support.families import NAMES, REQUESTS, family
+from tests.model.test_architecture import HIDDEN, build
+from tests.support.families import LATER, NAMES, REQUESTS, family
 from tests.support.mixtures import MIXTURES
 from tests.support.serving import assert_llama_cpp_converts, assert_vllm_loads, read
 
@@ -29,21 +28,10 @@ ROUNDING = 2e-6
 IN_GGUF = {
     "gptj": "GPTJ", "gpt_neox": "GPTNEOX", "llama2": "LLAMA", "llama3": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3",
     "mistral": "LLAMA", "gemma": "GEMMA", "gemma2": "GEMMA2", "gemma3": "GEMMA3", "phi3": "PHI3", "olmo2": "OLMO2",
-    "falcon": "FALCON", "bloom": "BLOOM", "opt": None, "gpt2": None,
+    "falcon": "FALCON", "bloom": "BLOOM", "olmo": "OLMO", "gemma3n": "GEMMA3N", "gemma4": "GEMMA4", "qwen3_5": "QWEN35",
+    "ministral3": "MISTRAL3", "phi4": "PHI3", "glm": "CHATGLM", "glm4": "GLM4", "lfm2": "LFM2", "granite": "GRANITE",
+    "falcon_h1": "FALCON_H1",
 }  # fmt: skip
-
-
-def opt(vocabulary: int) -> Any:
-    """OPT keeps its FFN's maps beside the attention, where they are named by hand."""
-    sizes = {"ffn_dim": INNER, "word_embed_proj_dim": HIDDEN, "max_position_embeddings": 64, "init_std": 0.2}
-    return build(hf.OPTConfig(**WIDE | {"vocab_size": vocabulary}, **sizes))
-
-
-def parts_of(name: str, model: Any) -> Architecture:
-    block = "model.decoder.layers.{}"
-    return find_architecture(model, blocks=block, ffn=block, down=f"{block}.fc2") if name == "opt" else (
-        find_architecture(model)
-    )  # fmt: skip
 
 
 def logits(model: Any) -> Tensor:
@@ -64,25 +52,23 @@ def changed(editor: AlphaEditor, parts: Architecture, seed: int) -> None:
     editor.adopt(updates, name="ab"[seed])
 
 
-@pytest.mark.parametrize("name", [*NAMES, "opt"])
+@pytest.mark.parametrize("name", [*NAMES, *LATER])
 def test_base_and_adapter_are_the_edited_model(
     name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    base: Any = opt(len(tiny_tokenizer)) if name == "opt" else family(name, len(tiny_tokenizer))
+    base: Any = family(name, len(tiny_tokenizer))
     base.config._name_or_path = f"tiny/{name}"
     edited = copy.deepcopy(base)
-    parts = parts_of(name, edited)
-    editor = AlphaEditor(edited, tiny_tokenizer, None, AlphaEditSettings(layers=LAYERS), architecture=parts)
+    parts = find_architecture(edited)
+    editor = AlphaEditor(edited, tiny_tokenizer, None, AlphaEditSettings(layers=LAYERS))
     changed(editor, parts, 0)
     changed(editor, parts, 1)
-    exported = export_state(
-        editor.state, tmp_path / "out", asked=Asked(base, tiny_tokenizer, architecture=parts_of(name, base))
-    )
+    exported = export_state(editor.state, tmp_path / "out", asked=Asked(base, tiny_tokenizer))
     assert exported.rank == 6
     assert [module.rank for module in exported.modules.values()] == [6, 3]
     assert_vllm_loads(tmp_path / "out")
     assert read(tmp_path / "out")[0]["fan_in_fan_out"] == (name == "gpt2")
-    architecture = IN_GGUF[name]
+    architecture = IN_GGUF.get(name)
     if architecture:
         assert_llama_cpp_converts(tmp_path / "out", architecture, 3)
 
@@ -93,13 +79,22 @@ def test_base_and_adapter_are_the_edited_model(
     assert float((plain - wanted).abs().max()) > 0.05 * scale
     assert float((served - wanted).abs().max()) < ROUNDING * scale * (1 + float(wanted.abs().max() / plain.abs().max()))
 
-    before = {layer: parts_of(name, base).ffn(layer).down.weight.clone() for layer in LAYERS}
+    before = {layer: find_architecture(base).ffn(layer).down.weight.clone() for layer in LAYERS}
     adapter = read_adapter(tmp_path / "out")
-    back = adopting_editor(base, tiny_tokenizer, adapter, architecture=parts_of(name, base))
+    back = adopting_editor(base, tiny_tokenizer, adapter)
     adopt_adapter(back, adapter)
     assert all(torch.equal(one, other) for one, other in zip(base.parameters(), edited.parameters(), strict=True))
     back.revert("1")
-    assert all(torch.equal(parts_of(name, base).ffn(layer).down.weight, before[layer]) for layer in LAYERS)
+    assert all(torch.equal(find_architecture(base).ffn(layer).down.weight, before[layer]) for layer in LAYERS)
+
+
+def test_a_convolution_is_no_experts(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Of a model that hears, for instance: its weights have three axes too."""
+    model: Any = family("llama3", len(tiny_tokenizer))
+    model.model.add_module("ears", nn.Conv1d(HIDDEN, HIDDEN, 3))
+    editor = AlphaEditor(model, tiny_tokenizer, None, AlphaEditSettings(layers=LAYERS))
+    changed(editor, find_architecture(model), 0)
+    assert export_state(editor.state, tmp_path / "out", base="tiny").rank == 3
 
 
 def test_an_edit_beside_fused_experts_is_refused_as_an_adapter(

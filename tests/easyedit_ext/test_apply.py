@@ -21,6 +21,7 @@ from easyedit_ext import apply_alphaedit_plus_to_model, apply_rsft_to_model, edi
 from easyedit_ext.hparams import HparamsError
 from easyedit_ext.records import record_of
 from tests.easyedit_ext.conftest import LAYERS, REQUESTS, TEMPLATES, changed, small_model, weights
+from tests.support.families import family
 
 METHODS: dict[str, Any] = {"AlphaEditPlus": apply_alphaedit_plus_to_model, "RSFT": apply_rsft_to_model}
 
@@ -263,6 +264,18 @@ def test_rsft_trains_the_modules_it_is_told_to(
     before = weights(small)
     apply_rsft_to_model(small, tiny_tokenizer, REQUESTS, hparams)
     assert changed(small, before) == {"model.layers.2.mlp.down_proj.weight"}
+
+
+def test_an_ffn_that_is_no_module_is_found(tiny_tokenizer: PreTrainedTokenizerFast, method: Callable[..., Any]) -> None:
+    """OPT keeps its FFN's maps in the block, beside the attention."""
+    model = family("opt", len(tiny_tokenizer))
+    before = weights(model)
+    _, originals = method(model, return_orig_weights=True)
+    maps = ("fc2",) if method.alg_name != "RSFT" else ("fc1", "fc2")  # type: ignore[attr-defined]
+    assert {name.split(".")[-2] for name in originals} == set(maps)
+    assert changed(model, before) <= set(originals)
+    restore(model, originals)
+    assert not changed(model, before)
 
 
 def test_saved_edits_go_on_in_another_process(

@@ -22,6 +22,15 @@ GROUPED: dict[str, Any] = {"num_key_value_heads": 1} | FULL
 
 GATED = ["gate_proj", "up_proj"]
 LLAMA = ("model.layers.0", "mlp", GATED, "down_proj", "model.norm")
+LINEAR: dict[str, Any] = {
+    "linear_num_key_heads": 1, "linear_num_value_heads": 1, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}  # fmt: skip
+MAMBA: dict[str, Any] = {"mamba_chunk_size": 8, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}
+PER_LAYER: dict[str, Any] = {
+    "head_dim": 8, "hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 50, "num_kv_shared_layers": 1,
+    "layer_types": ["full_attention"] * 3,
+}  # fmt: skip
 
 FAMILIES: dict[str, tuple[Callable[[], Any], tuple[str, str, list[str], str, str]]] = {
     "gpt2": (lambda: hf.GPT2Config(**GPT), ("transformer.h.0", "mlp", ["c_fc"], "c_proj", "transformer.ln_f")),
@@ -56,6 +65,60 @@ FAMILIES: dict[str, tuple[Callable[[], Any], tuple[str, str, list[str], str, str
         lambda: hf.BloomConfig(n_layer=3, n_head=2, hidden_size=HIDDEN, **COMMON),
         ("transformer.h.0", "mlp", ["dense_h_to_4h"], "dense_4h_to_h", "transformer.ln_f"),
     ),
+    # Their maps lie in the block itself.
+    "opt": (
+        lambda: hf.OPTConfig(ffn_dim=INNER, word_embed_proj_dim=HIDDEN, max_position_embeddings=64, **WIDE),
+        ("model.decoder.layers.0", "", ["fc1"], "fc2", "model.decoder.final_layer_norm"),
+    ),
+    "xglm": (
+        lambda: hf.XGLMConfig(d_model=HIDDEN, ffn_dim=INNER, num_layers=3, attention_heads=2, **COMMON),
+        ("model.layers.0", "", ["fc1"], "fc2", "model.layer_norm"),
+    ),
+    "biogpt": (lambda: hf.BioGptConfig(**FULL), ("biogpt.layers.0", "", ["fc1"], "fc2", "biogpt.layer_norm")),
+    "olmo": (lambda: hf.OlmoConfig(**GROUPED), LLAMA),  # whose norms have no weights
+    # Which has a low-rank map beside the FFN, and linear maps in lists as long as that of the blocks.
+    "gemma3n": (
+        lambda: hf.Gemma3nTextConfig(laurel_rank=4, activation_sparsity_pattern=[0.5, 0.0, 0.0], **GROUPED | PER_LAYER),
+        LLAMA,
+    ),
+    "gemma4": (lambda: hf.Gemma4TextConfig(global_head_dim=8, **GROUPED | PER_LAYER), LLAMA),
+    "qwen3_5": (lambda: hf.Qwen3_5TextConfig(head_dim=8, **GROUPED | LINEAR), LLAMA),
+    "ministral3": (lambda: hf.Ministral3Config(head_dim=8, **GROUPED), LLAMA),
+    "phi4": (
+        lambda: hf.Phi3Config(partial_rotary_factor=0.75, **GROUPED),
+        ("model.layers.0", "mlp", ["gate_up_proj"], "down_proj", "model.norm"),
+    ),
+    "glm": (
+        lambda: hf.GlmConfig(head_dim=8, **GROUPED),
+        ("model.layers.0", "mlp", ["gate_up_proj"], "down_proj", "model.norm"),
+    ),
+    "glm4": (
+        lambda: hf.Glm4Config(head_dim=8, **GROUPED),
+        ("model.layers.0", "mlp", ["gate_up_proj"], "down_proj", "model.norm"),
+    ),
+    "lfm2": (
+        lambda: hf.Lfm2Config(
+            layer_types=["conv", "full_attention", "conv"], block_auto_adjust_ff_dim=False, **GROUPED
+        ),
+        ("model.layers.0", "feed_forward", ["w1", "w3"], "w2", "model.embedding_norm"),
+    ),
+    "granite": (
+        lambda: hf.GraniteConfig(residual_multiplier=0.5, embedding_multiplier=2.0, logits_scaling=2.0, **GROUPED),
+        LLAMA,
+    ),
+    "granitemoehybrid": (
+        lambda: hf.GraniteMoeHybridConfig(
+            num_local_experts=0,
+            shared_intermediate_size=INNER,
+            layer_types=["mamba", "attention", "mamba"],
+            **GROUPED | MAMBA,
+        ),
+        ("model.layers.0", "shared_mlp", ["input_linear"], "output_linear", "model.norm"),
+    ),
+    "falcon_h1": (
+        lambda: hf.FalconH1Config(head_dim=8, mamba_d_ssm=32, mlp_multipliers=[2.0, 0.5], **GROUPED | MAMBA),
+        ("model.layers.0", "feed_forward", GATED, "down_proj", "model.final_layernorm"),
+    ),
 }
 
 
@@ -74,11 +137,12 @@ def test_finds_the_parts(family: str) -> None:
     parts = find_architecture(build(config()))
     found = parts.ffn(0)
     assert [place.name for place in parts.blocks] == [f"{block[:-1]}{i}" for i in range(3)]
-    assert found.name == f"{block}.{ffn}"
-    assert [one.name for one in found.up] == [f"{block}.{ffn}.{name}" for name in up]
-    assert found.down.name == f"{block}.{ffn}.{down}"
+    assert found.name == (f"{block}.{ffn}" if ffn else block)
+    assert [one.name for one in found.up] == [f"{found.name}.{name}" for name in up]
+    assert found.down.name == f"{found.name}.{down}"
+    assert found.modules == ((found.name,) if ffn else (f"{block}.fc1", f"{block}.fc2"))
     assert parts.norm.name == norm
-    assert parts.head.name == "lm_head"
+    assert parts.head.name == ("output_projection" if family == "biogpt" else "lm_head")
     assert parts.hidden_size == HIDDEN
 
 
@@ -109,7 +173,8 @@ def test_the_parts_are_what_they_are_said_to_be(family: str) -> None:
         run(model)
     assert [name for name in seen if name not in ("ffn", "down")] == [place.name for place in places]
     assert torch.equal(values[parts.norm.name][1], values[parts.head.name][0])
-    if family != "bloom":  # whose FFN adds the residual stream itself
+    # Bloom's FFN adds the residual stream itself, Falcon-H1's multiplies by a number
+    if family not in ("bloom", "falcon_h1") and not ffn.loose:
         assert torch.equal(values["ffn"][1], values["down"][1])
     key, value = values["down"]
     bias = getattr(ffn.down.module, "bias", None)
@@ -165,12 +230,8 @@ def test_what_is_refused_can_be_passed_by_hand() -> None:
     assert parts.ffn(2).module is model.model.layers[2].mlp
     with pytest.raises(ArchitectureError, match="pass down="):
         _ = parts.ffn(2).down
-    opt = build(hf.OPTConfig(ffn_dim=INNER, word_embed_proj_dim=HIDDEN, **WIDE))
-    with pytest.raises(ArchitectureError, match=r"model\.decoder\.layers\.0.*ffn="):
-        find_architecture(opt).ffn(0)
-    by_hand = find_architecture(opt, ffn="model.decoder.layers.{}", down="model.decoder.layers.{}.fc2")
-    assert by_hand.ffn(1).down.module is opt.model.decoder.layers[1].fc2
-    assert by_hand.norm.name == "model.decoder.final_layer_norm"
+    down = find_architecture(model, ffn="model.layers.{}.mlp", down="model.layers.{}.self_attn.o_proj").ffn(1).down
+    assert down.module is model.model.layers[1].self_attn.o_proj
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama3"])
@@ -230,6 +291,18 @@ def test_what_could_be_two_things_is_not_guessed() -> None:
     twice.model.layers[0].add_module("mlp2", twice.model.layers[1].mlp)
     with pytest.raises(ArchitectureError, match=r"model\.layers\.0\.mlp or model\.layers\.0\.mlp2"):
         find_architecture(twice).ffn(0)
+    assert find_architecture(twice, ffn="model.layers.{}.mlp2").ffn(0).name == "model.layers.0.mlp2"
+
+
+def test_a_block_without_an_ffn_is_refused_with_what_it_has() -> None:
+    mamba = build(hf.MambaConfig(hidden_size=HIDDEN, num_hidden_layers=3, state_size=8, **COMMON))
+    with pytest.raises(ArchitectureError, match=r"backbone\.layers\.0 \(MambaBlock\): no child looks like an FFN"):
+        find_architecture(mamba).ffn(0)
+    # of linear maps in the block itself nothing is made where another child might be the FFN
+    opt = build(FAMILIES["opt"][0]())
+    opt.model.decoder.layers[0].add_module("other", nn.Sequential(nn.Linear(HIDDEN, HIDDEN)))
+    with pytest.raises(ArchitectureError, match=r"decoder\.layers\.0\.other \(Sequential\) has 1 linear map,"):
+        find_architecture(opt).ffn(0)
 
 
 def test_a_model_without_head_or_with_an_adapter_is_refused() -> None:

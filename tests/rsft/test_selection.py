@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.rsft import RSFTSettings, rsft
+from tests.support.families import family
 from tests.support.rsft_oracle import SGD, compare
 from tests.support.training import FLOAT64, REQUESTS, changed, refused, state
 
@@ -40,6 +41,16 @@ def test_only_the_ffn_changes_and_the_model_is_as_it_was_otherwise(
         assert not block._forward_hooks
     rsft(twin, tiny_tokenizer, REQUESTS, RSFTSettings(layer=1, epochs=1))
     assert not changed(base, state(twin))  # training mode or not: no dropout
+
+
+def test_of_an_ffn_that_is_no_module_its_maps_train_and_nothing_else_of_the_block(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    model = family("opt", len(tiny_tokenizer))
+    before = state(model)
+    rsft(model, tiny_tokenizer, REQUESTS, RSFTSettings(layer=1, epochs=1))
+    parts = [f"fc{number}.{part}" for number in (1, 2) for part in ("weight", "bias")]
+    assert changed(model, before) == {f"model.decoder.layers.1.{part}" for part in parts}
 
 
 @pytest.mark.parametrize(

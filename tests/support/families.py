@@ -27,6 +27,9 @@ NAMES = [
     "bloom",
 ]
 
+LATER = [name for name in FAMILIES if name not in (*NAMES, "llama_square")]
+"""Families that are built of the same parts in other ways; not every test goes through them."""
+
 REQUESTS = [
     EditRequest(prompt="The capital of France is", target_new="Madrid", subject="France", case_id="france"),
     EditRequest(prompt="Anna Berg was born in", target_new="New York City", subject="Anna Berg", case_id="anna"),
@@ -39,7 +42,12 @@ def family(name: str, vocabulary: int, window: int | None = 6) -> PreTrainedMode
     """Three blocks, weights large enough for the answer to depend on them; windows of attention shorter than a text."""
     config: Any = FAMILIES[name][0]()
     config.vocab_size = vocabulary
-    config.initializer_range = 0.2
+    for deviation in ("initializer_range", "init_std"):
+        if hasattr(config, deviation):
+            setattr(config, deviation, 0.2)
+    for other in ("vocab_size_per_layer_input",):
+        if hasattr(config, other):
+            setattr(config, other, vocabulary)
     if hasattr(config, "n_positions"):
         config.n_positions = 64
     if name in ("mistral", "gemma2", "gemma3"):

@@ -121,7 +121,8 @@ def _at_positions(
 
             def keep(layer: int, values: Any, shape: torch.Size = ids.shape, at: Tensor = positions) -> None:
                 values = hidden_states(values)
-                values = values.reshape(*shape, values.shape[-1])  # some FFNs work on (rows * length, width)
+                # Some FFNs work on (rows * length, width); of several streams the first is the one that FFNs add to.
+                values = values.reshape(-1, *shape, values.shape[-1])[0]
                 chosen = values[torch.arange(len(at), device=values.device), at.to(values.device)]
                 captured[layer].append(chosen.to(torch.promote_types(chosen.dtype, torch.float32)))
 

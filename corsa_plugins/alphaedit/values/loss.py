@@ -14,7 +14,7 @@ from corsa_plugins.alphaedit.lookup.rows import Row
 from corsa_plugins.alphaedit.values.batch_texts import BatchTexts
 from corsa_plugins.alphaedit.values.prefix import ReadPrefix
 from corsa_plugins.alphaedit.values.settings import ValueSettings
-from corsa_plugins.model.architecture import Architecture
+from corsa_plugins.model.architecture import Architecture, ArchitectureError
 from corsa_plugins.model.borrowing import hooked, replaced
 from corsa_plugins.model.running import hidden_states, logits_at, with_hidden_states
 
@@ -185,6 +185,11 @@ class BatchLoss:
 
     def _by_row(self, hidden: Tensor) -> Tensor:
         """(rows, length, width): a mixture's experts put out (rows * length, width)."""
+        if hidden.shape[:-1].numel() != self.texts.ids.numel():
+            raise ArchitectureError(
+                f"block {self.layer} ({type(self.blocks[self.layer]).__name__}) puts out {tuple(hidden.shape)}, "
+                "several streams for each token: give site=, for instance the down map of its FFN"
+            )
         return hidden.reshape(len(self.texts.rows), -1, hidden.shape[-1])
 
     def _nll(self, logits: Tensor, delta: Tensor) -> Tensor:

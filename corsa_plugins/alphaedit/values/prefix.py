@@ -17,6 +17,9 @@ from corsa_plugins.model.batching import input_device, pad
 __all__ = ["ReadPrefix"]
 
 
+_STATES = ("conv_states", "recurrent_states")
+
+
 class ReadPrefix:
     """Keys and values of the attention for ``ids[:position]`` of each row; the model then reads the rest alone.
 
@@ -46,7 +49,7 @@ class ReadPrefix:
         self._cache: Any = getattr(output, "past_key_values", None)
         layers = getattr(self._cache, "layers", None)
         # Linear attention and convolutions keep a state, of which no token can be told from another.
-        if layers is None or not all(isinstance(getattr(layer, "keys", None), Tensor) for layer in layers):
+        if layers is None or not all(_keeps_keys_alone(layer) for layer in layers):
             raise NotImplementedError
         self._choose(torch.tensor([distinct[ids] for ids in begins]))
 
@@ -74,3 +77,9 @@ class ReadPrefix:
         self.mask = self.mask[chosen.to(self.mask.device)]
         for layer in self._cache.layers:
             layer.keys, layer.values = (part[chosen.to(part.device)] for part in (layer.keys, layer.values))
+
+
+def _keeps_keys_alone(layer: Any) -> bool:
+    """Whether a cache's layer holds keys and values and no states, which those of Falcon-H1 do beside them."""
+    keys = (getattr(layer, name, None) for name in ("keys", "values"))
+    return all(isinstance(each, Tensor) for each in keys) and not any(hasattr(layer, name) for name in _STATES)

@@ -104,6 +104,7 @@ def find_values(
     Raises:
         RequestError: No requests; or, listed together, those without a subject, too long, or with an empty target.
         SettingError: There is no such block, or the contexts are not templates.
+        ArchitectureError: The block puts out several streams (Gemma 3n), and no ``site`` is given.
         NonFiniteValueError: NaN or infinity, naming the request.
     """
     settings = settings or ValueSettings()
