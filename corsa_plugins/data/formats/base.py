@@ -83,7 +83,7 @@ class Format:
         signatures: Sets of fields of which one is present, whole, in each record: how the format is recognised.
         convert: Makes a record into requests.
         finish: Done at last with all requests, if given.
-        code: Makes a record into a programming problem with its tests, for formats of code; ``None`` where it has none.
+        code: Makes a record into programming problems with their tests, for formats of code; empty where it has none.
         hub: Where it lies on the Hub, if it does.
     """
 
@@ -98,7 +98,7 @@ class Format:
     dropped: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[list[EditRequest]], list[EditRequest]] | None = None
     hub: HubSource | None = None
-    code: Callable[[Mapping[str, Any], int], CodeProblem | None] | None = None
+    code: Callable[[Mapping[str, Any], int], list[CodeProblem]] | None = None
 
     def summary(self) -> str:
         """What it is, where it comes from, and on which terms: a few lines."""

@@ -9,7 +9,8 @@ A record is one problem: ``update`` (``description``, ``rationale``, ``docstring
 ``implementation``, ``unit_tests``, ``update_type``, ``function_path``, ``package``, ``update_id``), ``update_id``,
 ``scenario``, ``problem``, ``solution_signature``, ``unit_tests``, ``imports``, ``ref_solution`` and ``prog_syn_id``.
 The repository's ``data/example_datum.json`` has the problem's fields within ``prog_syn``, the update's under longer
-names, and its id as ``specific_update_id``.
+names, and its id as ``specific_update_id``. Its ``data/arena.jsonl`` has a record for every update, with all of its
+problems in the list ``prog_syn_examples``.
 
 As in CoRSA's appendix, one problem of every update is the edit, the first, and the others are there to evaluate on:
 its portability probes. The prompt gives scenario, problem, signature and one unit test, as the benchmark does; the
@@ -19,7 +20,7 @@ model's own (``corsa train --fill_target_old --whole_answers``). ``codeupdateare
 ``codeupdatearena-update`` puts a note about the update in front of the edit prompt (FT (U+PS)), while paraphrase and
 probes ask without it. CoRSA's own prompt for code is a figure that says nothing in text; these prompts are worded here.
 
-The benchmark's measure, UPass, runs the unit tests on generated code: :func:`code_problem` makes the problems for
+The benchmark's measure, UPass, runs the unit tests on generated code: :func:`code_problems` makes the problems for
 ``corsa evaluate-code``. Nothing here runs code.
 """
 
@@ -35,9 +36,9 @@ from corsa_plugins.data.formats.codeupdatearena_record import (
     FUNCTION,
     LONGER_NAMES,
     called,
-    flat,
     name_of,
     note_of,
+    problems_in,
     solution_before,
     task_of,
     tests_of,
@@ -49,7 +50,7 @@ from corsa_plugins.data.requests import EditRequest
 __all__ = [
     "CODE_UPDATE_ARENA",
     "CODE_UPDATE_ARENA_UPDATE",
-    "code_problem",
+    "code_problems",
     "convert",
     "convert_with_update",
     "group_by_update",
@@ -57,20 +58,20 @@ __all__ = [
 
 
 def convert(record: Mapping[str, Any], index: int, drops: Drops) -> list[EditRequest]:
-    """One programming problem, which is one request until :func:`group_by_update`.
+    """The programming problems of a record, each of which is a request until :func:`group_by_update`.
 
     Raises:
         RecordError: Saying which field is missing or wrong.
     """
-    record = flat(record)
     return [
         make_request(
             drops,
-            prompt=task_of(record, drops),
-            target_new=require_text(record, "ref_solution"),
-            target_old=solution_before(record),
-            case_id=name_of(record, index),
+            prompt=task_of(each, drops),
+            target_new=require_text(each, "ref_solution"),
+            target_old=solution_before(each),
+            case_id=name_of(each, index),
         )
+        for each in problems_in(record)
     ]
 
 
@@ -80,26 +81,31 @@ def convert_with_update(record: Mapping[str, Any], index: int, drops: Drops) -> 
     Raises:
         RecordError: Saying which field is missing or wrong.
     """
-    record = flat(record)
-    task = task_of(record, drops)
-    request = make_request(
-        drops,
-        prompt=f"{note_of(record)}\n{task}",
-        target_new=require_text(record, "ref_solution"),
-        target_old=solution_before(record),
-        paraphrases=[task],
-        case_id=name_of(record, index),
-    )
-    return [request]
+    requests = []
+    for each in problems_in(record):
+        task = task_of(each, drops)
+        request = make_request(
+            drops,
+            prompt=f"{note_of(each)}\n{task}",
+            target_new=require_text(each, "ref_solution"),
+            target_old=solution_before(each),
+            paraphrases=[task],
+            case_id=name_of(each, index),
+        )
+        requests.append(request)
+    return requests
 
 
-def code_problem(record: Mapping[str, Any], index: int) -> CodeProblem | None:
-    """The problem with its tests; ``None`` of a record that has none, or does not say what puts the update in place.
+def code_problems(record: Mapping[str, Any], index: int) -> list[CodeProblem]:
+    """The problems of a record with their tests, without those that have none or whose update cannot be put in place.
 
     Raises:
         RecordError: A field is wrong.
     """
-    record = flat(record)
+    return [problem for each in problems_in(record) if (problem := _code_problem(each, index)) is not None]
+
+
+def _code_problem(record: Mapping[str, Any], index: int) -> CodeProblem | None:
     tests = [text for test in tests_of(record) if (text := called(test)) is not None]
     update = update_in_place(record)
     solution = require_text(record, "ref_solution")
@@ -111,7 +117,7 @@ def code_problem(record: Mapping[str, Any], index: int) -> CodeProblem | None:
         prompt=task_of(record, Drops()),
         entry_point=wanted[1],
         note=note_of(record),
-        setup="\n".join(texts(record, "imports")),
+        setup="\n".join(texts(record, "imports") or texts(record, "prog_syn_imports")),
         update=update,
         tests=tuple(tests),
         reference=solution,
@@ -152,9 +158,11 @@ _TASK_FIELDS = {
     "update.update_type": "target_old: whether the function was renamed",
 }
 _TASK_FIELDS |= {
-    f"prog_syn.{name}": _TASK_FIELDS[name]
+    f"{within}.{name}": _TASK_FIELDS[name]
+    for within in ("prog_syn", "prog_syn_examples[]")
     for name in ("scenario", "problem", "solution_signature", "unit_tests", "ref_solution")
 }
+_TASK_FIELDS["prog_syn_examples[].prog_syn_id"] = _TASK_FIELDS["prog_syn_id"]
 _DROPPED = {
     "update.rationale": "why the update was made",
     "update.imports": "needed to run the code: --to-problems",
@@ -162,6 +170,8 @@ _DROPPED = {
     "update.package": "a kind",
     "imports": "needed to run the code: --to-problems",
     "prog_syn_imports": "the same, in the first release",
+    "prog_syn_examples[].imports": "the same, in the grouped form",
+    "prog_syn_examples[].prog_syn_imports": "the same, in the first release of the grouped form",
 }
 _UPDATE_FIELDS = ("description", "docstring", "signature", "function_path")
 _LONGER_FIELDS = [LONGER_NAMES[name] for name in _UPDATE_FIELDS]
@@ -171,7 +181,7 @@ CODE_UPDATE_ARENA = Format(
     description="CodeUpdateArena: a problem that needs an updated function, asked alone; one request an update",
     homepage="https://github.com/leo-liuzy/CodeUpdateArena",
     licence="MIT",
-    obtain="the Hub, or data/arena-ungrouped.jsonl of the repository",
+    obtain="the Hub, or data/arena.jsonl of the repository",
     mapping=_TASK_FIELDS,
     dropped={
         **_DROPPED,
@@ -180,9 +190,13 @@ CODE_UPDATE_ARENA = Format(
             for name in (*_UPDATE_FIELDS, *_LONGER_FIELDS)
         },
     },
-    signatures=(("update", "problem", "ref_solution"), ("update", "prog_syn")),
+    signatures=(
+        ("update", "problem", "ref_solution"),
+        ("update", "prog_syn"),
+        ("update", "prog_syn_examples[].ref_solution"),
+    ),
     convert=convert,
-    code=code_problem,
+    code=code_problems,
     finish=group_by_update,
     hub=HubSource("leo-liuzy/CodeUpdateArena", ("test",), {"test": "arena-ungrouped.jsonl"}),
 )
@@ -200,7 +214,7 @@ CODE_UPDATE_ARENA_UPDATE = Format(
     dropped=_DROPPED,
     signatures=CODE_UPDATE_ARENA.signatures,
     convert=convert_with_update,
-    code=code_problem,
+    code=code_problems,
     finish=group_by_update,
     hub=CODE_UPDATE_ARENA.hub,
 )

@@ -1,4 +1,4 @@
-"""What a record of CodeUpdateArena holds, in both of its published forms."""
+"""What a record of CodeUpdateArena holds, in each of its published forms."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from corsa_plugins.data.formats.base import Drops
+from corsa_plugins.data.formats.base import Drops, RecordError
 from corsa_plugins.data.formats.code_before import new_parameters, program_before
-from corsa_plugins.data.formats.fields import optional_text, record_at, require_text, texts
+from corsa_plugins.data.formats.fields import objects, optional_text, record_at, require_text, texts
 
 __all__ = [
-    "FUNCTION", "LONGER_NAMES", "called", "flat", "name_of", "note_of", "solution_before", "task_of", "tests_of",
+    "FUNCTION", "LONGER_NAMES", "called", "name_of", "note_of", "problems_in", "solution_before", "task_of", "tests_of",
     "update_in_place",
 ]  # fmt: skip
 
@@ -89,14 +89,27 @@ LONGER_NAMES = {
 """What the nested form calls the fields of an update."""
 
 
-def flat(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record of the nested form in the other one."""
+def problems_in(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The problems of a record of any form, each as a record of the form that has one alone.
+
+    Raises:
+        RecordError: There is none.
+    """
+    if "prog_syn_examples" in record:
+        update, examples = record_at(record, "update"), objects(record, "prog_syn_examples")
+        if not examples:
+            raise RecordError("field 'prog_syn_examples' has no problem in it")
+        name = optional_text(record, "update_id") or require_text(update, "update_id", "update.")
+        return [
+            {**each, "prog_syn_id": each.get("prog_syn_id") or str(at), "update": update, "update_id": name}
+            for at, each in enumerate(examples)
+        ]
     if "prog_syn" not in record:
-        return record
+        return [record]
     update = record_at(record, "update")
     named = {name: update[longer] for name, longer in LONGER_NAMES.items() if longer in update}
     ids = {"update_id": record.get("specific_update_id"), "prog_syn_id": record.get("prog_syn_id")}
-    return {**record_at(record, "prog_syn"), "update": {**update, **named}, **ids}
+    return [{**record_at(record, "prog_syn"), "update": {**update, **named}, **ids}]
 
 
 def task_of(record: Mapping[str, Any], drops: Drops) -> str:

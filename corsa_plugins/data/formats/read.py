@@ -160,12 +160,11 @@ def _convert(
 
 
 def _code(form: Format, raw: Raw) -> list[CodeProblem]:
-    """The programming problem in a record; none where it cannot be run, which is no fault of the request."""
+    """The programming problems in a record; none where they cannot be run, which is no fault of the requests."""
     try:
-        problem = form.code(raw.value, raw.index) if form.code else None
+        return form.code(raw.value, raw.index) if form.code else []
     except (RecordError, ValidationError):
         return []
-    return [] if problem is None else [problem]
 
 
 def _fate(form: Format, path: str) -> tuple[str, bool]:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from corsa_plugins.data.formats import read_format
+from corsa_plugins.data.formats import FormatError, read_format
 from tests.support.samples import SAMPLES, read, records
 
 PROBLEM = ("scenario", "problem", "solution_signature", "unit_tests", "imports", "ref_solution")
@@ -25,15 +25,62 @@ def nested(record):
     return {"update": update, "prog_syn": problem, **ids}
 
 
+def grouped(flat):
+    """A record for every update, as the benchmark's repository has them too."""
+    groups = {}
+    for record in flat:
+        groups.setdefault(record["update_id"], []).append(record)
+    names = (*PROBLEM, "prog_syn_id")
+    return [
+        {
+            "update": group[0]["update"],
+            "prog_syn_examples": [{k: each[k] for k in names if k in each} for each in group],
+        }
+        for group in groups.values()
+    ]
+
+
+FORMS = {"flat": list, "nested": lambda flat: [nested(record) for record in flat], "grouped": grouped}
+
+
 @pytest.mark.parametrize("name", ["codeupdatearena", "codeupdatearena-update"])
-def test_the_nested_form_gives_the_same_requests(name, tmp_path):
-    flat = [record for record in records(SAMPLES[name]) if record.get("update_id")]
-    for file, content in (("flat", flat), ("nested", [nested(record) for record in flat])):
-        (tmp_path / f"{file}.json").write_text(json.dumps(content))
-    result = read_format(name, tmp_path / "nested.json")
-    assert result.requests == read_format(name, tmp_path / "flat.json").requests
+@pytest.mark.parametrize(
+    ("form", "field"), [("nested", "prog_syn.problem"), ("grouped", "prog_syn_examples[].problem")]
+)
+def test_every_form_gives_the_same(name, form, field, tmp_path):
+    flat = [with_implementation(record) for record in records(SAMPLES[name]) if record.get("update_id")]
+    for file in ("flat", form):
+        (tmp_path / f"{file}.json").write_text(json.dumps(FORMS[file](flat)))
+    result, expected = (read_format(name, tmp_path / f"{file}.json") for file in (form, "flat"))
+    assert len(result.requests) == 2
+    assert result.requests == expected.requests
+    assert len(result.code) == 3
+    assert result.code == expected.code
     assert not result.problems
-    assert result.mapping["prog_syn.problem"] == "prompt"
+    assert result.mapping[field] == "prompt"
+    with pytest.raises(FormatError, match="several formats have these fields"):  # which both are
+        read_format(None, tmp_path / f"{form}.json")
+
+
+def test_the_first_release_has_another_name_for_what_is_imported(tmp_path):
+    record = with_implementation(records(SAMPLES["codeupdatearena"])[0])
+    (tmp_path / "f.json").write_text(
+        json.dumps([record | {"imports": None, "prog_syn_imports": ["import math", "x = 1"]}])
+    )
+    assert read_format("codeupdatearena", tmp_path / "f.json").code[0].setup == "import math\nx = 1"
+
+
+def test_what_is_wrong_with_a_group_is_said(tmp_path):
+    group = grouped([record for record in records(SAMPLES["codeupdatearena"]) if record.get("update_id")])[0]
+    unnamed = {**group, "prog_syn_examples": [{**each, "prog_syn_id": None} for each in group["prog_syn_examples"]]}
+    empty = {**group, "prog_syn_examples": []}
+    missing = {**group, "prog_syn_examples": [*group["prog_syn_examples"], {"problem": "P"}]}
+    (tmp_path / "f.json").write_text(json.dumps([unnamed, empty, missing]))
+    result = read_format("codeupdatearena", tmp_path / "f.json")
+    assert [problem.reason for problem in result.problems] == [
+        "field 'prog_syn_examples' has no problem in it", "field 'ref_solution' is missing; it should be text",
+    ]  # fmt: skip
+    assert [request.case_id for request in result.requests] == ["[math.hypot]:[add-argument]:[update-0]:0"]
 
 
 def test_one_problem_of_every_update_is_the_edit():
@@ -81,10 +128,10 @@ def test_the_outdated_solution_is_that_for_the_old_function(tmp_path):
     assert read("codeupdatearena").requests[0].target_old is None  # its implementation does not tell
 
 
-@pytest.mark.parametrize("form", ["flat", "nested"])
+@pytest.mark.parametrize("form", FORMS)
 def test_problems_run_the_update_and_a_test_at_a_time(form, tmp_path):
     flat = [with_implementation(record) for record in records(SAMPLES["codeupdatearena"]) if record.get("update_id")]
-    (tmp_path / "f.json").write_text(json.dumps([nested(record) for record in flat] if form == "nested" else flat))
+    (tmp_path / "f.json").write_text(json.dumps(FORMS[form](flat)))
     problem = read_format("codeupdatearena", tmp_path / "f.json").code[0]
     assert len(problem.tests) == 2
     assert problem.entry_point == "distance_0"
