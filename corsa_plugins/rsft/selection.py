@@ -32,7 +32,8 @@ def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict
         ArchitectureError: No ``modules`` are named and the block's FFN cannot be told from its other parts.
     """
     if settings.modules is None:
-        names: Iterable[str] = find_architecture(model).ffn(settings.layer).modules
+        architecture = find_architecture(model)
+        names: Iterable[str] = architecture.ffn(settings.layer_of(len(architecture.blocks))).modules
     else:
         names = settings.modules
     modules = dict(model.named_modules())

@@ -20,6 +20,10 @@ AUTO_DENSITIES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 """What ``density="auto"`` tries, in this order."""
 
 
+_DEPTH = 5 / 32
+"""Where the paper trains LLaMA3-8B, as a share of the depth."""
+
+
 @dataclass(frozen=True)
 class RSFTSettings(Settings):
     """What to train, how long, and what to leave behind.
@@ -37,7 +41,8 @@ class RSFTSettings(Settings):
         loss_reduction: ``"mean"``: nats per token of the answer, what supervised fine-tuning minimises and the paper's
             runs, made in an ordinary trainer, compared with tau. ``"sum"``: -log P(answer | prompt) as Eq. 1 writes it,
             which asks more of long answers. Equal for answers of one token.
-        layer: The block whose FFN trains, counted from 0; ignored with ``modules``.
+        layer: The block whose FFN trains, counted from 0; ignored with ``modules``. ``None``: the one as deep as the
+            paper's, the fifth of 32 blocks (:meth:`layer_of`).
         modules: Names of the modules that train instead, all of their parameters, as in ``model.named_modules()``.
         seed: ``None``: samples in the order given, every epoch (Algorithm 1, line 4). A number: a new order each
             epoch, drawn from this seed alone.
@@ -72,7 +77,9 @@ class RSFTSettings(Settings):
     optimizer: Optimizer = "adamw"
     weight_decay: NonNegative = 0.0
     loss_reduction: LossReduction = "mean"
-    layer: BlockNumber = 5
+    layer: Annotated[
+        BlockNumber | None, Field(description="the number of a block, counted from 0, or None for one as deep as usual")
+    ] = None
     modules: Annotated[Sequence[str], Field(min_length=1, description="a list of names of modules")] | None = None
     seed: Annotated[int | None, Field(description="an integer, or None for the order given")] = None
     append_eos: bool = False
@@ -89,6 +96,10 @@ class RSFTSettings(Settings):
         Field(description="a number between 0 (keep nothing) and 1 (keep all), or auto"),
     ] = 1.0
     on_interrupt: OnInterrupt = "restore"
+
+    def layer_of(self, n_blocks: int) -> int:
+        """The block whose FFN trains, of a model with ``n_blocks``: 5 of 30 to 35, 2 of GPT-2's 12, 1 of four."""
+        return round(_DEPTH * n_blocks) if self.layer is None else self.layer
 
     @property
     def merges(self) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from corsa_plugins.errors import SettingError
-from corsa_plugins.rsft import RSFTSettings, rsft
+from corsa_plugins.rsft import RSFTSettings, rsft, trainable_parameters
 from tests.support.families import family
 from tests.support.rsft_oracle import SGD, compare
 from tests.support.training import FLOAT64, REQUESTS, changed, refused, state
@@ -76,8 +76,17 @@ def test_named_modules_train_as_in_algorithm_1(
     assert set(report.parameters) == named
 
 
+def test_the_block_follows_from_the_depth(base: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    blocks = {n: RSFTSettings().layer_of(n) for n in (1, 3, 4, 12, 28, 30, 32, 48)}
+    assert blocks == {1: 0, 3: 0, 4: 1, 12: 2, 28: 4, 30: 5, 32: 5, 48: 8}
+    assert RSFTSettings(layer=7).layer_of(4) == 7  # what is asked for is not made to fit
+    trained = trainable_parameters(base, RSFTSettings())
+    assert trained
+    assert all(name.startswith("transformer.h.0.mlp.") for name in trained)
+
+
 def test_what_is_not_there_is_refused(base: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    assert "3 blocks, numbered from 0 to 2" in refused(base, tiny_tokenizer, REQUESTS)  # the default block is 5
+    assert "3 blocks, numbered from 0 to 2" in refused(base, tiny_tokenizer, REQUESTS, layer=5)
     assert "did you mean transformer.h.1.mlp" in refused(
         base, tiny_tokenizer, REQUESTS, modules=["transformer.h.1.mpl"]
     )
