@@ -124,6 +124,9 @@ def _load(
 def load_whole(name: str, what: str, **settings: Any) -> PreTrainedModel:
     """``AutoModelForCausalLM.from_pretrained``, which refuses a checkpoint that lacks some of the model.
 
+    A model that sees is loaded with its eyes where it was saved with them: what is written of it later lacks nothing,
+    and its modules have the names by which others know them.
+
     Args:
         name: A folder, or a name on the Hub.
         what: What the message calls it.
@@ -132,12 +135,28 @@ def load_whole(name: str, what: str, **settings: Any) -> PreTrainedModel:
     Raises:
         LoadingError: Tensors are missing.
     """
-    from transformers import AutoModelForCausalLM
-
-    model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **settings)
+    model, info = _auto_class(name, **settings).from_pretrained(name, output_loading_info=True, **settings)
     refuse_missing(info, what)
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _auto_class(name: str, revision: str | None = None, trust_remote_code: bool | None = None, **_: Any) -> Any:
+    """What loads all that a checkpoint holds."""
+    from transformers import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):  # of an adapter's folder, for instance, which says what its base is
+        return AutoModelForCausalLM
+    sees = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    whole = sees is not None and sees.__name__ in (config.architectures or ())
+    return AutoModelForImageTextToText if whole else AutoModelForCausalLM
 
 
 def put_adapters(

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
 from corsa_plugins.model.stored import save_model
+from tests.model.test_architecture import GROUPED, HIDDEN, INNER, LINEAR
 from tests.support.flips import flipped_copies
+
+EYES = {"hidden_size": HIDDEN, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": INNER}
+SEEING = {
+    "mistral3": lambda vocabulary: transformers.Mistral3Config(
+        text_config=GROUPED | {"vocab_size": vocabulary, "head_dim": 8, "model_type": "mistral"},
+        vision_config=EYES | {"model_type": "pixtral", "image_size": 28, "patch_size": 14, "head_dim": 8},
+        architectures=["Mistral3ForConditionalGeneration"],
+    ),
+    "qwen3_5": lambda vocabulary: transformers.Qwen3_5Config(
+        text_config=GROUPED | LINEAR | {"vocab_size": vocabulary, "head_dim": 8},
+        vision_config=EYES | {"depth": 3, "num_heads": 2, "out_hidden_size": HIDDEN},
+        architectures=["Qwen3_5ForConditionalGeneration"],
+    ),
+}
 
 
 @pytest.fixture
@@ -27,6 +44,21 @@ def test_a_model_is_as_it_was_saved_but_wide_enough_for_a_processor(folder, tiny
         assert torch.equal(model.state_dict()[name], tensor.float()), name
     assert load_model(folder, device="cpu", dtype="bfloat16")[0].dtype == torch.bfloat16
     assert load_model(folder, device="cpu", dtype="float16")[0].dtype == torch.float16
+
+
+@pytest.mark.parametrize("family", SEEING)
+def test_a_model_that_sees_keeps_its_eyes(family, tiny_tokenizer, tmp_path):
+    """Some of them transformers' class for text would load without, others not at all."""
+    config = SEEING[family](len(tiny_tokenizer))
+    model = getattr(transformers, config.architectures[0])(config)
+    save_model(model, tiny_tokenizer, tmp_path / "model")
+    loaded, tokenizer = load_model(tmp_path / "model", device="cpu")
+    assert type(loaded) is type(model)
+    assert find_architecture(loaded).ffn(1).down.name.partition(".layers.")[0].endswith("language_model")
+    save_model(loaded, tokenizer, tmp_path / "again")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "again"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize(
