@@ -19,7 +19,7 @@ from corsa_plugins.files import atomic_write_text
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["CODE", "CodeResult", "Judged"]
+__all__ = ["CODE", "CodeFigures", "CodeResult", "Judged", "MeasureFigures"]
 
 CODE = "code.json"
 """The figures, in the folder of a measurement."""
@@ -46,6 +46,55 @@ class Judged:
         """From JSON values."""
         verdicts = tuple(Verdict(**verdict) for verdict in row["verdicts"])
         return cls(row["kind"], row["task_id"], row["trained"], tuple(row["answers"]), verdicts)
+
+
+@dataclass(frozen=True)
+class MeasureFigures:
+    """One measure of a model.
+
+    Attributes:
+        problems: How many.
+        passes: pass@k by k, the mean over problems with its interval.
+        answers: How many answers came to what.
+    """
+
+    problems: int
+    passes: Mapping[int, Interval]
+    answers: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class CodeFigures:
+    """What :data:`CODE` holds.
+
+    Attributes:
+        label: What the model is called.
+        measures: Its figures by measure (:meth:`CodeResult.groups`).
+        sampling: How answers were written; empty of the problems' own solutions.
+        unenforced: Promises of the sandbox that were done without.
+    """
+
+    label: str
+    measures: Mapping[str, MeasureFigures]
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    unenforced: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CodeFigures:
+        """From JSON values.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: They are something else.
+        """
+        measures = {
+            str(name): MeasureFigures(
+                int(one["problems"]),
+                {int(k): Interval(**interval) for k, interval in one["pass@k"].items()},
+                {str(what): int(count) for what, count in one["answers"].items()},
+            )
+            for name, one in data["figures"].items()
+        }
+        return cls(str(data["label"]), measures, dict(data["sampling"]), tuple(map(str, data["unenforced"])))
 
 
 @dataclass(frozen=True)

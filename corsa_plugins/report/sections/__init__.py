@@ -9,6 +9,7 @@ from corsa_plugins.registry import Registry
 from corsa_plugins.report.sections.ability import ABILITY
 from corsa_plugins.report.sections.answers import ANSWERS
 from corsa_plugins.report.sections.asked import ASKED
+from corsa_plugins.report.sections.code import CODE
 from corsa_plugins.report.sections.conflicts import CONFLICTS
 from corsa_plugins.report.sections.curvature import CURVATURE
 from corsa_plugins.report.sections.drift import DRIFT
@@ -25,6 +26,7 @@ __all__ = [
     "ABILITY",
     "ANSWERS",
     "ASKED",
+    "CODE",
     "CONFLICTS",
     "CURVATURE",
     "DRIFT",
@@ -46,6 +48,7 @@ SECTIONS: Registry[Section] = Registry(
     (
         RESULTS,
         WILD,
+        CODE,
         EFFECTS,
         HISTORY,
         FORGETTING,
