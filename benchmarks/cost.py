@@ -39,6 +39,7 @@ from benchmarks.memory import high_water, marked_from_here
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.testbed import load_testbed
 from trl_ext import CoRSAConfig, CoRSATrainer
+from trl_ext.checkpointing import under_current_names
 from trl_ext.config import paper_lora_config
 from trl_ext.methods.session import quiet
 
@@ -145,12 +146,12 @@ def make_step(base: Any, tokenizer: Any, prompt: int, name: str, device: str) ->
     with quiet():
         if name == BASE:
             data = pairs.rename_column("chosen", "completion").remove_columns("rejected")
-            trainer = SFTTrainer(args=SFTConfig(folder, **common), train_dataset=data, **given)
+            trainer = SFTTrainer(args=SFTConfig(folder, **under_current_names(common)), train_dataset=data, **given)
         elif name in OURS:
             trainer = CoRSATrainer(args=CoRSAConfig(folder, **{**common, **OURS[name]}), train_dataset=pairs, **given)
         else:
             settings = {**common, "loss_type": ["sigmoid", "sft"], "precompute_ref_log_probs": True}
-            trainer = DPOTrainer(args=DPOConfig(folder, **settings), train_dataset=pairs, **given)
+            trainer = DPOTrainer(args=DPOConfig(folder, **under_current_names(settings)), train_dataset=pairs, **given)
         (batch,) = list(trainer.get_train_dataloader())
     trainer.current_gradient_accumulation_steps = 1
     trainer.state.max_steps = 1

@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.fixtures.alphaedit",
     "tests.fixtures.adapters",
     "tests.fixtures.atlas",
+    "tests.fixtures.deprecations",
     "tests.fixtures.likeness",
     "tests.fixtures.merging",
     "tests.fixtures.protocols",

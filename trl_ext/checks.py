@@ -152,8 +152,9 @@ def check_checkpointing(config: DPOConfig) -> None:
     """
     if (config.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
         raise SettingError(
-            "gradient_checkpointing_kwargs={'use_reentrant': True} is not supported: reentrant checkpointing "
-            "works with .backward() alone. Set 'use_reentrant' to False."
+            "gradient_checkpointing_kwargs={'use_reentrant': True} (activation_checkpointing_kwargs in newer "
+            "transformers) is not supported: reentrant checkpointing works with .backward() alone. Set "
+            "'use_reentrant' to False."
         )
 
 

@@ -10,6 +10,7 @@ from trl import DPOConfig
 
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.corsa.pcgrad import PCGradForm
+from trl_ext.checkpointing import adopt
 from trl_ext.checks import REFERENCES, check_checkpointing, check_config
 
 __all__ = ["CoRSAConfig", "paper_lora_config"]
@@ -176,6 +177,7 @@ class CoRSAConfig(DPOConfig):
         self.corsa_settings()  # says which setting is out of range
         check_config(self)
         self.router_aux_loss_coef = 0.0
+        adopt(self)
         super().__post_init__()
         check_checkpointing(self)  # after it, because it reads JSON given on a command line
 

@@ -16,6 +16,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.asking import score_targets
 from tests.fixtures.alphaedit import LATER, QUICK, REQUESTS, SETTINGS, Bench, TestbedBench, gpt2
+from tests.support import checkpointing
 
 
 def test_an_edit_is_taken(testbed_bench: TestbedBench) -> None:
@@ -106,7 +107,7 @@ def test_the_mode_of_the_model_and_of_autograd_change_nothing(llama_bench: Bench
     other = replace(llama_bench, model=copy.deepcopy(llama_bench.model), tokenizer=copy.deepcopy(llama_bench.tokenizer))
     expected = llama_bench.editor(QUICK)
     other.model.train()
-    other.model.gradient_checkpointing_enable()
+    checkpointing.enable(other.model)
     other.model.model.embed_tokens.weight.requires_grad_(False)
     other.tokenizer.pad_token = None
     other.tokenizer.padding_side = "left"

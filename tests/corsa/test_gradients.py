@@ -19,6 +19,7 @@ from corsa_plugins.corsa import (
     sft_loss,
     token_weights,
 )
+from tests.support import checkpointing
 
 ROWS, LENGTH, START = 6, 9, 5
 
@@ -105,7 +106,7 @@ def test_one_backward_equals_two_under_gradient_checkpointing() -> None:
     model = with_adapter(without_dropout(gpt2()).double()).train()
     phi = parameters(model)
     plain = TwoBackwards(phi)(*closures(model))
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpointing.enable(model, use_reentrant=False)
     model.enable_input_require_grads()
     assert_same(OneBackward(model, phi)(*closures(model)), plain, FLOAT64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.errors import SettingError
 from trl_ext import CoRSAConfig
+from trl_ext.checkpointing import RENAMED
 
 
 def test_defaults_are_the_papers(tmp_path: Path) -> None:
@@ -25,6 +27,19 @@ def test_defaults_are_the_papers(tmp_path: Path) -> None:
 def test_checkpointing_settings_as_json_as_a_command_line_gives_them(tmp_path: Path) -> None:
     config = CoRSAConfig(str(tmp_path), use_cpu=True, gradient_checkpointing_kwargs='{"use_reentrant": false}')
     assert config.gradient_checkpointing_kwargs == {"use_reentrant": False}
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", *RENAMED.values()][:2])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_checkpointing_is_asked_for_by_either_name_without_a_warning(tmp_path: Path, name: str, wanted: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        config = CoRSAConfig(str(tmp_path), use_cpu=True, **{name: wanted, f"{name}_kwargs": {"use_reentrant": False}})
+    for found in {"gradient_checkpointing", name}:
+        assert getattr(config, found) is wanted
+        assert getattr(config, f"{found}_kwargs") == {"use_reentrant": False}
+    with pytest.raises(SettingError, match="use_reentrant"):
+        CoRSAConfig(str(tmp_path), use_cpu=True, **{f"{name}_kwargs": '{"use_reentrant": true}'})
 
 
 @pytest.mark.parametrize(

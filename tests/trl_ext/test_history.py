@@ -18,6 +18,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import HISTORY, is_look, read_history
 from tests.support.small_plans import BORN, FRANCE, ITALY
 from tests.trl_ext.conftest import MakeTrainer, flat, lora
+from trl_ext.checkpointing import under_current_names
 from trl_ext.history import HistoryCallback
 
 EDIT = ("history/edit/logps/new", "history/edit/logps/old", "history/edit/margin")
@@ -103,7 +104,7 @@ def test_looking_changes_nothing(
             arguments = DPOConfig(
                 str(tmp_path / "dpo"), use_cpu=True, bf16=False, report_to="none", max_steps=3, logging_steps=1,
                 learning_rate=1e-2, per_device_train_batch_size=2, save_strategy="no", seed=5, disable_tqdm=True,
-                gradient_checkpointing=False, disable_dropout=False,
+                disable_dropout=False, **under_current_names({"gradient_checkpointing": False}),
             )  # fmt: skip
             trainer = DPOTrainer(args=arguments, train_dataset=rows(), processing_class=tiny_tokenizer, **settings)
         trainer.train()

@@ -14,6 +14,7 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer
 
 from tests.trl_ext.conftest import MakeTrainer, flat, preference_rows, trained_adapter
+from trl_ext.checkpointing import under_current_names
 
 
 def test_it_learns_the_new_answers_and_forgets_the_old(make_trainer: MakeTrainer) -> None:
@@ -41,7 +42,7 @@ def test_with_everything_off_it_is_lora_sft(make_trainer: MakeTrainer, tiny_llam
     }  # fmt: skip
     theirs = DPOTrainer(
         twin,
-        args=DPOConfig(f"{ours.args.output_dir}-dpo", loss_type=["sft"], **shared),
+        args=DPOConfig(f"{ours.args.output_dir}-dpo", loss_type=["sft"], **under_current_names(shared)),
         train_dataset=Dataset.from_list(preference_rows()),
         processing_class=ours.processing_class,
     )

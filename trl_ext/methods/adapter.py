@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from corsa_plugins.model.borrowing import remember_gradient_flags, remember_modes
 from trl_ext._trl import TRAINED, BaseTunerLayer, disable_input_gradients
+from trl_ext.checkpointing import checkpointing, disable
 from trl_ext.head import remove_completion_head
 
 __all__ = ["Unadapted", "lora_factors", "lora_layers"]
@@ -29,7 +30,7 @@ class Unadapted:
         self._put_back_modes = remember_modes(model)
         self.attributes = {name: vars(model).get(name) for name in ("forward", "peft_config", "model_tags")}
         self.use_cache = getattr(model.config, "use_cache", None)
-        self.checkpointing = _checkpointing(model)
+        self.checkpointing = checkpointing(model)
 
     def put_back(self) -> None:
         model: Any = self.model
@@ -43,18 +44,14 @@ class Unadapted:
             elif name in vars(model):
                 delattr(model, name)
         disable_input_gradients(model)
-        if not self.checkpointing and _checkpointing(model):
-            model.gradient_checkpointing_disable()
+        if not self.checkpointing and checkpointing(model):
+            disable(model)
         if self.use_cache is not None:
             model.config.use_cache = self.use_cache
         self._put_back_flags()
         self._put_back_modes()
         for parameter in model.parameters():
             parameter.grad = None
-
-
-def _checkpointing(model: nn.Module) -> bool:
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def lora_layers(model: nn.Module) -> dict[str, Any]:

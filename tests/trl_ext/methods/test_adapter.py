@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from tests.trl_ext.conftest import MakeTrainer, lora, trained_adapter
 from tests.trl_ext.methods.conftest import facts_of, is_as
+from trl_ext.checkpointing import checkpointing as is_checkpointing
 from trl_ext.methods.adapter import Unadapted, lora_factors, lora_layers
 
 
@@ -25,7 +26,7 @@ def test_a_trainer_and_its_adapter_leave_nothing_behind(
     unadapted.put_back()
     assert is_as(tiny_llama, before)
     assert tiny_llama.config.use_cache == use_cache
-    assert not tiny_llama.is_gradient_checkpointing
+    assert not is_checkpointing(tiny_llama)
     embedded: Any = tiny_llama.get_input_embeddings()(torch.tensor([[1, 2]]))
     assert not embedded.requires_grad or tiny_llama.get_input_embeddings().weight.requires_grad
 
