@@ -3,6 +3,9 @@
 PEFT's ``all-linear`` finds modules that are linear maps. Of fused experts it trains nothing on some families, as their
 weights are parameters of no such module; on others it trains them and the router, and leaves shared experts and dense
 blocks out. Which it is depends on the names that a family had in older versions of transformers.
+
+Nor are all linear maps of use: those of a model's eyes are not reached by text, and some of Mamba's PEFT refuses, as
+their weights are read and not their layers run.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import ArchitectureError, Mixture, find_architecture
 
-__all__ = ["mixtures_of", "with_experts"]
+__all__ = ["fitted", "mixtures_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +37,14 @@ _TAKEN_FOR_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "
 every target module of such a name, whichever module was meant. As target parameters they are what they say."""
 
 
-def with_experts(config: LoraConfig, model: str | PreTrainedModel, init_kwargs: dict[str, Any]) -> LoraConfig:
-    """The adapter for this model: where ``all-linear`` is asked of a mixture of experts, with its experts and without
-    its routers. Targets that are named one by one stay; that a router is among them is said.
+_REFUSED = dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), "out_proj")
+"""By the type of the model, the linear map that PEFT refuses an adapter."""
+
+
+def fitted(config: LoraConfig, model: str | PreTrainedModel, init_kwargs: dict[str, Any]) -> LoraConfig:
+    """The adapter for this model: ``all-linear`` is what is linear in the text decoder, but what PEFT refuses, and of a
+    mixture of experts its experts and not what routes. Targets that are named one by one stay; that a router is among
+    them is said.
 
     Args:
         config: Of the adapter that is to be made. It is not changed.
@@ -47,6 +55,8 @@ def with_experts(config: LoraConfig, model: str | PreTrainedModel, init_kwargs: 
         SettingError: Dropout, DoRA or biases are asked for, which PEFT has none of for fused experts.
     """
     whole: Any = model if not isinstance(model, str) else _skeleton(model, init_kwargs)
+    if whole is not None and _is_all_linear(config):
+        config = _excluding(config, _useless(whole))
     mixtures = mixtures_of(whole)
     if not mixtures:
         return config
@@ -106,6 +116,44 @@ def _skeleton(name: str, init_kwargs: dict[str, Any]) -> nn.Module | None:
     except Exception:  # of whatever kind: remote code runs here
         logger.debug("no skeleton of %s", name, exc_info=True)
         return None
+
+
+def _useless(model: nn.Module) -> list[str]:
+    """Patterns of the names of linear maps that no adapter is to be put on: outside the text decoder, or refused."""
+    config: Any = getattr(model, "config", None)
+    refused = _REFUSED.get(getattr(config, "model_type", ""))
+    patterns = [] if refused is None else [rf"(.*\.)?{refused}"]
+    try:
+        parts = find_architecture(model)
+    except ArchitectureError:
+        return patterns
+    within = parts.blocks[0].name.rpartition(".")[0].rpartition(".")[0]
+    outside = {
+        _outermost(name, within): None
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not parts.head.module
+        if not name.startswith(f"{within}.")
+    }
+    if outside:
+        logger.info("No adapter is put on what text does not reach: %s.", _listed(list(outside)))
+    return [*patterns, *(rf"{re.escape(name)}(\..*)?" for name in outside)]
+
+
+def _outermost(name: str, within: str) -> str:
+    """The largest part that has the module of this name and not the one called ``within``."""
+    parts = name.split(".")
+    prefixes = [".".join(parts[: n + 1]) for n in range(len(parts))]
+    return next(prefix for prefix in prefixes if not f"{within}.".startswith(f"{prefix}."))
+
+
+def _excluding(config: LoraConfig, patterns: list[str]) -> LoraConfig:
+    if not patterns:
+        return config
+    given = config.exclude_modules or []
+    named = [given] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in given]
+    config = copy.deepcopy(config)
+    config.exclude_modules = "|".join(f"(?:{pattern})" for pattern in [*patterns, *named])
+    return config
 
 
 def _is_all_linear(config: LoraConfig) -> bool:

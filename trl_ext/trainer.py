@@ -66,7 +66,7 @@ from trl_ext.step import (
     sft_of_rows,
     with_the_same_noise,
 )
-from trl_ext.targets import with_experts
+from trl_ext.targets import fitted
 
 __all__ = ["CoRSATrainer"]
 
@@ -167,7 +167,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
             check_base(model)
             peft_config = peft_config if peft_config is not None else paper_lora_config()
             check_lora_config(peft_config, new=True)
-            peft_config = with_experts(peft_config, model, args.model_init_kwargs or {})
+            peft_config = fitted(peft_config, model, args.model_init_kwargs or {})
         own_forward = None
         if not isinstance(model, str):
             base = model.get_base_model() if isinstance(model, PeftModel) else model

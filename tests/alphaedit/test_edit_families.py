@@ -161,7 +161,7 @@ def test_an_architecture_by_hand(tiny_tokenizer: PreTrainedTokenizerFast, tmp_pa
     _edit_and_take_back(_editor(model, tiny_tokenizer, locate), downs, tmp_path / "edits", locate)
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_5_moe", "llama4", "granitemoeshared", "gemma4"])
+@pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_5_moe", "llama4", "granitemoeshared", "gemma4_moe"])
 def test_the_expert_that_every_token_takes_is_an_ffn_like_any_other(
     name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

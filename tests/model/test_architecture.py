@@ -108,6 +108,7 @@ FAMILIES: dict[str, tuple[Callable[[], Any], tuple[str, str, list[str], str, str
     ),
     "granitemoehybrid": (
         lambda: hf.GraniteMoeHybridConfig(
+            residual_multiplier=0.5,
             num_local_experts=0,
             shared_intermediate_size=INNER,
             layer_types=["mamba", "attention", "mamba"],

@@ -69,7 +69,7 @@ MIXTURES: dict[str, tuple[Callable[..., Any], str, str | None, list[str], bool]]
         _of("Lfm2MoeConfig", num_dense_layers=1, layer_types=["conv", "full_attention", "conv"], **_ROUTED),
         "feed_forward.experts", None, ["feed_forward.gate"], False,
     ),
-    "gemma4": (
+    "gemma4_moe": (
         _of("Gemma4TextConfig", head_dim=8, global_head_dim=8, enable_moe_block=True, num_experts=COUNT,
             top_k_experts=TAKEN, moe_intermediate_size=EXPERT, hidden_size_per_layer_input=0, num_kv_shared_layers=0,
             vocab_size_per_layer_input=50, layer_types=["full_attention"] * 3),

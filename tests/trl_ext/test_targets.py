@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from peft import PeftModel
 from transformers import PreTrainedTokenizerFast
 
 from corsa_plugins.errors import SettingError
 from tests.model.test_architecture import build
+from tests.model.test_loading import SEEING
+from tests.support.families import family as small_of
 from tests.support.mixtures import MIXTURES
 from tests.trl_ext.conftest import MakeTrainer, lora
 
@@ -33,7 +36,9 @@ def dense(config: Any) -> list[str]:
     return ["mlp.down_proj"] if getattr(config, "first_k_dense_replace", 0) else []
 
 
-@pytest.mark.parametrize("family", ["mixtral", "qwen3_5_moe", "gpt_oss", "deepseek_v3", "granitemoeshared", "gemma4"])
+@pytest.mark.parametrize(
+    "family", ["mixtral", "qwen3_5_moe", "gpt_oss", "deepseek_v3", "granitemoeshared", "gemma4_moe"]
+)
 def test_all_linear_trains_the_experts_and_not_what_routes(
     family: str, make_trainer: MakeTrainer, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -53,6 +58,24 @@ def test_all_linear_trains_the_experts_and_not_what_routes(
     moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
     assert any(f"{experts}." in name and "lora_B" in name for name in moved)
     assert all("lora_" in name for name in moved)
+
+
+def test_what_text_does_not_reach_is_left_alone(
+    make_trainer: MakeTrainer, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = SEEING["qwen3_5"](len(tiny_tokenizer))
+    model = hf.Qwen3_5ForConditionalGeneration(config)
+    names = trained(make_trainer(model=model, peft_config=lora(target_modules="all-linear")))
+    assert {name.partition(".layers.")[0] for name in names} == {"model.language_model"}
+    excluded = lora(target_modules="all-linear", exclude_modules=["down_proj"])
+    fewer = trained(make_trainer(model=hf.Qwen3_5ForConditionalGeneration(config), peft_config=excluded))
+    assert fewer == {name for name in names if not name.endswith("down_proj")}
+
+
+def test_what_peft_refuses_is_left_out(make_trainer: MakeTrainer, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    names = trained(make_trainer(model=small_of("falcon_h1", len(tiny_tokenizer))))
+    assert not any(name.endswith("out_proj") for name in names)
+    assert {name.rpartition(".")[2] for name in names} >= {"in_proj", "q_proj", "down_proj"}
 
 
 def test_a_model_by_its_name_is_trained_alike(

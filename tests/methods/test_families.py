@@ -1,0 +1,160 @@
+"""Every family that docs/families.md names is built small, edited, saved, loaded, reverted and exported as it says.
+
+The suite takes one method of each kind; ``CORSA_EVERY_METHOD=1`` before pytest takes all that are registered.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from peft import LoraConfig, PeftModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from corsa_plugins.adapters import export_state
+from corsa_plugins.alphaedit import AlphaEditor, KeyStatistics
+from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.alphaedit.weights import LayerUpdate
+from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.registry import method_spec, method_specs
+from corsa_plugins.model.architecture import ArchitectureError, find_architecture
+from corsa_plugins.model.loading import load_model
+from corsa_plugins.model.running import adds_output_as_it_is
+from corsa_plugins.model.stored import save_model
+from corsa_plugins.rsft import RSFTSettings
+from tests.conftest import TEXTS
+from tests.fixtures.alphaedit import SETTINGS
+from tests.model.test_architecture import COMMON, FAMILIES, GROUPED, HIDDEN, build
+from tests.support.families import LATER, REQUESTS, family
+from tests.support.mixtures import MIXTURES
+from trl_ext.methods import AdapterSettings
+
+PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+EVERY = bool(os.environ.get("CORSA_EVERY_METHOD"))
+METHODS = [spec.name for spec in method_specs()] if EVERY else ["alphaedit+", "rome", "rsft", "corsa"]
+
+EDITED = [name for name in FAMILIES if name != "llama_square"]
+SHARED = [name for name, (_, _, shared, _, _) in MIXTURES.items() if shared]
+OTHERS: dict[str, Callable[[], Any]] = {
+    "mamba": lambda: hf.MambaConfig(hidden_size=HIDDEN, num_hidden_layers=3, state_size=8, **COMMON),
+    "mamba2": lambda: hf.Mamba2Config(
+        hidden_size=HIDDEN, num_hidden_layers=3, num_heads=4, head_dim=8, state_size=8, n_groups=1, **COMMON
+    ),
+    "jamba": lambda: hf.JambaConfig(
+        num_experts=2, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, **GROUPED
+    ),
+}
+REFUSED = [*(name for name in MIXTURES if name not in SHARED), *OTHERS]
+
+QUICK = replace(
+    SETTINGS, layers=(0,), ridge=0.01, n_contexts=1, values=replace(SETTINGS.values, steps=2, lr=1.0), search=None
+)
+TRAINED = {
+    "max_steps": 1, "learning_rate": 0.1, "per_device_train_batch_size": 2, "use_cpu": True, "bf16": False,
+    "gradient_checkpointing": False,
+}  # fmt: skip
+
+
+def small(name: str, vocabulary: int) -> Any:
+    if name in FAMILIES:
+        return family(name, vocabulary)
+    if name in MIXTURES:
+        return build(MIXTURES[name][0](vocab_size=vocabulary, initializer_range=0.2))
+    return build(OTHERS[name]())
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        result: Tensor = model.eval()(input_ids=torch.arange(3, 23)[None], use_cache=False).logits
+    return result
+
+
+def options(name: str, statistics: KeyStatistics) -> dict[str, Any]:
+    """The smallest settings that change something."""
+    spec = method_spec(name)
+    kind = spec.settings_class()
+    given: dict[str, Any] = {"statistics": statistics} if spec.needs_statistics else {}
+    if spec.reversible:
+        given["settings"] = QUICK
+    elif kind is RSFTSettings:
+        merged = {} if name == "rsft" else {"weight": 0.8, "density": 0.5}
+        given["settings"] = RSFTSettings(layer=1, epochs=1, steps=1, learning_rate=0.05, **merged)  # type: ignore[arg-type]
+    elif kind is AdapterSettings:
+        lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+        given["settings"] = AdapterSettings(TRAINED, lora=lora, history_looks=0)
+    return given
+
+
+@pytest.mark.parametrize("name", [*EDITED, *SHARED] if EVERY else LATER)
+def test_edited_by_methods_of_every_kind_and_given_back(
+    name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """An update by each method changes what the model says; the model is given back, and the update put in place
+    again, bit for bit."""
+    model = small(name, len(tiny_tokenizer))
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    before = logits(model)
+    statistics = collect_statistics(model, tiny_tokenizer, TEXTS[:6], (0,), n_tokens=10**6, length=32, sample_size=16)
+    for number, method in enumerate(METHODS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        made = method_spec(method)(**options(method, statistics))
+        after = []
+        for act in ("update", "restore"):
+            session = made.start(model, tiny_tokenizer, seed=0)
+            try:
+                session.update(REQUESTS[:1], folder) if act == "update" else session.restore(folder)
+                after.append(logits(session.model))
+            finally:
+                session.close()
+            assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items()), (method, act)
+        assert torch.equal(*after), method
+        assert method_spec(method).changes == ("store",) or not torch.equal(after[0], before), method
+
+
+@pytest.mark.parametrize("name", [*EDITED, *SHARED])
+def test_the_page_says_what_is_found_edited_and_exported(
+    name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = small(name, len(tiny_tokenizer))
+    parts = find_architecture(model)
+    down = parts.ffn(1).down
+    template = down.name.replace(".1.", ".{}.", 1)
+    place = "block" if adds_output_as_it_is(parts, 1) else "map"
+    with_experts = parts.mixture(1) is not None
+    adapter = "no: experts are fused" if with_experts else "yes"
+    assert f"| `{model.config.model_type}` | `{template}` | {place} | {adapter} |" in PAGE
+
+    base = copy.deepcopy(model)
+    editor = AlphaEditor(model, tiny_tokenizer, None, replace(QUICK, layers=(1,)))
+    left, right = torch.randn(down.d_out, 2) * 0.3, torch.randn(down.d_in, 2) * 0.3
+    editor.adopt({1: LayerUpdate(right[:, :0], left, right)}, name="a")
+    edited = logits(model)
+    save_model(model, tiny_tokenizer, tmp_path / "model")
+    assert torch.equal(logits(load_model(tmp_path / "model", device="cpu")[0]), edited)
+    if with_experts:
+        with pytest.raises(SettingError, match="mixture of experts"):
+            export_state(editor.state, tmp_path / "adapter", base="tiny")
+    else:
+        export_state(editor.state, tmp_path / "adapter", base="tiny")
+        served = logits(PeftModel.from_pretrained(base, tmp_path / "adapter"))
+        assert not torch.allclose(served, logits(small(name, len(tiny_tokenizer))), atol=1e-3)
+        torch.testing.assert_close(served, edited, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_page_says_what_is_refused_and_why(name: str) -> None:
+    model = small(name, 50)
+    with pytest.raises(ArchitectureError) as refused:
+        find_architecture(model).ffn(1)
+    (row,) = re.findall(rf"^\| [^|]* \| `{model.config.model_type}` \| (.*) \|$", PAGE, re.M)
+    assert row.split(":")[0] in str(refused.value)
