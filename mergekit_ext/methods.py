@@ -14,14 +14,15 @@ import torch
 import yaml
 
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.errors import SettingError
 from corsa_plugins.merging.recipe import delta_recipe
-from corsa_plugins.methods.effect import effect_of, warn_if_few, write_report
+from corsa_plugins.methods.effect import Effect, effect_of, warn_if_few, write_report
 from corsa_plugins.methods.rsft import RSFTMethod, merged_settings, settings_in_form
 from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.rsft import RSFTSettings
+from corsa_plugins.rsft.density import least_density
 from corsa_plugins.rsft.report import undone_in_words
 from corsa_plugins.rsft.selection import trainable_parameters
+from corsa_plugins.rsft.weights import TrainedWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,20 +46,12 @@ class RSFTMergekitMethod:
 
     Attributes:
         name: For tables and labels.
-        settings: Of R-SFT; ``weight`` and ``density`` are those of the recipe.
-
-    Raises:
-        SettingError: ``density`` is ``"auto"``.
+        settings: Of R-SFT; ``weight`` and ``density`` are those of the recipe. A recipe has a number: of ``"auto"`` it
+            is found before, by merging in memory.
     """
 
     name: str = "R-SFT, merged by mergekit"
     settings: RSFTSettings = field(default_factory=lambda: RSFTSettings(weight=0.8, density=0.2))
-
-    def __post_init__(self) -> None:
-        if self.settings.density == "auto":
-            raise SettingError(
-                "density is auto, and a recipe has a number: give one, or use rsft-merged, which finds it"
-            )
 
     def describe(self) -> dict[str, Any]:
         """The settings."""
@@ -92,10 +85,12 @@ class _Session:
         from safetensors.torch import save_file
 
         models = folder / "models"
-        density = float(self._settings.density)
         self._save(models / "base")
+        weights = TrainedWeights(trainable_parameters(self.model, self._settings))
         self._first_stage.update(requests, folder)
         self._save(models / "edited")
+        auto = self._settings.density == "auto"
+        density = self._least_density(requests, weights) if auto else float(self._settings.density)
         recipe = delta_recipe(models / "base", models / "edited", self._settings.weight, density)
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         self._merge(folder / RECIPE, models / "merged")
@@ -107,6 +102,16 @@ class _Session:
         shutil.rmtree(models)
         self._put(values)
         self._report(requests, density, folder)
+
+    def _least_density(self, requests: Sequence[EditRequest], weights: TrainedWeights) -> float:
+        """Of ``"auto"``, by merging in memory; the model is left merged."""
+        trained = [p.detach().to("cpu", copy=True) for p in weights.parameters.values()]
+
+        def said(density: float) -> int:
+            weights.merge(self._settings.weight, density, trained)
+            return self._effect(requests).taken
+
+        return least_density(said, self._effect(requests).taken)[0]
 
     def restore(self, folder: Path) -> None:
         from safetensors.torch import load_file
@@ -120,15 +125,20 @@ class _Session:
         """In the place of the first stage's report: which requests are said now, and which the merge undid."""
         trained = self._first_stage.report
         assert trained is not None, "the first stage has been made"
-        effect = effect_of(self.model, self._tokenizer, requests, chat_template=bool(self._settings.chat_template))
+        effect = self._effect(requests)
         pairs = list(zip(trained.samples, effect.requests, strict=True))
         undone = sum(sample.said and not request.taken for sample, request in pairs)
         cause = (
-            undone_in_words(undone, self._settings.weight, density) if undone else "not learned; see the first stage"
+            undone_in_words(undone, self._settings.weight, density, auto=self._settings.density == "auto")
+            if undone
+            else "not learned; see the first stage"
         )
         text = effect.sentence("said", cause)
         warn_if_few(effect, text)
         write_report(effect.as_dict(text), folder)
+
+    def _effect(self, requests: Sequence[EditRequest]) -> Effect:
+        return effect_of(self.model, self._tokenizer, requests, chat_template=bool(self._settings.chat_template))
 
     def _save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)

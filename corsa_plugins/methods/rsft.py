@@ -123,13 +123,17 @@ def settings_in_form(settings: RSFTSettings, chat_template: bool) -> RSFTSetting
 
 
 def merged_settings(settings: RSFTSettings | str | None = None) -> RSFTSettings:
-    """Settings with the second stage: weight 0.8 and density 0.2 where they leave both at 1.
+    """Settings with the second stage, where they leave weight and density at 1: the paper's 0.8 and 0.2.
+
+    With ``keep_weight`` the density is ``"auto"``: a change that is held is small, and a fifth of it says little.
 
     Raises:
         SettingError: They cannot be read.
     """
     chosen = _settings(settings)
-    return chosen if chosen.merges else replace(chosen, weight=0.8, density=0.2)
+    if chosen.merges:
+        return chosen
+    return replace(chosen, weight=0.8, density="auto" if chosen.keep_weight else 0.2)
 
 
 def _rsft_plain(settings: RSFTSettings | str | None = None) -> RSFTMethod:

@@ -16,11 +16,12 @@ from corsa_plugins.corsa.keeper import MOST_CHANGED, Keeper, kept_sentence
 from corsa_plugins.corsa.kept import make_kept
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.borrowing import frozen
+from corsa_plugins.rsft.density import least_density
 from corsa_plugins.rsft.loss import AnswerLoss, Prefix
 from corsa_plugins.rsft.report import RSFTReport, SampleReport
 from corsa_plugins.rsft.samples import Sample, make_samples
 from corsa_plugins.rsft.selection import frozen_below, trainable_parameters
-from corsa_plugins.rsft.settings import AUTO_DENSITIES, RSFTSettings
+from corsa_plugins.rsft.settings import RSFTSettings
 from corsa_plugins.rsft.updates import NonFiniteLossError, Updates
 from corsa_plugins.rsft.weights import TrainedWeights
 
@@ -147,7 +148,7 @@ class _Run:
         self.finished = _Finished((), None)
         self.said_in_training: tuple[bool, ...] = ()  # before the second stage, where there is one
         self.density = 1.0
-        self.tried: list[tuple[float, int]] = []
+        self.tried: tuple[tuple[float, int], ...] = ()
         self.random = torch.Generator().manual_seed(settings.seed) if settings.seed is not None else None
 
     def train(self, progress: bool) -> bool:
@@ -186,13 +187,12 @@ class _Run:
     def _merge_at_least_density(self) -> None:
         """Eq. 6 at the smallest density that undoes nothing, else at the first of those that undo least."""
         trained = self.weights.snapshot()
-        enough = sum(self.said_in_training)
-        for density in AUTO_DENSITIES:
+
+        def said(density: float) -> int:
             self.weights.merge(self.settings.weight, density, trained)
-            self.tried.append((density, sum(self.loss.said(self.samples))))
-            if self.tried[-1][1] >= enough:
-                break
-        self.density = max(self.tried, key=lambda result: result[1])[0]  # the first of equal ones
+            return sum(self.loss.said(self.samples))
+
+        self.density, self.tried = least_density(said, sum(self.said_in_training))
         if self.density != self.tried[-1][0]:
             self.weights.merge(self.settings.weight, self.density, trained)
 
@@ -289,7 +289,7 @@ class _Run:
             changed=self.weights.changed(),
             weight=self.settings.weight,
             density=self.density,
-            tried=tuple(self.tried),
+            tried=self.tried,
             kept_changed=tuple(self.keeper.changed(self.loss.model)) if self.keeper else (),
             kept_watched=len(self.keeper.watched) if self.keeper else 0,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def test_weights_are_whole_after_mergekit_fails(
 def test_without_weight_and_density_they_are_the_papers() -> None:
     method: Any = make_method("rsft-mergekit", settings=replace(SETTINGS, weight=1.0, density=1.0))
     assert (method.settings.weight, method.settings.density) == (0.8, 0.2)
+    held: Any = make_method("rsft-mergekit", settings=RSFTSettings(keep_weight=5.0))
+    assert (held.settings.weight, held.settings.density) == (0.8, "auto")
     with pytest.raises(CorsaError, match="its options are: settings"):
         make_method("rsft-mergekit", statistics=None)
 
@@ -117,5 +120,21 @@ def test_an_edit_that_the_merge_undoes_is_reported(
     text = "1 reached in training, undone by keeping 20 % of the change, scaled by 0.8"
     assert text in read_effect(tmp_path)["text"]
     assert text in caplog.text
-    with pytest.raises(CorsaError, match="a recipe has a number: give one, or use rsft-merged"):
-        make_method("rsft-mergekit", settings=replace(SETTINGS, density="auto"))
+
+
+def test_the_density_that_undoes_nothing_is_found_for_the_recipe(
+    taught_llama: Any, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    settings = RSFTSettings(layer=1, learning_rate=5e-3, weight=0.8, density="auto")
+    found = {}
+    for name in ("rsft-merged", "rsft-mergekit"):
+        model = copy.deepcopy(taught_llama)
+        (folder := tmp_path / name).mkdir()
+        make_method(name, settings=settings).start(model, tiny_tokenizer, seed=0).update([FRANCE], folder)
+        assert read_effect(folder)["taken"] == 1  # at 0.2 the merge undoes it
+        found[name] = _weights(model)
+    recipe = yaml.safe_load((tmp_path / "rsft-mergekit" / "recipe.yaml").read_text())
+    chosen = json.loads((tmp_path / "rsft-merged" / "report.json").read_text())["density"]
+    assert recipe["models"][0]["parameters"] == {"weight": 0.8, "density": chosen}
+    assert chosen > 0.2
+    assert all(torch.equal(value, found["rsft-mergekit"][n]) for n, value in found["rsft-merged"].items())

@@ -34,7 +34,7 @@ CAREFUL_SETTINGS: Mapping[str, Any] = {
     "learning_rate": 5e-4,
     "lr_scheduler_type": "constant",
     "learned_at": 0.9,
-    "num_train_epochs": 25,
+    "num_train_epochs": 50,
     "keep_weight": 1.0,
     "keep_batch_size": 8,
     "gradient_checkpointing": False,
