@@ -58,6 +58,8 @@ _EXTRAS = {
     "mergekit": "mergekit",
     "lm_eval": "eval",
     "gguf": "gguf",
+    "torchao": "quantised",
+    "bitsandbytes": "quantised",
 }
 """Optional dependencies and the extra that brings each."""
 

@@ -14,6 +14,7 @@ from corsa_plugins.alphaedit.transaction import EditedWeights
 from corsa_plugins.alphaedit.weights import Site
 from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.identity import Fingerprint
+from corsa_plugins.model.quantised import refuse_quantised
 from easyedit_ext.hparams import AlphaEditPlusHyperParams
 from easyedit_ext.hparams.base import expect
 from easyedit_ext.method import EasyEditMethod
@@ -73,6 +74,7 @@ def apply_alphaedit_plus_to_model(
     edits = to_requests(requests)
     if copy:
         model = copied(model)
+    refuse_quantised(model, "EasyEdit takes weights and gives them back")
     record = record_of(model)
     settings, architecture = hparams.settings(), hparams.architecture(model)
     keys = preserved_keys(model, tok, hparams, architecture, record.statistics)
@@ -170,6 +172,6 @@ def _maps(model: nn.Module, state: EditState) -> dict[Site, LinearMap]:
     """The linear maps that a state edits. Looked up each time: a record that held them would keep its model alive."""
     maps: dict[Site, LinearMap] = {}
     for layer, name in state.modules.items():
-        d_out, d_in = state.originals[layer].shape
+        d_out, d_in = state.originals[layer].shape[:2]
         maps[layer] = LinearMap(name, model.get_submodule(name), d_in, d_out)
     return maps

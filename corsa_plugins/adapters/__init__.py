@@ -10,12 +10,14 @@ edits in force. So nothing is fitted, and nothing is lost.
 * :mod:`~corsa_plugins.adapters.folder`: the folder that PEFT, vLLM and llama.cpp's converter read;
 * :mod:`~corsa_plugins.adapters.efficacy`: what a model answers with a change in its weights;
 * :mod:`~corsa_plugins.adapters.export`: a state's edits as an adapter;
+* :mod:`~corsa_plugins.adapters.beside`: the folder of an edit of a quantised base;
 * :mod:`~corsa_plugins.adapters.difference`: what tells two models apart as an adapter;
 * :mod:`~corsa_plugins.adapters.adoption`: an adapter as a batch of a state;
 * :mod:`~corsa_plugins.adapters.localized`: where an adapter reads that is to be trained.
 """
 
 from corsa_plugins.adapters.adoption import adopt_adapter, adopting_editor
+from corsa_plugins.adapters.beside import save_edits
 from corsa_plugins.adapters.difference import export_difference
 from corsa_plugins.adapters.efficacy import Asked
 from corsa_plugins.adapters.export import AdapterForm, Exported, export_state
@@ -38,6 +40,7 @@ __all__ = [
     "export_state",
     "read_adapter",
     "read_directions",
+    "save_edits",
     "vllm_rank",
     "write_adapter",
 ]

@@ -23,6 +23,7 @@ from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.parts import as_linear_map
 from corsa_plugins.model.placement import bring_in, named_values
+from corsa_plugins.model.quantised import refuse_quantised
 from corsa_plugins.outputs import check_output
 
 __all__ = ["export_difference"]
@@ -57,6 +58,8 @@ def export_difference(
         SettingError, OutputError: As for :func:`~corsa_plugins.adapters.export.export_state`.
     """
     check_output(out)
+    for model in (edited, base.model):
+        refuse_quantised(model, "a difference is taken of weights")
     form = form or AdapterForm()
     called = called or str(getattr(base.model.config, "_name_or_path", "") or "")
     if not called:

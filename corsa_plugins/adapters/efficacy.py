@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
+from torch import Tensor
 
 from corsa_plugins.adapters.low_rank import LowRank
-from corsa_plugins.alphaedit.weights import write_weight
+from corsa_plugins.alphaedit.weights import original_of, put_back, take, write_weight
 from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
 from corsa_plugins.model.asking import score_targets
 
@@ -50,15 +50,15 @@ def changed(maps: Mapping[str, LinearMap], updates: Mapping[str, LowRank]) -> It
 
     As everywhere, sums are made in float64 and rounded once.
     """
-    originals = {name: maps[name].weight.detach().to("cpu", copy=True) for name in updates}
+    before = {name: take(maps[name], "cpu") for name in updates}
     try:
         for name, update in updates.items():
-            write_weight(maps[name], originals[name], [update])
+            held = before[name]
+            write_weight(maps[name], held if isinstance(held, Tensor) else original_of(maps[name]), [update])
         yield
     finally:
-        with torch.no_grad():
-            for name, original in originals.items():
-                maps[name].weight.copy_(original)
+        for name, held in before.items():
+            put_back(maps[name], held)
 
 
 def share_answered(asked: Asked, requests: Sequence[EditRequest], chat_template: bool = False) -> float:

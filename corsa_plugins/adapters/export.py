@@ -235,6 +235,8 @@ def _ways(batches: Sequence[EditBatch]) -> str:
 def _transposed(state: EditState, module: str) -> bool:
     """Whether the model stores these weights as (d_in, d_out); of square ones the model's type tells."""
     layer = next(layer for layer, name in state.modules.items() if name == module)
+    if state.originals[layer].dim() == 3:  # quantised maps are never stored as Conv1D stores its weight
+        return False
     d_out, d_in = state.originals[layer].shape
     stored = state.fingerprint.shapes.get(f"{module}.weight")
     return stored == (d_in, d_out) if d_in != d_out else state.fingerprint.model_type in ("gpt2", "openai-gpt")

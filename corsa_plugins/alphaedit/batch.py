@@ -20,7 +20,7 @@ from corsa_plugins.alphaedit.report import EditReport, RequestReport, verdict
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditBatch, EditState
 from corsa_plugins.alphaedit.values.search import Values, joined
-from corsa_plugins.alphaedit.weights import LayerUpdate
+from corsa_plugins.alphaedit.weights import LayerUpdate, holds_finite
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import CorsaError
 
@@ -207,9 +207,9 @@ class BatchEdit:
         kept = Update(self._kept(update.left), self._kept(update.right))
         batch = joined_updates([*self.made.get(layer, ()), kept])
         self.state.write_layer(layer, linear, batch, self.reader.settings.restraint)
-        if not linear.weight.isfinite().all():
+        if not holds_finite(linear):
             raise EditError(
-                f"layer {layer}: the edited weight holds NaN or infinity in {linear.weight.dtype}; lower the "
+                f"layer {layer}: the edited weight holds NaN or infinity in {self.reader.model.dtype}; lower the "
                 "values' clamp, raise the ridge, or load the model in a wider precision; nothing was changed"
             )
         return kept
@@ -218,8 +218,9 @@ class BatchEdit:
         """As it is kept: what is written into the weights is made of these very numbers."""
         dtype = self.reader.settings.dtype
         if dtype is None:
-            weight = self.reader.maps[self.reader.settings.layers[0]].weight
-            dtype = "float64" if weight.dtype == torch.float64 else "float32"
+            linear = self.reader.maps[self.reader.settings.layers[0]]
+            exact = not linear.quantised and linear.weight.dtype == torch.float64
+            dtype = "float64" if exact else "float32"
         return tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
 
     def _null_space(self, layer: int) -> NullSpace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -22,7 +22,7 @@ from corsa_plugins.model.tokenization import join
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_edit", "editable_maps"]
+__all__ = ["check_edit", "check_restraint", "editable_maps"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def editable_maps(architecture: Architecture, layers: Iterable[Site]) -> dict[Si
     that are offloaded are in memory from now on.
 
     Raises:
-        SettingError: There is no such layer, or its weight is quantised, without values, or shared with another module.
+        SettingError: There is no such layer, or its weight is without values, or shared with another module.
         ArchitectureError: A block has no FFN that can be told, or a module is no linear map.
     """
     maps = {layer: _editable_map(architecture, layer) for layer in layers}
@@ -101,7 +101,7 @@ def editable_maps(architecture: Architecture, layers: Iterable[Site]) -> dict[Si
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     for linear in maps.values():
-        weight: Any = linear.module.weight
+        weight: Any = getattr(linear.module, "weight", None)
         if len(names.get(id(weight), [])) > 1:
             raise SettingError(
                 f"{' and '.join(names[id(weight)])} are one weight: an edit of one would be an edit of all; give "
@@ -110,14 +110,27 @@ def editable_maps(architecture: Architecture, layers: Iterable[Site]) -> dict[Si
     return maps
 
 
+def check_restraint(maps: Mapping[Site, LinearMap], settings: AlphaEditSettings) -> None:
+    """Refuse what needs the weights from before the edits where there are none to read.
+
+    Raises:
+        SettingError: There is a restraint, and one of the maps is quantised.
+    """
+    if settings.restraint is None:
+        return
+    for linear in maps.values():
+        if linear.quantised:
+            raise SettingError(
+                f"{linear.name} is quantised, and the restraint of the settings (RECT, PRUNE, SPHERE) is made of the "
+                "weights from before the edits: edit with alphaedit+ or another method without one, or load the model "
+                "in bfloat16 or float32"
+            )
+
+
 def _editable_map(architecture: Architecture, layer: Site) -> LinearMap:
     linear = _named_map(architecture, layer) if isinstance(layer, str) else architecture.ffn(layer).down
-    weight = linear.weight
-    if not weight.is_floating_point() or tuple(weight.shape) != (linear.d_out, linear.d_in):
-        raise SettingError(
-            f"{linear.name} is stored as {weight.dtype} of shape {tuple(weight.shape)}: a quantised weight cannot be "
-            "edited; load the model in bfloat16 or float32"
-        )
+    if linear.quantised:
+        return linear  # whatever is changed lies beside it
     bring_in(architecture.model, linear.name)
     if linear.weight.is_meta:
         raise SettingError(f"{linear.name} is on meta, without values: load the model by a device map of accelerate's")

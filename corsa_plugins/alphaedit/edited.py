@@ -153,7 +153,12 @@ def change_edits(
 
 
 def save_edited(
-    editor: AlphaEditor, output: str | os.PathLike[str], report: EditReport | None = None, *, whole: bool = True
+    editor: AlphaEditor,
+    output: str | os.PathLike[str],
+    report: EditReport | None = None,
+    *,
+    whole: bool = True,
+    beside: Callable[[Path], object] | None = None,
 ) -> None:
     """Write what :func:`load_edited` reads, completely or not at all.
 
@@ -162,14 +167,18 @@ def save_edited(
         output: The folder.
         report: Of the last edit, to be kept with its settings.
         whole: The model too, and not the edits alone.
+        beside: Writes what else belongs into the folder, which it is given.
 
     Raises:
+        SettingError: The model is to be written, and its edits lie beside quantised weights.
         OSError: The folder cannot be written to.
     """
     with atomic_directory(output) as folder:
         editor.state.save(folder / STATE)
         if whole:
             save_model(editor.model, editor.tokenizer, folder / MODEL)
+        if beside is not None:
+            beside(folder)
         if report:
             content = {"settings": editor.settings.as_dict(), **report.as_dict()}
             (folder / REPORT).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from corsa_plugins.alphaedit.batch import BatchEdit, EditError
-from corsa_plugins.alphaedit.checks import check_edit, editable_maps
+from corsa_plugins.alphaedit.checks import check_edit, check_restraint, editable_maps
 from corsa_plugins.alphaedit.diagnosis import Diagnosis
 from corsa_plugins.alphaedit.edit_batch import EditBatch
 from corsa_plugins.alphaedit.preserved import PreservedKeys, PreservedSpaces
@@ -23,7 +23,7 @@ from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditState, StateError
 from corsa_plugins.alphaedit.transaction import EditedWeights
 from corsa_plugins.alphaedit.values.search import Values
-from corsa_plugins.alphaedit.weights import Factors, Site
+from corsa_plugins.alphaedit.weights import Factors, Site, holds_finite
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
@@ -100,7 +100,9 @@ class AlphaEditor:
     @settings.setter
     def settings(self, settings: AlphaEditSettings) -> None:
         maps = self._weights.maps
-        maps |= editable_maps(self.architecture, settings.layers)
+        own = editable_maps(self.architecture, settings.layers)
+        check_restraint(own, settings)
+        maps |= own
         self._reader = ModelReader(self.model, self.tokenizer, self.architecture, maps, settings)
 
     @property
@@ -181,7 +183,7 @@ class AlphaEditor:
         with self._weights.intact():
             state.write(self._weights.maps)
             for layer in updates:
-                if not self._weights.maps[layer].weight.isfinite().all():
+                if not holds_finite(self._weights.maps[layer]):
                     raise EditError(f"layer {layer}: the changed weight holds NaN or infinity; nothing was changed")
             self._weights.put(state)
         return batch

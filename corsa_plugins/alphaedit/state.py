@@ -19,7 +19,15 @@ from torch import Tensor
 from corsa_plugins.alphaedit.edit_batch import EditBatch
 from corsa_plugins.alphaedit.restraint import RestraintSettings, restrain
 from corsa_plugins.alphaedit.state_files import STATE_JSON, StateError, damage_named, read_state, write_state
-from corsa_plugins.alphaedit.weights import Factors, LayerUpdate, Site, write_weight
+from corsa_plugins.alphaedit.weights import (
+    Factors,
+    LayerUpdate,
+    Site,
+    is_original_of,
+    mark_of,
+    original_of,
+    write_weight,
+)
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.architecture import Architecture, LinearMap
 from corsa_plugins.model.identity import Fingerprint, checksum
@@ -37,7 +45,8 @@ class EditState:
     Attributes:
         fingerprint: Of the model.
         modules: Layer, or module where an adapter changed another one (:data:`Site`) -> name of the changed module.
-        originals: By the same, W0 (d_out, d_in), in the model's own precision, in main memory.
+        originals: By the same, W0 (d_out, d_in), in the model's own precision, in main memory; of a quantised weight,
+            which stays as it is, the shape alone: (d_out, d_in, 0).
         contexts: Templates that keys and values are averaged over; the same for all edits.
         batches: In the order they were made.
         marks: Checksums of the edited weights by layer: ``marks[k]`` with the first k batches in force, or ``None``
@@ -99,7 +108,7 @@ class EditState:
         """
         if not self.originals:
             return 0
-        present = {layer: checksum(maps[layer].weight) for layer in self.originals}
+        present = {layer: mark_of(maps[layer]) for layer in self.originals}
         for count in range(len(self.batches), -1, -1):
             if self.marks[count] is not None and dict(self.marks[count] or {}) == present:
                 return count
@@ -132,9 +141,8 @@ class EditState:
         new = {layer: linear for layer, linear in maps.items() if layer not in self.originals}
         if not new:
             return self
-        weights = {layer: linear.weight.detach() for layer, linear in new.items()}
-        originals = {layer: weight.to("cpu", copy=True).contiguous() for layer, weight in weights.items()}
-        known = {layer: checksum(weight) for layer, weight in originals.items()}
+        originals = {layer: original_of(linear) for layer, linear in new.items()}
+        known = {layer: mark_of(linear) for layer, linear in new.items()}
         return replace(
             self,
             modules={**self.modules, **{layer: linear.name for layer, linear in new.items()}},
@@ -158,7 +166,7 @@ class EditState:
         """Put W0 + all updates into the weights; returns their checksums by layer."""
         for layer in self.originals:
             self.write_layer(layer, maps[layer])
-        return {layer: checksum(maps[layer].weight) for layer in self.originals}
+        return {layer: mark_of(maps[layer]) for layer in self.originals}
 
     def write_layer(
         self, layer: Site, linear: LinearMap, more: Factors | None = None, restraint: RestraintSettings | None = None
@@ -209,12 +217,12 @@ class EditState:
         self.check_model(model, architecture)
         for layer, original in self.originals.items():
             linear = maps[layer]
-            if linear.name != self.modules[layer] or linear.weight.shape != original.shape:
+            if linear.name != self.modules[layer] or original.shape[:2] != (linear.d_out, linear.d_in):
                 raise StateError(f"the edit state edits {self.modules[layer]}, and the model has {linear.name} there")
-            if linear.weight.dtype != original.dtype:
+            if not is_original_of(original, linear):
+                made, now = original.dtype, linear.module.weight.dtype if not linear.quantised else "quantised"
                 raise StateError(
-                    f"the edit state was made in {original.dtype}, and {linear.name} is {linear.weight.dtype}: load "
-                    "the model with that dtype"
+                    f"the edit state was made in {made}, and {linear.name} is {now}: load the model with that dtype"
                 )
 
     # --- files -------------------------------------------------------------------------------------------------------
@@ -271,13 +279,13 @@ class EditState:
     def _check_whole(self, path: Path) -> None:
         marked = self.marks[0] or {}
         for layer, original in self.originals.items():
-            if marked.get(layer) != checksum(original):
+            if original.dim() == 2 and marked.get(layer) != checksum(original):
                 raise StateError(f"{path} is damaged: the original weight of layer {layer} has changed; restore it")
         if len(self.marks) != len(self.batches) + 1:
             raise StateError(f"{path} is damaged: {STATE_JSON} has checksums of other batches; restore it")
         for batch in self.batches:
             for layer, update in batch.layers.items():
-                d_out, d_in = self.originals[layer].shape
+                d_out, d_in = self.originals[layer].shape[:2]
                 n = len(batch.requests)
                 rank = n or update.left.shape[-1]
                 shapes = (update.keys.shape, update.left.shape, update.right.shape)

@@ -9,11 +9,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor
-
 from corsa_plugins.alphaedit.state import EditState, StateError
-from corsa_plugins.alphaedit.weights import Site
+from corsa_plugins.alphaedit.weights import Held, Site, put_back, take
 from corsa_plugins.model.architecture import LinearMap
 
 __all__ = ["EditedWeights"]
@@ -68,14 +65,14 @@ class EditedWeights:
         self.state = state.with_mark(mark)
 
     @contextmanager
-    def intact(self) -> Iterator[Mapping[Site, Tensor]]:
+    def intact(self) -> Iterator[Mapping[Site, Held]]:
         """Within the block, whatever is raised before the state is replaced: the weights are put back.
 
         Yields:
             Copies of the weights, by layer.
         """
         state = self.state
-        weights = {layer: linear.weight.detach().clone() for layer, linear in self.maps.items()}
+        weights = {layer: take(linear) for layer, linear in self.maps.items()}
         try:
             yield weights
         except BaseException:
@@ -100,10 +97,9 @@ class EditedWeights:
             )
         return count
 
-    @torch.no_grad()
-    def _put_back(self, weights: Mapping[Site, Tensor]) -> None:
+    def _put_back(self, weights: Mapping[Site, Held]) -> None:
         for layer, weight in weights.items():
-            self.maps[layer].weight.copy_(weight)
+            put_back(self.maps[layer], weight)
 
 
 def _persist(action: Callable[[], None]) -> None:

@@ -178,7 +178,12 @@ MaxMemory = Annotated[
     ),
 ]
 Dtype = Annotated[
-    str, typer.Option("--dtype", help="auto (as saved; float32 for float16 on a CPU), float32, bfloat16, float16.")
+    str,
+    typer.Option(
+        "--dtype",
+        help="auto (as saved; float32 for float16 on a CPU), float32, bfloat16, float16; or quantised while read: "
+        "int8, int4 (torchao), nf4, llm-int8 (bitsandbytes).",
+    ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per forward pass.")]
 MaxNewTokens = Annotated[

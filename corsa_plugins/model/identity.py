@@ -21,7 +21,7 @@ from torch import Tensor
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
-from corsa_plugins.model.placement import named_values
+from corsa_plugins.model.quantised import plain_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +47,7 @@ class Fingerprint:
     of the original. What is compared survives rounding, so the same checkpoint in float32, bfloat16 or float16, on
     any device, matches. Any sampled value that rounding cannot explain (a relative change of 2^-8 and more) makes
     another model of it. Changes that are smaller everywhere, or few and between the samples, go unnoticed; quantised
-    weights have other shapes, and match nothing but themselves.
+    weights, told by the tensors they are stored as, match nothing but themselves.
 
     Attributes:
         model_type: As the configuration says, for instance ``"llama"``.
@@ -76,7 +76,7 @@ class Fingerprint:
         edited = _down_weights(architecture or find_architecture(model))
         shapes: dict[str, tuple[int, ...]] = {}
         values: dict[str, tuple[float, ...]] = {}
-        for name, parameter in named_values(model):
+        for name, parameter in plain_values(model):
             shapes[name] = tuple(parameter.shape)
             if name not in edited and parameter.numel():
                 values[name] = _sample(name, parameter.detach())
@@ -95,7 +95,7 @@ class Fingerprint:
         if self.shapes != other.shapes:
             changed = [name for name in {**self.shapes, **other.shapes} if not _same_shape(name, self, other)]
             name = changed[0]
-            shapes = " and ".join(_shape(model.shapes.get(name)) for model in (self, other))
+            shapes = " and ".join(_shape(name, model) for model in (self, other))
             return f"other architecture: {name} is {shapes}{_more(len(changed) - 1, 'parameters differ')}"
         shared = [name for name in self.values if name in other.values and name not in besides]
         if self.shapes and not shared:
@@ -191,7 +191,10 @@ def _same_shape(name: str, first: Fingerprint, second: Fingerprint) -> bool:
     return first.shapes.get(name) == second.shapes.get(name)
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
+def _shape(name: str, model: Fingerprint) -> str:
+    shape = model.shapes.get(name)
+    if any(part.startswith(f"{name}.") for part in model.shapes):  # as quantised weights are stored
+        return "quantised"
     return "missing" if shape is None else " x ".join(map(str, shape)) or "one number"
 
 
@@ -219,7 +222,7 @@ def model_key(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dic
     with torch.no_grad():
         lines = {
             name: _line([name, list(tensor.shape), str(tensor.dtype), *_sums(tensor)])
-            for name, tensor in named_values(model, buffers=True)
+            for name, tensor in plain_values(model, buffers=True)
         }
     for name in sorted(lines):
         weights.update(lines[name])

@@ -17,6 +17,7 @@ import torch
 from corsa_plugins.errors import LoadingError, SettingError, require
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
 from corsa_plugins.model.placement import Placement, Where, give_memory, is_offloaded, without_device_map
+from corsa_plugins.model.quantised import QUANTISED, has_quantised_maps, keep_layout, quantisation_config
 from corsa_plugins.model.stored import check_stored, reading, refuse_missing
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DTYPES", "LoadingError", "load_model", "load_whole", "put_adapters"]
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", *QUANTISED)
 
 
 def load_model(
@@ -42,16 +43,18 @@ def load_model(
         device: For instance ``"cpu"`` or ``"cuda:1"``; by default a GPU if there is one. Or a :class:`Placement`: parts
             on several devices, some of them offloaded to main memory or to disk.
         dtype: ``"auto"`` (as saved, but float32 for a float16 model on a CPU), ``"float32"``, ``"bfloat16"`` or
-            ``"float16"``. A GGUF file is unpacked to float32 where nothing else is said.
+            ``"float16"``. A GGUF file is unpacked to float32 where nothing else is said. Or linear maps quantised while
+            they are read (:data:`~corsa_plugins.model.quantised.QUANTISED`) and the rest as for ``"auto"``; a folder
+            of a quantised model is loaded as it is by ``"auto"``.
 
     Returns:
         The model, in evaluation mode (a ``PeftModel`` if there is an adapter), and the tokenizer.
 
     Raises:
         LoadingError: There is no such model or adapter; or the file is not whole, or of an unknown architecture.
-        SettingError: No such device or precision.
+        SettingError: No such device or precision; or a GGUF file or an offloaded model is to be quantised.
         MissingExtraError: An adapter is given and PEFT is not installed, or a GGUF file and gguf is not, or a placement
-            and accelerate is not.
+            and accelerate is not, or what quantises is not.
     """
     if adapter is not None:
         require("peft", "trl", what="an adapter")
@@ -63,8 +66,16 @@ def load_model(
         if path is not None and _looks_like_a_folder(path) and not Path(path).expanduser().is_dir():
             raise LoadingError(f"{what} {os.fspath(path)}: no such folder (looked in {Path.cwd()})")
     loaded: Any
+    if gguf and dtype in QUANTISED:
+        raise SettingError(
+            f"model {gguf}: dtype {dtype} quantises a folder while it is read, and a GGUF file is unpacked; write "
+            f"it out first, as in corsa atlas --model {gguf} --output FOLDER, and name that folder"
+        )
     if isinstance(device, Placement):
         tokenizer, loaded = _load_in_parts(model, gguf, dtype, device)
+    elif dtype in QUANTISED or (not gguf and _stored_quantised(model)):
+        tokenizer, loaded = _load(model, dtype, device_map={"": target})
+        target = None  # there already: what is quantised is not moved, nor turned into another precision
     elif gguf:
         tokenizer, loaded = load_gguf_tokenizer(gguf), load_gguf_model(gguf, dtype)
     else:
@@ -95,6 +106,11 @@ def _load_in_parts(
         if dtype == "auto" and loaded.dtype == torch.float16 and not torch.cuda.is_available():
             tokenizer, loaded = _load(model, "float32", **settings)
         placement.check(loaded)
+        if is_offloaded(loaded) and has_quantised_maps(loaded):
+            raise SettingError(
+                f"model {os.fspath(model)} is quantised, and a part of it would be offloaded by this device map: leave "
+                "disk out of it, and cpu beside a GPU, or load it unquantised"
+            )
     except BaseException:
         folder.cleanup()
         raise
@@ -118,7 +134,34 @@ def _load(
         check_stored(folder, what)
     with reading(f"{what} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(name)
-        return tokenizer, load_whole(name, what, dtype=dtype, **settings)
+        if dtype in QUANTISED:
+            rest = _saved_dtype(name, settings)
+            settings |= {"dtype": rest, "quantization_config": quantisation_config(dtype, rest)}
+        return tokenizer, load_whole(name, what, **{"dtype": dtype, **settings})
+
+
+def _stored_quantised(model: str | os.PathLike[str]) -> bool:
+    """Whether the model's own folder, or what the Hub has, is of a quantised model."""
+    from transformers import PreTrainedConfig
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(_expand(model))
+    except Exception:  # whatever is wrong with it is said where it is loaded
+        return False
+    return isinstance(config, Mapping) and config.get("quantization_config") is not None
+
+
+def _saved_dtype(name: str, settings: Mapping[str, Any]) -> torch.dtype:
+    """The precision that a model was saved in; float32 for float16 where only a CPU computes."""
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(name)
+    if getattr(config, "quantization_config", None) is not None:
+        raise LoadingError(f"{name} is of a quantised model already: leave the dtype out, and it is loaded as it is")
+    saved = getattr(config.get_text_config(), "dtype", None) or config.dtype or torch.float32
+    device = settings.get("device_map", {})
+    on_cpu = isinstance(device, Mapping) and {str(place) for place in device.values()} == {"cpu"}
+    return torch.float32 if saved == torch.float16 and on_cpu else saved
 
 
 def load_whole(name: str, what: str, **settings: Any) -> PreTrainedModel:
@@ -137,6 +180,7 @@ def load_whole(name: str, what: str, **settings: Any) -> PreTrainedModel:
     """
     model, info = _auto_class(name, **settings).from_pretrained(name, output_loading_info=True, **settings)
     refuse_missing(info, what)
+    keep_layout(model)
     loaded: PreTrainedModel = model
     return loaded
 

@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.placement import tensor_of
+from corsa_plugins.model.quantised import is_quantised
 
 __all__ = ["ArchitectureError", "FeedForward", "LinearMap", "NamedModule", "as_linear_map"]
 
@@ -35,7 +36,7 @@ class LinearMap:
 
     Attributes:
         name: Of the module in the model.
-        module: An ``nn.Linear``, or GPT-2's ``Conv1D``, which stores the transpose.
+        module: An ``nn.Linear``, or GPT-2's ``Conv1D``, which stores the transpose; or a quantised map.
         d_in: Number of input features.
         d_out: Number of output features.
     """
@@ -49,6 +50,11 @@ class LinearMap:
     def transposed(self) -> bool:
         """Whether the parameter is stored as (d_in, d_out)."""
         return isinstance(self.module, Conv1D)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether there is no weight to read or write: a change goes beside it."""
+        return is_quantised(self.module)
 
     @property
     def weight(self) -> Tensor:
@@ -93,8 +99,9 @@ class FeedForward(NamedModule[nn.Module]):
 
 def as_linear_map(name: str, module: nn.Module) -> LinearMap | None:
     """The module as a linear map, ``None`` if it is none."""
-    if isinstance(module, nn.Linear):
-        return LinearMap(name, module, module.in_features, module.out_features)
+    if isinstance(module, nn.Linear) or is_quantised(module):
+        features: Any = module
+        return LinearMap(name, module, features.in_features, features.out_features)
     if isinstance(module, Conv1D):
         return LinearMap(name, module, module.nx, module.nf)
     return None

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corsa_plugins.errors import CorsaError, LoadingError
+from corsa_plugins.errors import CorsaError, LoadingError, SettingError
 from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
+from corsa_plugins.model.branch import branched_modules
 from corsa_plugins.model.placement import is_offloaded, state_to_save
 
 if TYPE_CHECKING:
@@ -27,8 +28,15 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Write a model and its tokenizer to a folder of theirs, with a manifest.
 
     Raises:
+        SettingError: Changes lie beside quantised weights, which no model's folder holds.
         OSError, SafetensorError: It cannot be written.
     """
+    branched = branched_modules(model)
+    if branched:
+        raise SettingError(
+            f"{branched[0]} is quantised, and what is edited lies beside its weight: the model's folder would not have "
+            "it; save the edit state and export it as an adapter (corsa export)"
+        )
     if is_offloaded(model):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")  # that is meant

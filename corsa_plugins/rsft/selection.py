@@ -13,6 +13,7 @@ from torch import nn
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import ArchitectureError, find_architecture
 from corsa_plugins.model.placement import bring_in
+from corsa_plugins.model.quantised import refuse_quantised
 from corsa_plugins.rsft.settings import RSFTSettings
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict
             close = difflib.get_close_matches(name, modules, n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else "see model.named_modules()"
             raise SettingError(f"modules: {type(model).__name__} has no module {name!r}; {hint}")
+        refuse_quantised(modules[name], f"{name} cannot be trained")
         bring_in(model, name)
         for own_name, parameter in modules[name].named_parameters():
             trainable.setdefault(id(parameter), (f"{name}.{own_name}".lstrip("."), parameter))

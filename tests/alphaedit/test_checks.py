@@ -45,14 +45,10 @@ def test_requests_and_probes_that_cannot_be_edited(llama_bench: Bench, gpt2_benc
         AlphaEditor(gpt2_bench.model, gpt2_bench.tokenizer, None, SETTINGS).edit(REQUESTS)
 
 
-@pytest.mark.parametrize("kind", ["quantised", "without values"])
-def test_weights_that_cannot_be_written_are_refused(llama_bench: Bench, kind: str) -> None:
+def test_weights_without_values_are_refused(llama_bench: Bench) -> None:
     down: Any = llama_bench.model.model.layers[1].mlp.down_proj
-    weight = torch.zeros(32, 64, dtype=torch.int8) if kind == "quantised" else torch.zeros(32, 64, device="meta")
-    down.weight = torch.nn.Parameter(weight, requires_grad=False)
-    with pytest.raises(
-        SettingError, match=rf"layers\.1\.mlp\.down_proj is .*{'int8' if kind == 'quantised' else kind}"
-    ):
+    down.weight = torch.nn.Parameter(torch.zeros(32, 64, device="meta"), requires_grad=False)
+    with pytest.raises(SettingError, match=r"layers\.1\.mlp\.down_proj is .*without values"):
         editable_maps(find_architecture(llama_bench.model), (0, 1))
 
 

@@ -66,7 +66,7 @@ def test_a_model_that_sees_keeps_its_eyes(family, tiny_tokenizer, tmp_path):
     [
         ({"device": "gpu"}, SettingError, "device is 'gpu'"),
         ({"device": "cuda:99"}, SettingError, r"device is 'cuda:99', and this machine has \d+ CUDA devices"),
-        ({"dtype": "int8"}, SettingError, "dtype is 'int8': choose one of auto, float32, bfloat16, float16"),
+        ({"dtype": "int7"}, SettingError, "dtype is 'int7': choose one of auto, float32, bfloat16, float16"),
     ],
 )
 def test_no_such_device_or_precision(folder, settings, error, message):

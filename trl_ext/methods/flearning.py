@@ -31,6 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import HISTORY, write_history
+from corsa_plugins.model.quantised import refuse_quantised
 from corsa_plugins.settings import NonNegative, check_fields
 from trl_ext.history import HistoryCallback
 from trl_ext.methods.adapter import lora_factors
@@ -111,6 +112,7 @@ class _FLearningSession(AdapterSession):
                     f"{name} is stored as {parameter.dtype}{where}: F-Learning subtracts from the weights; load the "
                     "model unquantised, and so that it fits"
                 )
+        refuse_quantised(model, "F-Learning subtracts from the weights")
         self.method = method
         self.originals: dict[str, Tensor] = {}
 

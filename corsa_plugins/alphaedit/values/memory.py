@@ -12,6 +12,7 @@ from corsa_plugins.alphaedit.values.loss import BatchLoss, Reuse
 from corsa_plugins.alphaedit.values.reuse import few_of
 from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.model.architecture import Architecture
+from corsa_plugins.model.quantised import parts_of
 
 __all__ = ["held_bytes", "side_by_side"]
 
@@ -59,12 +60,13 @@ def side_by_side(
 
 def held_bytes(loss: BatchLoss) -> int:
     """Bytes that a call of ``loss`` holds until its gradient is taken, and of what stays between calls."""
-    weights = {_storage(parameter) for parameter in loss.architecture.model.parameters()}
+    weights = {_storage(part) for parameter in loss.architecture.model.parameters() for part in parts_of(parameter)}
     held: dict[tuple[torch.device, int], int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        if (storage := _storage(tensor)) not in weights:
-            held[storage] = tensor.untyped_storage().nbytes()
+        for part in parts_of(tensor):
+            if (storage := _storage(part)) not in weights:
+                held[storage] = part.untyped_storage().nbytes()
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -63,7 +63,8 @@ def edit(
     \b
     FILES
       OUTPUT/model/       the edited model, in the format and precision it was loaded in, and its tokenizer
-      OUTPUT/adapter/     of a method that trains one: the adapter, of OUTPUT/model if that is there, else of MODEL
+      OUTPUT/adapter/     of a method that trains one: the adapter, of OUTPUT/model if that is there, else of MODEL;
+                          of a quantised MODEL, whose weights stay as they are: the edits, in place of OUTPUT/model
       OUTPUT/facts.jsonl  of in-context: the edits as text; the model stays as it is
       OUTPUT/state/       of AlphaEdit: keys and updates of every batch in force, and the edited layers from before
       OUTPUT/report.json  what became of each request
@@ -73,6 +74,7 @@ def edit(
       0 done, also if some requests were not taken (the report says which); 2 wrong usage or unusable files;
       130 interrupted
     """
+    from corsa_plugins.adapters import save_edits
     from corsa_plugins.alphaedit import EditState, KeyStatistics
     from corsa_plugins.alphaedit.auto import AUTO
     from corsa_plugins.alphaedit.edited import (
@@ -80,7 +82,6 @@ def edit(
         edit_settings,
         editor_with,
         last_settings,
-        save_edited,
         state_folder,
     )
     from corsa_plugins.data.reading import read_probes, read_requests
@@ -119,6 +120,6 @@ def edit(
     report = change_edits(editor, facts, revert=revert or (), name=name, keep=probes, progress=not quiet)
     if report:
         show(report.table())
-    save_edited(editor, output, report, whole=not delta_only)
+    save_edits(editor, output, report, whole=not delta_only)
     in_force = ", ".join(batch.name for batch in editor.state.batches) or "none"
     typer.echo(f"written to {output}; batches in force: {in_force}")

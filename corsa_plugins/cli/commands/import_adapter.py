@@ -50,9 +50,9 @@ def import_adapter(
     EXIT CODES
       0 done; 2 wrong usage, unusable files, or an adapter of another base; 130 interrupted
     """
-    from corsa_plugins.adapters import adopt_adapter, adopting_editor, read_adapter
+    from corsa_plugins.adapters import adopt_adapter, adopting_editor, read_adapter, save_edits
     from corsa_plugins.alphaedit import EditState
-    from corsa_plugins.alphaedit.edited import save_edited, state_folder
+    from corsa_plugins.alphaedit.edited import state_folder
     from corsa_plugins.errors import SettingError
     from corsa_plugins.outputs import check_output
 
@@ -64,7 +64,7 @@ def import_adapter(
     loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     editor = adopting_editor(loaded, tokenizer, update, earlier)
     batch = adopt_adapter(editor, update, name=name, called=model, any_base=any_base)
-    save_edited(editor, output, whole=not delta_only)
+    save_edits(editor, output, whole=not delta_only)
     rank = max(update.left.shape[1] for update in batch.layers.values())
     in_force = ", ".join(one.name for one in editor.state.batches)
     typer.echo(f"batch {batch.name}: rank {rank} in {len(batch.layers)} modules")
