@@ -11,6 +11,8 @@ import pytest
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from corsa_plugins.alphaedit.auto.choose import start_settings
+from corsa_plugins.alphaedit.auto.layers import likely_layers, windows
 from corsa_plugins.alphaedit.settings import AlphaEditSettings, preset_names
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
@@ -29,7 +31,11 @@ from easyedit_ext.hparams.base import expect
 from easyedit_ext.hparams.family import FAMILY
 
 CLASSES: dict[str, Any] = {kind.METHOD: kind for kind in (AlphaEditPlusHyperParams, RSFTHyperParams, *FAMILY)}
-MODELS = ["gpt2-xl", "gpt-j-6B", "llama3-8b", "llama3.1-8b", "qwen2.5-7b", "qwen3-4b", "qwen3-8b", "mistral-7b"]
+UNTUNED = {"llama3.2-3b": 28, "gemma2-9b": 42, "gemma3-4b": 34, "olmo2-7b": 32, "opt-6.7b": 32, "phi4": 40}
+"""Models that no settings are published for, and how many blocks they have."""
+MODELS = [
+    "gpt2-xl", "gpt-j-6B", "llama3-8b", "llama3.1-8b", "qwen2.5-7b", "qwen3-4b", "qwen3-8b", "mistral-7b", *UNTUNED,
+]  # fmt: skip
 
 # A file of EasyEdit's AlphaEdit: every field it has, numbers as PyYAML reads them (5e-1 is text to it).
 EASYEDITS = """
@@ -84,8 +90,9 @@ def test_every_model_has_a_file_that_loads(alg_name: str, model: str) -> None:
     path = hparams_path(alg_name, model)
     hparams = CLASSES[alg_name].from_hparams(path)
     assert hparams.alg_name == alg_name
-    # EasyEdit chooses the model's class by these parts of its name
-    assert any(part in hparams.model_name.lower() for part in ("gpt", "llama", "qwen2", "qwen3", "mistral"))
+    # EasyEdit chooses the model's class by these parts of its name, and takes any other as a pair
+    known = any(part in hparams.model_name.lower() for part in ("gpt", "llama", "qwen2", "qwen3", "mistral"))
+    assert known != ("hparams.model_name = (model, tokenizer)" in Path(path).read_text(encoding="utf-8"))
     assert CLASSES[alg_name].from_hparams(path.removesuffix(".yaml")).to_dict() == hparams.to_dict()
     assert set(hparams_names(alg_name)) == set(models(alg_name))
 
@@ -113,6 +120,14 @@ def test_the_papers_values_are_in_the_files() -> None:
         assert settings.smoothing == SmoothingSettings()
     rsft = RSFTHyperParams.from_hparams(hparams_path("RSFT", "qwen2.5-7b"))
     assert (rsft.layers, rsft.epochs, rsft.steps, rsft.loss_threshold, rsft.learning_rate) == ([5], 5, 6, 0.1, 5e-4)
+
+
+@pytest.mark.parametrize("model", UNTUNED)
+def test_models_that_nothing_is_published_for_have_general_settings(model: str) -> None:
+    settings = AlphaEditPlusHyperParams.from_hparams(hparams_path("AlphaEditPlus", model)).settings()
+    assert settings == start_settings(settings.layers)
+    assert settings.layers in windows(likely_layers(UNTUNED[model]))
+    assert RSFTHyperParams.from_hparams(hparams_path("RSFT", model)).layers == [RSFTSettings().layer_of(UNTUNED[model])]
 
 
 def test_an_alphaedit_file_loads_after_changing_its_name_alone(tmp_path: Path) -> None:
