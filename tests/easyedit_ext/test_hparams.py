@@ -157,7 +157,7 @@ def test_the_three_parts_can_be_switched_off() -> None:
 def test_rsft_defaults_are_the_cores() -> None:
     ours, core = RSFTHyperParams.from_dict(MINIMAL["RSFT"]), RSFTSettings()
     assert ours.settings(modules=["m"]) == RSFTSettings(modules=["m"])
-    assert ours.layers == [core.layer]
+    assert ours.layers == [core.layer_of(32)]  # the paper's: a file's blocks are numbers
 
 
 @pytest.mark.parametrize(
