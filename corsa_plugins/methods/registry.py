@@ -28,6 +28,7 @@ _OWN = {
     "encore": "corsa_plugins.methods.family.encore:encore",
     "in-context": "corsa_plugins.methods.in_context.method:in_context",
     "kde": "corsa_plugins.methods.family.kde:kde",
+    "locft-bf": "corsa_plugins.methods.locft.method:locft_bf",
     "memit": "corsa_plugins.methods.family.memit:memit",
     "memit+": "corsa_plugins.methods.family.memit:memit_plus",
     "prune": "corsa_plugins.methods.family.prune:prune",

@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.effect import EFFECT, write_report
 from corsa_plugins.methods.history import HISTORY, AnswerLooks, write_history
 from corsa_plugins.methods.spec import MethodSpec
+from corsa_plugins.methods.trained import TrainedInPlace
 from corsa_plugins.rsft import RSFTReport, RSFTSettings, rsft
 from corsa_plugins.rsft.selection import trainable_parameters
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["RSFTMethod", "RSFTSession", "merged_settings", "rsft_merged", "rsft_plain", "settings_in_form"]
-
-_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,12 +67,9 @@ class RSFTSession:
         self.model = model
         self._tokenizer = tokenizer
         self._method = method
-        self._parameters = trainable_parameters(model, method.settings)
-        self._originals = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()}
+        self._trained = TrainedInPlace(trainable_parameters(model, method.settings))
 
     def update(self, requests: Sequence[EditRequest], folder: Path) -> None:
-        from safetensors.torch import save_file
-
         # An interrupted update would be saved as a finished one if it kept what it had.
         settings = replace(self._method.settings, on_interrupt="restore")
         looks = AnswerLooks(self._tokenizer, requests, chat_template=bool(settings.chat_template))
@@ -90,20 +84,13 @@ class RSFTSession:
         write_report(_plain(self.report), folder)
         if records:
             write_history(records, folder / HISTORY)
-        save_file({name: p.detach().cpu().contiguous() for name, p in self._parameters.items()}, folder / _WEIGHTS)
+        self._trained.save(folder)
 
     def restore(self, folder: Path) -> None:
-        from safetensors.torch import load_file
-
-        self._put(load_file(folder / _WEIGHTS))
+        self._trained.load(folder)
 
     def close(self) -> None:
-        self._put(self._originals)
-
-    @torch.no_grad()
-    def _put(self, values: dict[str, torch.Tensor]) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.copy_(values[name])
+        self._trained.put_back()
 
 
 def _plain(report: RSFTReport) -> dict[str, Any]:

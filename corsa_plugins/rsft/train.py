@@ -22,7 +22,7 @@ from corsa_plugins.rsft.report import RSFTReport, SampleReport
 from corsa_plugins.rsft.samples import Sample, make_samples
 from corsa_plugins.rsft.selection import frozen_below, trainable_parameters
 from corsa_plugins.rsft.settings import RSFTSettings
-from corsa_plugins.rsft.updates import NonFiniteLossError, Updates
+from corsa_plugins.rsft.updates import NonFiniteLossError, Updates, learning_rate
 from corsa_plugins.rsft.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ class _Run:
         self.on_epoch = on_epoch
         self.keeper = keeper
         self.hold = {"weight": settings.keep_weight, "tolerance": settings.keep_tolerance}
-        self.updates = Updates(weights, settings, settings.epochs * len(samples) * settings.steps)
+        total = settings.epochs * len(samples) * settings.steps
+        self.updates = Updates(weights, settings, lambda t: learning_rate(settings, t, total))
         self.finished = _Finished((), None)
         self.said_in_training: tuple[bool, ...] = ()  # before the second stage, where there is one
         self.density = 1.0

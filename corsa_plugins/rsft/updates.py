@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import cos, pi
 
 import torch
@@ -33,13 +34,14 @@ class Updates:
     """Applies updates to the weights and counts them.
 
     Args:
-        total: E * N * K, the most updates there can be.
+        weights: What trains.
+        settings: With the optimiser.
+        rate: The learning rate of an update by its number, counted from 0; Algorithm 1's is :func:`learning_rate`.
     """
 
-    def __init__(self, weights: TrainedWeights, settings: RSFTSettings, total: int) -> None:
+    def __init__(self, weights: TrainedWeights, settings: RSFTSettings, rate: Callable[[int], float]) -> None:
         self.weights = weights
-        self.settings = settings
-        self.total = total
+        self.rate = rate
         self.t = 0
         self.optimizer: torch.optim.Optimizer
         if settings.optimizer == "sgd":
@@ -61,7 +63,7 @@ class Updates:
         for master, gradient in zip(self.weights.masters, self._gradients(loss), strict=True):
             master.grad = gradient
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, self.t, self.total)
+            group["lr"] = self.rate(self.t)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.weights.publish()

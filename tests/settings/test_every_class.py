@@ -23,14 +23,15 @@ from corsa_plugins.bench.conflict_sets import ConflictPlan
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.in_context.store import InContextSettings
+from corsa_plugins.methods.locft.settings import LocFTSettings
 from corsa_plugins.rsft import RSFTSettings
 from corsa_plugins.testbed.facts import WorldConfig
 from corsa_plugins.testbed.recipe import ModelConfig, TestbedRecipe, TrainingConfig
 
 OURS: list[Any] = [
-    AlphaEditSettings, CollectionPlan, ConflictPlan, CorsaSettings, InContextSettings, ModelConfig, NeighbourSettings,
-    NullSpaceRule, RestraintSettings, RSFTSettings, SearchSettings, SmoothingSettings, TestbedRecipe, TrainingConfig,
-    ValueSettings, WorldConfig,
+    AlphaEditSettings, CollectionPlan, ConflictPlan, CorsaSettings, InContextSettings, LocFTSettings, ModelConfig,
+    NeighbourSettings, NullSpaceRule, RestraintSettings, RSFTSettings, SearchSettings, SmoothingSettings, TestbedRecipe,
+    TrainingConfig, ValueSettings, WorldConfig,
 ]  # fmt: skip
 NEEDED: dict[Any, dict[str, Any]] = {
     AlphaEditSettings: {"layers": [4]},
