@@ -15,7 +15,7 @@ from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.corsa.rates import RateTest, rates_tried
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, modes_kept, random_state_kept
-from trl_ext._trl import PreferenceTrainer
+from trl_ext.lockstep import LockstepTrainer
 from trl_ext.step import accumulate, chosen_rows, completion_mask, labels, model_inputs, sft_of_rows
 from trl_ext.stopping import Standing, StopWhenLearned
 
@@ -27,7 +27,7 @@ _TRIED = 16
 """How many facts learning rates are tried on."""
 
 
-class AttentiveTrainer(PreferenceTrainer):
+class AttentiveTrainer(LockstepTrainer):
     """A trainer that looks at what its training does: :class:`trl_ext.trainer.CoRSATrainer` without Algorithm 1.
 
     A subclass sets ``_settings`` and ``_parameters``, calls :meth:`attend` at the end of its constructor,

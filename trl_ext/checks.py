@@ -20,6 +20,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.placement import is_offloaded
 from corsa_plugins.settings import Count, NonNegative, check_fields, did_you_mean
 from trl_ext._trl import REFERENCE, TRAINED, carries_adapter
+from trl_ext.sharding import is_sharded, sharding_asked_for
 
 __all__ = [
     "LOSSES",
@@ -81,6 +82,12 @@ class _DeclaredAdapter:
 
 # --- Settings ---
 
+_NO_DEEPSPEED = (
+    "DeepSpeed is not supported: its engine does the backward pass, and CoRSA takes two gradients from one. ZeRO-1 and "
+    "ZeRO-2 share out gradients and optimizer states, which of an adapter are small: use plain data parallelism "
+    "(`accelerate launch --multi_gpu`). ZeRO-3 shares out the base as well: use FSDP (`fsdp_version: 2`) for that."
+)
+
 
 def check_config(config: DPOConfig) -> None:
     """What a :class:`~trl_ext.config.CoRSAConfig` may say, apart from CoRSA's own settings
@@ -115,12 +122,8 @@ def check_config(config: DPOConfig) -> None:
             "optimizer sees them, outside the gradient scaler's reach, and unscaled fp16 gradients underflow. "
             "Use bf16=True, or bf16=False for float32."
         )
-    if config.deepspeed or config.fsdp:
-        raise SettingError(
-            "DeepSpeed and FSDP are not supported: the perturbation needs the norm over, and an exact copy of, "
-            "all LoRA parameters on every rank. Adapters are small: use plain data parallelism "
-            "(`accelerate launch --multi_gpu`), with a 4-bit base if memory is short."
-        )
+    if config.deepspeed:
+        raise SettingError(_NO_DEEPSPEED)
     if config.use_liger_kernel and not is_liger_kernel_available():
         raise SettingError("use_liger_kernel=True needs liger: pip install liger-kernel, or leave it out")
     if config.torch_compile:
@@ -162,12 +165,11 @@ def check_launch(args: TrainingArguments) -> None:
     """How the training is launched, as far as ``accelerate`` says it beside the configuration.
 
     Raises:
-        SettingError: with DeepSpeed or FSDP.
+        SettingError: with DeepSpeed, or FSDP of a kind that cannot work.
     """
-    if args.deepspeed_plugin is not None or _launched_with_fsdp():
-        raise SettingError(
-            "DeepSpeed and FSDP are not supported. Launch with plain data parallelism: `accelerate launch --multi_gpu`."
-        )
+    if args.deepspeed_plugin is not None:
+        raise SettingError(_NO_DEEPSPEED)
+    sharding_asked_for(args)
 
 
 def check_offloading(args: Any, obstacle: str) -> None:
@@ -184,11 +186,13 @@ def check_offloading(args: Any, obstacle: str) -> None:
 
 
 def check_whole(args: TrainingArguments, model: nn.Module) -> None:
-    """Whether one process alone can run the model, as following answers needs.
+    """Whether one process alone can run the model, or all can in step, as following answers needs.
 
     Raises:
         SettingError: its weights are spread over processes.
     """
+    if is_sharded(model):
+        return
     sharded = bool(args.fsdp) or _launched_with_fsdp()
     if sharded or is_deepspeed_zero3_enabled() or any(isinstance(p, DTensor) for p in model.parameters()):
         raise SettingError(

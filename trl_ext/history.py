@@ -18,6 +18,7 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import AnswerLooks, is_look, write_history
 from trl_ext.checks import check_whole
+from trl_ext.sharding import is_sharded
 
 __all__ = ["HistoryCallback"]
 
@@ -32,7 +33,8 @@ class HistoryCallback(TrainerCallback):
 
     Records (:mod:`corsa_plugins.methods.history`) go into ``state.log_history``, so that a training that goes on from a
     checkpoint goes on with its history, and to no other logger. With several processes the first one looks and the
-    others wait for it at the next step; that needs the whole model in each.
+    others wait for it at the next step; that needs the whole model in each. Where a CoRSATrainer has sharded it, all
+    look.
 
     >>> history = HistoryCallback(requests)  # doctest: +SKIP
     >>> DPOTrainer(..., callbacks=[history]).train()  # doctest: +SKIP
@@ -51,7 +53,7 @@ class HistoryCallback(TrainerCallback):
 
     Raises:
         SettingError: No requests, or ``looks`` or ``every`` under 1. When training begins: there is no tokenizer, or
-            the model is spread over processes (FSDP, ZeRO-3, tensor parallelism).
+            the model is spread over processes (ZeRO-3, tensor parallelism, FSDP of another trainer's).
     """
 
     def __init__(
@@ -109,7 +111,8 @@ class HistoryCallback(TrainerCallback):
 
     def _look(self, state: TrainerState, model: Any) -> None:
         seen = self.records[-1]["step"] if self.records else -1
-        if self._taker is None or not state.is_world_process_zero or seen >= state.global_step:
+        looks = state.is_world_process_zero or is_sharded(model)
+        if self._taker is None or not looks or seen >= state.global_step:
             return
         record = self._taker.look(model, state.global_step)
         if state.epoch is not None:

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 _SHORT = 64
 """Tokens of rows for which support is looked at before training; longer ones are looked at as they come."""
 
+_NOT_SO = 2**31
+"""In place of a length: a batch that has to be run as it is, and those of other processes with it."""
+
 _TAKEN = {"input_ids", "attention_mask", "labels"}
 
 
@@ -34,9 +37,11 @@ class PromptsOnce:
     Args:
         model: The causal language model inside the ``PeftModel``, with the completion head or without.
         wanted: Whether it is; else every batch is run as it is.
+        largest: The largest of a number over the processes that run the model in step, each of them asking.
     """
 
-    def __init__(self, model: PreTrainedModel, wanted: bool = True):
+    def __init__(self, model: PreTrainedModel, wanted: bool = True, largest: Callable[[int], int] = int):
+        self._largest = largest
         self._sharing = Sharing(model) if wanted and has_completion_head(model) else None
         self._reported = False
         if wanted and self._sharing is None:
@@ -55,12 +60,16 @@ class PromptsOnce:
             mask: (2B, T) attention mask.
             worth: Whether rows are to be run so if they can be.
         """
-        if self._sharing is None or ids.shape[0] % 2:
+        if self._sharing is None:
             return None
-        rows = share_rows(ids, mask)
-        if rows is None or (worth is not None and not worth(rows)):
+        rows = share_rows(ids, mask) if ids.shape[0] % 2 == 0 else None
+        if rows is not None and worth is not None and not worth(rows):
+            rows = None
+        # Support is looked at by running the model, and the two ways go back through it differently often.
+        longest = self._largest(_NOT_SO if rows is None else max(rows.ids.shape[1], ids.shape[1]))
+        if rows is None or longest == _NOT_SO:
             return None
-        if not self._sharing.supports(max(rows.ids.shape[1], ids.shape[1])):
+        if not self._sharing.supports(longest):
             self._report(self._sharing.reason)
             return None
         return rows

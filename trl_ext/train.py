@@ -37,6 +37,7 @@ from trl_ext.checkpoints import save_adapter
 from trl_ext.config import CoRSAConfig
 from trl_ext.effect import learned
 from trl_ext.history import HistoryCallback
+from trl_ext.sharding import is_sharded, shard, sharding_asked_for
 from trl_ext.trainer import CoRSATrainer
 
 __all__ = ["main", "train"]
@@ -155,6 +156,9 @@ def _load_model(
             if folder.is_dir():
                 check_stored(folder, what)
             model = load_whole(model_args.model_name_or_path, what, **settings)
+    sharding = sharding_asked_for(training_args)
+    if sharding is not None:
+        shard(model, sharding, training_args.device)
     return model if adapter is None else put_adapters(model, {"default": adapter}, "the model", trainable=True)
 
 
@@ -231,7 +235,11 @@ def _kept(
 
 
 def _place(model: PreTrainedModel | PeftModel, device: torch.device) -> None:
-    if not (getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)):
+    if not (
+        is_sharded(model)  # which is in its place
+        or getattr(model, "is_loaded_in_4bit", False)
+        or getattr(model, "is_loaded_in_8bit", False)
+    ):
         model.to(device)
 
 
@@ -254,10 +262,13 @@ def _callbacks(
 
 
 def _report(trainer: CoRSATrainer, requests: Sequence[EditRequest], conversational: bool, output: Path) -> None:
-    """Whether the facts were learned, by the first process, while the others wait."""
-    if trainer.is_world_process_zero():
+    """Whether the facts were learned, by the first process, while the others wait or, with shards, do the same."""
+    first = trainer.is_world_process_zero()
+    if first or trainer.sharding is not None:
         settings: Any = {"chat_template": conversational, "standing": trainer.learned, "kept": trainer.kept_changed()}
-        write_report(learned(trainer.model, trainer.processing_class, requests, **settings), output)
+        told = learned(trainer.model, trainer.processing_class, requests, **settings)
+        if first:
+            write_report(told, output)
     trainer.accelerator.wait_for_everyone()
 
 

@@ -190,10 +190,11 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         self._settings = args.corsa_settings()
         check_trainable(self.model)
         self._check_rows()
+        self.shard_base(ref_model)
         self._parameters = lora_parameters(self.model)
         self._settle_reference()
         add_completion_head(self.model.get_base_model(), own_forward)
-        self._prompts = PromptsOnce(self.model.get_base_model(), args.share_prompts)
+        self._prompts = PromptsOnce(self.model.get_base_model(), args.share_prompts, self.largest)
         self._linearization = self._choose_linearization()
         self._linearization_once: Linearization = TwoBackwards(self._parameters) if args.pcgrad else self._linearization
         if args.dpo_weight > 0:
@@ -298,7 +299,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         elif self.use_weighting or self.ld_alpha is not None:
             obstacle = "`use_weighting` and `ld_alpha` weigh the tokens of a sequence differently"
         if obstacle is None:
-            return OneBackward(self.model, self._parameters)
+            return OneBackward(self.model, self._parameters, self.in_any_process)
         check_offloading(self.args, obstacle)
         logger.info("Two backward passes for the two gradients: %s.", obstacle)
         return TwoBackwards(self._parameters)
@@ -352,9 +353,13 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
     def _add_update(self, module: nn.Module, inputs: dict[str, Any], share: Share, weight: float) -> Tensor:
         """Add ``weight`` times the update of the rows of a micro-batch that are due to the parameters' gradients; so
         many times their loss."""
-        if share.rows == 0:  # another process has the last rows
+        idle = share.rows == 0  # another process has the last rows
+        if idle and self.sharding is None:
             accumulate(self._parameters, [torch.zeros_like(p) for p in self._parameters], weight)
             return torch.zeros((), device=self.args.device)
+        if idle:  # and needs this one's part of the layers
+            with self.muted():
+                return self._add_update(module, inputs, WHOLE, 0.0)
         inputs = self._with_reference(inputs if share.rows is None else without_filling(inputs, share.rows))
         losses: list[TokenWeights] = []
         rows = self._shared_rows(inputs)
@@ -456,11 +461,13 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
     def evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """L_sft + dpo_weight * L_dpo on a batch."""
         share = WHOLE if return_outputs else self._share(self.args.eval_batch_size)
-        if share.rows == 0:  # the trainer does not count it
+        idle = share.rows == 0  # the trainer does not count it
+        if idle and self.sharding is None:
             return torch.zeros((), device=self.args.device)
-        with self.alone(share.rows is not None):
-            inputs = inputs if share.rows is None else without_filling(inputs, share.rows)
-            return self._evaluation_loss(model, inputs, return_outputs)
+        with self.alone(share.rows is not None), self.muted(idle):
+            inputs = inputs if share.rows is None or idle else without_filling(inputs, share.rows)
+            loss = self._evaluation_loss(model, inputs, return_outputs)
+        return torch.zeros_like(loss) if idle else loss
 
     def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         recorded = []

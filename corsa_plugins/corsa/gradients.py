@@ -101,6 +101,8 @@ class OneBackward:
         module: the model; its trainable parameters must all be weights of bias-free ``nn.Linear`` modules, as LoRA's A
             and B matrices are. :meth:`obstacle` says what stands in the way, if anything does.
         parameters: those weights, in the order the gradients are wanted in.
+        anywhere: whether something holds in any of the processes that run the model in step, each of them asking;
+            what fits here but not there is then not done here either.
 
     When a batch turns out not to fit (a loss that weighs the tokens of a sequence differently; a layer that mixes
     sequences, such as a mixture of experts; a weight that is used past its layer, as PEFT does with adapters of fused
@@ -108,13 +110,14 @@ class OneBackward:
     why.
     """
 
-    def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter]):
+    def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], anywhere: Callable[[bool], bool] = bool):
         reason = self.obstacle(module, parameters)
         if reason is not None:
             raise ValueError(f"One backward pass cannot serve both losses here: {reason}. Use TwoBackwards.")
         self.parameters = list(parameters)
         self.fallback_reason: str | None = None
         self._linears = _linears_of(module, self.parameters)
+        self._anywhere = anywhere
         self._plain = TwoBackwards(self.parameters)
 
     @staticmethod
@@ -148,6 +151,8 @@ class OneBackward:
                 self.fallback_reason = "a layer with an adapter does not keep one row per sequence"
             elif any(id(parameter) not in tape.seen for parameter in self.parameters):
                 self.fallback_reason = "a weight of an adapter is not used through its layer"
+            if self._anywhere(self.fallback_reason is not None):
+                self.fallback_reason = self.fallback_reason or "a batch of another process does not fit"
             else:
                 # Within the block, because gradient checkpointing runs the forward again during the backward.
                 tape.factors = [factor for factor in factors if factor is not None]

@@ -1,7 +1,8 @@
 """Trainings by one process and by several, as ``accelerate launch`` starts them, with gloo in the place of NCCL.
 
 ``python -m torch.distributed.run --nproc_per_node=2 -m tests.support.several FOLDER`` trains every case of
-``FOLDER/cases.json`` on the model and the facts beside it, and writes ``FOLDER/NAME.PROCESSES`` for each.
+``FOLDER/cases.json`` on the model and the facts beside it, and writes ``FOLDER/NAME.PROCESSES`` for each; a case of
+``arguments`` is one of `corsa train`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any
     """Train one case; what came of it: the adapter's parameters and the logs.
 
     ``rows`` are the facts that are taken, ``accumulation`` the micro-batches of a step on each of ``of`` processes, and
-    ``dies`` the step after which the second of them is killed.
+    ``dies`` the step after which the second of them is killed, ``empty`` the process whose model has no weights, and
+    ``storage`` the precision that a 4-bit base is stored as.
     """
     import torch
     from datasets import Dataset
@@ -39,7 +41,7 @@ def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any
     case = dict(case)
     of, name = case.pop("of", 2), case.pop("name")
     rows, evaluated = case.pop("rows"), case.pop("evaluated", 0)
-    resume, dies = case.pop("resume", None), case.pop("dies", None)
+    resume, dies, empty, storage = (case.pop(name, None) for name in ("resume", "dies", "empty", "storage"))
     facts = [dict(zip(("prompt", "chosen", "rejected"), fact, strict=True)) for fact in FACTS]
     settings = {
         "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
@@ -47,10 +49,15 @@ def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any
         "save_strategy": "no", "ddp_backend": "gloo" if processes > 1 else None, "lr_scheduler_type": "constant",
     } | case  # fmt: skip
     settings["gradient_accumulation_steps"] = settings.pop("accumulation", 1) * of // processes
+    config = CoRSAConfig(str(folder / f"{name}.{processes}.out"), **settings)  # processes know each other from here on
     torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", **(four_bits(storage) if storage else {}))
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes packs weights anew for some CPUs
+            module.support_avx512bf16_for_cpu = False
     trainer = CoRSATrainer(
-        AutoModelForCausalLM.from_pretrained(folder / "model"),
-        args=CoRSAConfig(str(folder / f"{name}.{processes}.out"), **settings),
+        model.to("meta") if empty and config.process_index == empty else model,
+        args=config,
         train_dataset=Dataset.from_list(facts[:rows]),
         eval_dataset=Dataset.from_list(facts[-evaluated:]) if evaluated else None,
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
@@ -65,17 +72,41 @@ def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any
     trainer.add_callback(Death())
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(str(folder / f"{name}.{processes}.out" / "adapter"))
+    parameters = dict(trainer.model.named_parameters())
     return {
+        "here": sum(getattr(p, "_local_tensor", p).numel() for p in parameters.values()),
+        "all": sum(p.numel() for p in parameters.values()),
         "log": trainer.state.log_history,
         "step": trainer.state.global_step,
         "weights": {n: p.detach().flatten().tolist() for n, p in trainer.model.named_parameters() if "lora_" in n},
     }
 
 
-def launch(module: str, *arguments: str, processes: int = 2, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-    """Several processes of a module, as torchrun starts them."""
+def four_bits(storage: str) -> dict[str, Any]:
+    """Settings of ``from_pretrained``."""
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=storage),
+        "dtype": "float32",
+    }
+
+
+def launch(
+    module: str,
+    *arguments: str,
+    processes: int = 2,
+    timeout: float = 400,
+    accelerate: Path | None = None,
+    **variables: str,
+) -> subprocess.CompletedProcess[str]:
+    """Several processes of a module, with these variables in their environment: as torchrun starts them, or, with a
+    configuration, ``accelerate launch``, in no other precision than the training's."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if accelerate is not None:
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate)]
+        command += ["--num_processes", str(processes), "--main_process_port", "0", "--mixed_precision", "no"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
     return subprocess.run(
         [*command, "-m", module, *arguments], capture_output=True, text=True, timeout=timeout, env=environment
     )
@@ -87,6 +118,11 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     for case in json.loads((folder / "cases.json").read_text()):
+        if "arguments" in case:  # of `corsa train`
+            from trl_ext.train import main as train
+
+            train(case["arguments"])
+            continue
         result = trained(folder, case, processes)
         if int(os.environ.get("RANK", "0")) == 0:
             (folder / f"{case['name']}.{processes}.json").write_text(json.dumps(result))

@@ -39,7 +39,7 @@ from trl_ext.methods import corsa
         ({"optim": "galore_adamw_layerwise"}, "steps inside the backward pass"),
         ({"torch_compile": True}, "torch_compile=True is not supported"),
         ({"router_aux_loss_coef": 0.1}, "router_aux_loss_coef must be 0.0"),
-        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "use plain data parallelism"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, r"its engine does the backward pass.* use FSDP"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -136,9 +136,12 @@ def test_an_adapter_that_is_not_lora(make_trainer: MakeTrainer) -> None:
         make_trainer(peft_config=IA3Config(target_modules=["k_proj"], feedforward_modules=[]))
 
 
-def test_a_launch_that_spreads_the_weights(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_that_cannot_work(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="Launch with plain data parallelism"):
+    with pytest.raises(ValueError, match="FSDP1 is not supported"):
+        make_trainer()
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(ValueError, match="there is one: launch several"):
         make_trainer()
 
 

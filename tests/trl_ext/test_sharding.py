@@ -1,0 +1,165 @@
+"""Two processes that each keep a part of the base model come to what comes of all of it in each."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from corsa_plugins.data.reading import write_requests
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.history import read_history
+from tests.support import several
+from tests.trl_ext.conftest import trained_adapter
+from tests.trl_ext.test_several_processes import logged, result, saved, weights
+from trl_ext.sharding import Sharding, sharding_asked_for
+
+CONFIG = Path(__file__).parents[2] / "examples" / "accelerate_fsdp2.yaml"
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+}
+
+CASES = [
+    # 7 pairs in batches of 2: the second process has one pair in the last round, of 5 none.
+    {"name": "partial", "rows": 7, "num_train_epochs": 1, "accumulation": 2, "gradient_checkpointing": True},
+    {"name": "idle", "rows": 5, "num_train_epochs": 2, "evaluated": 5, "eval_strategy": "epoch"},
+    {"name": "two backwards", "rows": 5, "max_steps": 2, "one_backward": False, "precompute_ref_log_probs": True},
+    {"name": "falling back", "rows": 7, "max_steps": 3, "use_weighting": True, "learned_at": 0.9},
+    {"name": "without dpo", "rows": 5, "max_steps": 2, "dpo_weight": 0.0, "empty": 1},
+    {"name": "unbroken", "rows": 5, "max_steps": 4, "save_strategy": "steps", "save_steps": 2},
+]  # fmt: skip
+
+REQUESTS = [
+    EditRequest(prompt="The capital of France is", target_new="Oslo", target_old="Paris", subject="France"),
+    EditRequest(prompt="The capital of Italy is", target_new="Madrid", subject="Italy"),
+    EditRequest(prompt="The capital of Spain is", target_new="Rome", subject="Spain"),
+    EditRequest(prompt="Anna Berg was born in", target_new="Rome", target_old="Oslo", subject="Anna Berg"),
+    EditRequest(prompt="The capital of Japan is", target_new="Paris", target_old="Rome", subject="Japan"),
+]
+
+
+def train_arguments(folder: Path, output: str, **changes: Any) -> dict[str, Any]:
+    settings = {
+        "model_name_or_path": folder / "model", "requests": folder / "requests.jsonl", "output_dir": folder / output,
+        "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",
+        "ddp_backend": "gloo", "gradient_checkpointing": False, "num_train_epochs": 2, "learning_rate": 0.01,
+        "lora_r": 4, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1,
+    } | changes  # fmt: skip
+    return {"arguments": [str(part) for name, value in settings.items() for part in (f"--{name}", value)]}
+
+
+def test_a_sharded_base_trains_as_a_whole_one(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    resumed = {**CASES[-1], "name": "resumed", "resume": str(tmp_path / "unbroken.2.out" / "checkpoint-2")}
+    saved(tiny_llama, tiny_tokenizer, tmp_path, [*CASES, resumed])
+    run = several.launch("tests.support.several", str(tmp_path), accelerate=CONFIG)
+    assert run.returncode == 0, run.stderr[-3000:]
+    for case in CASES:
+        one, two = several.trained(tmp_path, case, 1), result(tmp_path, case["name"], 2)
+        assert one["here"] == one["all"] == two["all"]
+        layers = sum(p.numel() for n, p in tiny_llama.named_parameters() if ".layers." in n)
+        assert two["here"] == two["all"] - layers // 2
+        assert one["step"] == two["step"]
+        assert (weights(two) - weights(one)).norm() <= 1e-5 * weights(one).norm(), case["name"]
+        for name in ("loss", "eval_loss", "facts_learned"):
+            assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-5), case["name"]
+        one_file, two_file = (load_file(file) for file in sorted(tmp_path.glob(f"{case['name']}.?.out/adapter/*.saf*")))
+        assert {n: t.shape for n, t in one_file.items()} == {n: t.shape for n, t in two_file.items()}
+    again = result(tmp_path, "resumed", 2)
+    torch.testing.assert_close(weights(again), weights(result(tmp_path, "unbroken", 2)), rtol=0, atol=0)
+
+
+def test_a_run_with_everything_in_it(
+    taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    write_requests(tmp_path / "requests.jsonl", REQUESTS)
+    write_requests(tmp_path / "followed.jsonl", REQUESTS[:3])
+    several_looks = {"fill_target_old": True, "history_looks": 3, "learned_at": 0.9, "eval_strategy": "epoch",
+                     "eval_requests": tmp_path / "followed.jsonl", "find_learning_rate": True}  # fmt: skip
+    kept = {"keep_weight": 0.5, "keep_prompts": 4, "fill_target_old": True, "bf16": True}
+    earlier = {"adapter": tmp_path / "start", "reference": "adapter"}
+    trained_adapter(copy.deepcopy(taught_llama)).save_pretrained(tmp_path / "start")
+    for kind, variables in (("whole", {}), ("shards", FSDP)):
+        cases = [
+            train_arguments(tmp_path, f"{kind} new", **several_looks),
+            train_arguments(tmp_path, f"{kind} next", **kept, **earlier),
+        ]
+        saved(taught_llama, tiny_tokenizer, tmp_path, cases)
+        run = several.launch("tests.support.several", str(tmp_path), **variables)
+        assert run.returncode == 0, run.stderr[-3000:]
+    for name in ("new", "next"):
+        whole, shards = (tmp_path / f"{kind} {name}" for kind in ("whole", "shards"))
+        assert sorted(path.name for path in shards.iterdir()) == sorted(path.name for path in whole.iterdir())
+        ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (shards, whole))
+        assert ours.keys() == theirs.keys()
+        for tensor in theirs:
+            torch.testing.assert_close(ours[tensor], theirs[tensor], rtol=1e-5, atol=1e-6)
+        said = [json.loads((folder / "report.json").read_text()) for folder in (shards, whole)]
+        for report in said:
+            del report["effect"]["seconds"]
+        assert said[0]["effect"] == said[1]["effect"]
+        assert (tmp_path / f"shards {name}" / "requests.jsonl").read_text() == (whole / "requests.jsonl").read_text()
+    assert said[0]["kept"] == said[1]["kept"]
+    looks = [read_history(tmp_path / f"{kind} new" / "history.json") for kind in ("shards", "whole")]
+    assert [look["step"] for look in looks[0]] == [look["step"] for look in looks[1]]
+    for look, expected in zip(*looks, strict=True):
+        assert look["history/edit/margin"] == pytest.approx(expected["history/edit/margin"], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "cure"),
+    [
+        ("FSDP_VERSION", "1", r"Set\s+fsdp_version: 2"),
+        ("FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params: true is not supported .* add processes"),
+        ("FSDP_RESHARD_AFTER_FORWARD", "false", "fsdp_reshard_after_forward: false .* Set it to true"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", "fsdp_activation_checkpointing: true .* gradient_checkpointing"),
+        ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP", "fsdp_auto_wrap_policy: .* Set it to TRANSFORMER_BASED_WRAP"),
+        ("FSDP_IGNORED_MODULES", ".*head", "fsdp_ignored_modules is not supported"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "parallelism_config is not supported"),
+    ],
+)
+def test_what_cannot_be_is_refused(setting: str, value: str, cure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    args: Any = SimpleNamespace(world_size=2, fsdp_plugin_args=None)
+    assert sharding_asked_for(args) is None
+    for name, usual in FSDP.items():
+        monkeypatch.setenv(name, usual)
+    assert sharding_asked_for(args) == Sharding()
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(SettingError, match=cure):
+        sharding_asked_for(args)
+
+
+def test_layers_by_name_and_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"fsdp_version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
+    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "MyLayer,MyOther")
+    args: Any = SimpleNamespace(world_size=2, fsdp_plugin_args=asked)
+    assert sharding_asked_for(args) == Sharding(("MyLayer", "MyOther"))
+    args.world_size = 1
+    with pytest.raises(SettingError, match="and there is one: launch several"):
+        sharding_asked_for(args)
+
+
+def test_a_four_bit_base(tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="a 4-bit base needs bitsandbytes: pip install bitsandbytes")
+    case = {"name": "four bits", "rows": 5, "max_steps": 2, "storage": "float32"}
+    saved(tiny_llama, tiny_tokenizer, tmp_path, [case, case | {"name": "bytes", "storage": "uint8"}])
+    run = several.launch("tests.support.several", str(tmp_path), **FSDP)
+    assert (
+        "FSDP cannot shard self_attn.q_proj.base_layer.weight, a Params4bit of torch.uint8: set bnb_4bit_quant"
+        in run.stderr
+    )
+    one, two = several.trained(tmp_path, case, 1), result(tmp_path, "four bits", 2)
+    assert two["here"] < two["all"] == one["all"]
+    assert (weights(two) - weights(one)).norm() <= 1e-5 * weights(one).norm()
