@@ -75,4 +75,4 @@ def _modules(model: PreTrainedModel, hparams: RSFTHyperParams) -> list[str]:
     if hparams.mlp_module_tmp is not None:
         return [hparams.mlp_module_tmp.format(layer) for layer in hparams.layers]
     architecture = find_architecture(model)
-    return [name for layer in hparams.layers for name in architecture.ffn(layer).modules]
+    return [name for layer in hparams.layers for name in architecture.trained(layer)]

@@ -98,6 +98,23 @@ class Architecture:
         """
         return find_mixture(self.block(layer), self.hidden_size)
 
+    def trained(self, layer: int) -> tuple[str, ...]:
+        """Names of the modules that train where the FFN of block ``layer`` is to: it alone, or, of a mixture of experts
+        without one that every token takes, the routed experts, and not what routes.
+
+        Raises:
+            SettingError: There is no such block.
+            ArchitectureError: The block has neither.
+        """
+        try:
+            return self.ffn(layer).modules
+        except ArchitectureError:
+            mixture = self.mixture(layer)
+            routed = () if mixture is None else mixture.routed
+            if not routed:
+                raise
+            return routed
+
     def _feed_forward(self, block: NamedModule[nn.Module]) -> FeedForward:
         try:
             return find_feed_forward(block, self.hidden_size)

@@ -73,6 +73,11 @@ class Mixture(NamedModule[nn.Module]):
         """Names of the fused weights, up and down."""
         return () if self.fused is None else (*self.fused.up, self.fused.down)
 
+    @property
+    def routed(self) -> tuple[str, ...]:
+        """Names of the modules that hold the routed experts and nothing else; empty where they cannot be told."""
+        return (self.fused.name,) if self.fused is not None else tuple(each.name for each in self.listed)
+
     def __str__(self) -> str:
         kept = self.fused.down if self.fused is not None else f"{self.count} FFNs in a list" if self.listed else "?"
         shared = f", and {self.shared.name} for every token" if self.shared is not None else ""

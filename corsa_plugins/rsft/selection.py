@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict[str, nn.Parameter]:
-    """The parameters R-SFT would change, by name: those of one FFN, or of the modules named in the settings; those that
-    are offloaded are in memory from now on.
+    """The parameters R-SFT would change, by name: those of one FFN, of a mixture without one its routed experts, or of
+    the modules named in the settings; those that are offloaded are in memory from now on.
 
     Raises:
         SettingError: No such block or module, or its weights cannot be trained (quantised, or not in memory).
@@ -34,7 +34,7 @@ def trainable_parameters(model: PreTrainedModel, settings: RSFTSettings) -> dict
     """
     if settings.modules is None:
         architecture = find_architecture(model)
-        names: Iterable[str] = architecture.ffn(settings.layer_of(len(architecture.blocks))).modules
+        names: Iterable[str] = architecture.trained(settings.layer_of(len(architecture.blocks)))
     else:
         names = settings.modules
     modules = dict(model.named_modules())

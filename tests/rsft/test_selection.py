@@ -11,8 +11,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import ArchitectureError
 from corsa_plugins.rsft import RSFTSettings, rsft, trainable_parameters
+from tests.model.test_architecture import build
 from tests.support.families import family
+from tests.support.mixtures import MIXTURES
 from tests.support.rsft_oracle import SGD, compare
 from tests.support.training import FLOAT64, REQUESTS, changed, refused, state
 
@@ -51,6 +54,32 @@ def test_of_an_ffn_that_is_no_module_its_maps_train_and_nothing_else_of_the_bloc
     rsft(model, tiny_tokenizer, REQUESTS, RSFTSettings(layer=1, epochs=1))
     parts = [f"fc{number}.{part}" for number in (1, 2) for part in ("weight", "bias")]
     assert changed(model, before) == {f"model.decoder.layers.1.{part}" for part in parts}
+
+
+@pytest.mark.parametrize(("name", "bias"), [("mixtral", ()), ("gpt_oss", ("gate_up_proj_bias", "down_proj_bias"))])
+def test_of_a_mixture_without_a_shared_expert_the_routed_ones_train_and_never_what_routes(
+    name: str, bias: tuple[str, ...], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = build(MIXTURES[name][0](vocab_size=len(tiny_tokenizer), initializer_range=0.2))
+    before = state(model)
+    rsft(model, tiny_tokenizer, REQUESTS, RSFTSettings(layer=1, epochs=1))
+    experts = ("gate_up_proj", "down_proj", *bias)
+    assert changed(model, before) == {f"model.layers.1.mlp.experts.{part}" for part in experts}
+
+
+def test_of_experts_in_a_list_each_one_trains(base: PreTrainedModel) -> None:
+    width = base.config.hidden_size
+    base.transformer.h[1].mlp = nn.Sequential()
+    experts = [nn.Sequential(nn.Linear(width, 8), nn.GELU(), nn.Linear(8, width)) for _ in range(2)]
+    base.transformer.h[1].mlp.add_module("experts", nn.ModuleList(experts))
+    base.transformer.h[1].mlp.add_module("gate", nn.Linear(width, 2))
+    names = trainable_parameters(base, RSFTSettings(layer=1))
+    assert {name.split(".mlp.")[1].rpartition(".")[0] for name in names} == {
+        f"experts.{number}.{part}" for number in (0, 1) for part in (0, 2)
+    }
+    base.transformer.h[1].mlp = nn.Sequential(nn.Linear(width, width))
+    with pytest.raises(ArchitectureError, match=r"transformer\.h\.1\.mlp \(Sequential\) has 1 linear map,"):
+        trainable_parameters(base, RSFTSettings(layer=1))
 
 
 @pytest.mark.parametrize(
