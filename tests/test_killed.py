@@ -1,6 +1,6 @@
 """A run that is killed at any moment and started again ends as one that was never killed, and leaves nothing behind.
 
-Three kills a kind of run; `CORSA_KILLS=50` makes it fifty.
+Two kills of a living process a kind of run; `CORSA_KILLS=50` makes it fifty, and adds the demo, which takes longer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.manifest import check_folder
+from corsa_plugins.manifest import MANIFEST, check_folder
 from tests.conftest import DOCUMENTS
 from tests.support import killed
 from tests.support.edited import changed
 
-KILLS = int(os.environ.get("CORSA_KILLS", "3"))
+KILLS = int(os.environ.get("CORSA_KILLS", "2"))
+KINDS = ["merge", "statistics", "edit", "rsft", "sequential", "protocol", "sweep", "export", "evaluation", "training"]
+if KILLS > 3:
+    KINDS.append("demo")
+NEEDS = {"merge": ("mergekit",), "training": ("trl", "peft", "datasets"), "export": ("peft",)}
 REQUESTS = [
     EditRequest(prompt=f"The capital of {land} is", subject=land, target_new=new, target_old=old, case_id=land)
     for land, new, old in (("France", "Rome", "Paris"), ("Italy", "Oslo", "Rome"), ("Spain", "Paris", "Madrid"))
@@ -45,13 +49,35 @@ def inputs(taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFa
     return folder
 
 
+ENDS = ("records.jsonl", "untouched.jsonl", "sweep.jsonl")  # what depends on no clock
+
+
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
     files = sorted(folder.rglob("*.safetensors"))
-    assert files
-    return {f"{file.name} {name}": tensor for file in files for name, tensor in load_file(file).items()}
+    return {f"{file.relative_to(folder)} {name}": value for file in files for name, value in load_file(file).items()}
 
 
-@pytest.mark.parametrize("kind", ["merge", "statistics", "edit", "evaluation"])
+def texts(folder: Path) -> dict[str, bytes]:
+    files = [file for name in ENDS for file in folder.rglob(name)]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def said_to_be_whole(folder: Path) -> list[Path]:
+    """What has a manifest and is not, by a hidden name or the lack of the last file of statistics, said to be in work."""
+    found = [manifest.parent for manifest in folder.rglob(MANIFEST) if ".part" not in str(manifest)]
+    return [one for one in found if one.name != "stats" or (one / "statistics.json").exists()]
+
+
+def check_same(folder: Path, unbroken: Path) -> None:
+    assert tensors(unbroken) or texts(unbroken)
+    torch.testing.assert_close(tensors(folder), tensors(unbroken), rtol=0, atol=0)
+    assert texts(folder) == texts(unbroken)
+    assert {path.relative_to(folder) for path in folder.rglob("*")} == {
+        path.relative_to(unbroken) for path in unbroken.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_is_killed_ends_as_one_that_is_not(
     kind: str,
     inputs: Path,
@@ -59,25 +85,27 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(
     taught_llama: LlamaForCausalLM,
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    if kind == "merge":
-        pytest.importorskip("mergekit")
-    if kind == "edit":
+    for needed in NEEDS.get(kind, ()):
+        pytest.importorskip(needed)
+    if kind in ("edit", "sequential", "export"):
         settings = {"n_tokens": 2000, "out": inputs / "stats"}
         collect_statistics(taught_llama, tiny_tokenizer, str(inputs / "text.txt"), (0, 1), **settings)
-    work = getattr(killed, kind)
+    if kind == "export":
+        killed.run(killed.edit, inputs, inputs)
+    work, unbroken = getattr(killed, kind), tmp_path / "unbroken"
     killed.run(work, inputs, tmp_path / "warm")  # the server of processes has started
-    seconds = killed.run(work, inputs, tmp_path / "unbroken")
-    for moment in killed.moments(seconds, KILLS, kind):
-        killed.run(work, inputs, tmp_path / "broken", moment)
-        for folder in ("merged", "stats", "edited"):  # what is there is whole
-            if (tmp_path / "broken" / folder).exists():
-                check_folder(tmp_path / "broken" / folder)
-    killed.run(work, inputs, tmp_path / "broken")
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    if kind == "evaluation":
-        for file in ("records.jsonl", "untouched.jsonl"):
-            assert (broken / "results" / file).read_bytes() == (unbroken / "results" / file).read_bytes()
-    else:
-        torch.testing.assert_close(tensors(broken), tensors(unbroken), rtol=0, atol=0)
-    names = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (unbroken, broken)]
-    assert names[0] == names[1]
+    seconds = killed.run(work, inputs, unbroken).seconds
+    hits = tries = 0
+    moments = killed.moments(seconds, kind)
+    while hits < KILLS:
+        tries += 1
+        broken = tmp_path / f"broken-{tries - hits}"  # another after each that came to its end before it was killed
+        run = killed.run(work, inputs, broken, next(moments))
+        assert tries < 10 * KILLS, "hardly a kill hits"
+        for folder in said_to_be_whole(broken):
+            check_folder(folder)
+        hits += run.killed
+        if not run.killed:
+            check_same(broken, unbroken)
+    killed.run(work, inputs, broken)
+    check_same(broken, unbroken)
