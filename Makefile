@@ -4,6 +4,8 @@
 #   make test    set up, then lint and run the tests, in two processes
 #   make lint    ruff, mypy and the order of the rooms alone
 #   make gpu     on a machine with a CUDA device and a torch for it: everything that has to be seen there (benchmarks/gpu.py)
+#   make lowest  the tests with the lowest versions that pyproject.toml admits, in an environment of its own
+#   make newest  likewise with the newest that the package index has; either brings torch as it is there, with CUDA's libraries
 #   make bench   the ablation of benchmarks/RESULTS.md (about half an hour on 2 cores)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,7 +16,7 @@ TOOLS  := $(VENV)/.tools
 REAL   := $(VENV)/.real
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo real test lint bench gpu setup clean
+.PHONY: demo real test lint lowest newest bench gpu setup clean
 .DEFAULT_GOAL := demo
 
 setup: $(TOOLS)
@@ -56,6 +58,15 @@ lint: $(TOOLS)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+lowest: RESOLUTION := lowest-direct
+newest: RESOLUTION := highest
+lowest newest:
+	$(PYTHON) -m venv $(VENV)-$@
+	$(VENV)-$@/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-$@/bin/uv pip install --quiet --python $(VENV)-$@/bin/python --upgrade --resolution $(RESOLUTION) \
+		-e '.[trl,mergekit,eval,test]'
+	$(VENV)-$@/bin/python -m pytest -n 2 --dist worksteal
+
 # In the Python that has a torch for the GPU: PYTHON names it. The environment of the other commands has none.
 gpu:
 	$(PYTHON) -m benchmarks.gpu
@@ -64,4 +75,4 @@ bench: $(TOOLS)
 	$(BIN)/python -m benchmarks.ablation
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis runs
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis runs

@@ -63,7 +63,7 @@ def texts(folder: Path) -> dict[str, bytes]:
 
 
 def said_to_be_whole(folder: Path) -> list[Path]:
-    """What has a manifest and is not, by a hidden name or the lack of the last file of statistics, said to be in work."""
+    """What has a manifest, but for what a hidden name or the lack of the last file of statistics says to be in work."""
     found = [manifest.parent for manifest in folder.rglob(MANIFEST) if ".part" not in str(manifest)]
     return [one for one in found if one.name != "stats" or (one / "statistics.json").exists()]
 

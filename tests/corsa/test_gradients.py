@@ -205,7 +205,8 @@ def test_adapters_of_fused_experts_are_served(settings: dict[str, object]) -> No
     if OneBackward.obstacle(model, phi) is None:
         one = OneBackward(model, phi)
         assert_same(one(*closures(model)), plain, 1e-5)
-        assert one.fallback_reason is not None
+        wrapped = any(type(module).__name__ == "ParamWrapper" for module in model.modules())  # not with an older PEFT
+        assert (one.fallback_reason is not None) == wrapped
 
 
 def test_token_weights_that_differ_within_a_sequence_fall_back_to_two() -> None:
