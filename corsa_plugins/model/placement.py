@@ -29,6 +29,8 @@ __all__ = [
     "Where",
     "bring_in",
     "execution_device",
+    "fetches",
+    "files_read",
     "give_memory",
     "is_offloaded",
     "named_values",
@@ -113,6 +115,24 @@ def _offloading_hook(module: nn.Module) -> Any:
         if getattr(each, "offload", False) and getattr(each, "weights_map", None) is not None:
             return each
     return None
+
+
+def fetches(module: nn.Module) -> bool:
+    """Whether parameters of this very module are fetched each time it is run, and let go afterwards."""
+    return _offloading_hook(module) is not None
+
+
+def files_read(model: nn.Module) -> set[str]:
+    """Files and folders that parameters which are offloaded to disk are fetched from."""
+    loaders = {}
+    for module in model.modules():
+        hook = _offloading_hook(module)
+        loader = getattr(getattr(hook, "weights_map", None), "dataset", None)
+        loaders[id(loader)] = loader
+    files = {str(getattr(loader, "save_folder", None) or "") for loader in loaders.values()}
+    for loader in loaders.values():
+        files |= {str(info.get("safetensors_file") or "") for info in (getattr(loader, "index", None) or {}).values()}
+    return files - {""}
 
 
 def is_offloaded(model: nn.Module) -> bool:

@@ -28,6 +28,7 @@ __all__ = [
     "quantisation_config",
     "refuse_quantised",
     "stored_parts",
+    "unpacks",
 ]
 
 _EXTRA = "quantised"
@@ -109,6 +110,12 @@ def is_quantised(module: nn.Module) -> bool:
         return any(not buffer.is_floating_point() for buffer in module.buffers(recurse=False))
     plain = weight.is_floating_point() and weight.element_size() > 1 and not _made_of_others(weight)
     return not plain or tuple(weight.shape) != (module.out_features, module.in_features)
+
+
+def unpacks(module: nn.Module) -> bool:
+    """Whether it is a quantised map of torchao's, whose weight is unpacked as a whole each time it is run."""
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    return weight is not None and _made_of_others(weight)
 
 
 def has_quantised_maps(model: nn.Module) -> bool:

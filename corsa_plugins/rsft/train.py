@@ -16,6 +16,7 @@ from corsa_plugins.corsa.keeper import MOST_CHANGED, Keeper, kept_sentence
 from corsa_plugins.corsa.kept import make_kept
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.borrowing import frozen
+from corsa_plugins.model.refetching import refetched
 from corsa_plugins.rsft.density import least_density
 from corsa_plugins.rsft.loss import AnswerLoss, Prefix
 from corsa_plugins.rsft.report import RSFTReport, SampleReport
@@ -90,7 +91,7 @@ def rsft(
     loss = AnswerLoss(model, settings.loss_reduction, prefix, settings.head_on_answers)
     keeper = _keeper(model, tokenizer, requests, settings) if settings.keep_weight else None
     run = _Run(samples, weights, loss, settings, on_epoch or (lambda epochs, steps: None), keeper)
-    with frozen(model, but=parameters.values()), run.undo_on_error():
+    with frozen(model, but=parameters.values()), refetched(model), run.undo_on_error():
         interrupted = run.train(progress)
         run.merge()
         report = run.report(interrupted)

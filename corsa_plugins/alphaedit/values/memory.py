@@ -12,6 +12,7 @@ from corsa_plugins.alphaedit.values.loss import BatchLoss, Reuse
 from corsa_plugins.alphaedit.values.reuse import few_of
 from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.model.architecture import Architecture
+from corsa_plugins.model.placement import execution_device
 from corsa_plugins.model.quantised import parts_of
 
 __all__ = ["held_bytes", "side_by_side"]
@@ -45,17 +46,26 @@ def side_by_side(
         return held_bytes(loss) * (len(loss.texts.rows) + left_out) // len(loss.texts.rows)
 
     own = held(reuse)
-    device = next(architecture.model.parameters()).device
+    gpus = [device for device in _devices(architecture, layer) if device.type == "cuda"]
     if settings.memory is not None:
         limit = int(settings.memory * 2**30)
-    elif device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        limit = (torch.cuda.mem_get_info(device)[0] + unused) // 2
+    elif gpus:
+        limit = min(map(_free_bytes, gpus)) // 2  # as if the fullest held all of it
     else:
         limit = LEAST
         if own * len(requests) > limit:
             limit = max(limit, held("nothing"))
     return min(max(1, limit // own), len(requests))
+
+
+def _devices(architecture: Architecture, layer: int) -> set[torch.device]:
+    """Where the blocks from ``layer`` on are run; what is offloaded has no device of its own."""
+    parts = [part for block in architecture.blocks[layer:] for part in block.module.modules()]
+    return {execution_device(part) for part in parts if next(part.parameters(recurse=False), None) is not None}
+
+
+def _free_bytes(gpu: torch.device) -> int:
+    return torch.cuda.mem_get_info(gpu)[0] + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
 
 
 def held_bytes(loss: BatchLoss) -> int:

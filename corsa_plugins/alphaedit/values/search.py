@@ -24,6 +24,7 @@ from corsa_plugins.alphaedit.values.settings import RateUnit, ValueSettings
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.architecture import Architecture, find_architecture
 from corsa_plugins.model.borrowing import frozen
+from corsa_plugins.model.refetching import refetched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -122,6 +123,7 @@ def find_values(
     # disable=None: no bar where nobody watches, as in a log file
     with (
         frozen(model),
+        refetched(model),
         tqdm(total=len(rows), desc="value vectors", disable=None if progress else True, leave=False) as bar,
     ):
         reuse: Reuse = "nothing"
