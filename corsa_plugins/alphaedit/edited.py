@@ -18,7 +18,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.loading import load_model
 from corsa_plugins.model.placement import Where
-from corsa_plugins.model.stored import save_model
+from corsa_plugins.model.stored import check_target, save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -170,9 +170,11 @@ def save_edited(
         beside: Writes what else belongs into the folder, which it is given.
 
     Raises:
-        SettingError: The model is to be written, and its edits lie beside quantised weights.
+        SettingError: The model is to be written, and its edits lie beside quantised weights; or the folder is one that
+            the model is read from.
         OSError: The folder cannot be written to.
     """
+    check_target(editor.model, output)
     with atomic_directory(output) as folder:
         editor.state.save(folder / STATE)
         if whole:

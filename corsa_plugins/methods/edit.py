@@ -13,7 +13,7 @@ from corsa_plugins.files import atomic_directory
 from corsa_plugins.manifest import write_manifest
 from corsa_plugins.methods.effect import read_effect
 from corsa_plugins.methods.spec import STORE, Change, Method
-from corsa_plugins.model.stored import save_model
+from corsa_plugins.model.stored import check_target, save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,9 +64,10 @@ def save_update(
         seed: Of the update.
 
     Raises:
-        CorsaError: As raised by the method. Nothing is written.
+        CorsaError: As raised by the method; or the folder is one that the model is read from. Nothing is written.
         OSError: The folder cannot be written to.
     """
+    check_target(model, output)
     session = method.start(model, tokenizer, seed=seed)
     try:
         with atomic_directory(output) as folder:

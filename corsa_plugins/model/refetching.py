@@ -28,8 +28,8 @@ def refetched(model: nn.Module) -> Iterator[None]:
     """Within the block no forward pass keeps weights that were fetched or unpacked; the gradients are the same ones.
 
     Args:
-        model: Frozen where its weights are fetched: nothing that is trained is. Of others nothing is changed. A gradient
-            may be taken after the block.
+        model: Frozen where its weights are fetched. Where none are, nothing is changed. A gradient may be taken after
+            the block.
     """
     with ExitStack() as stack:
         for module in model.modules():

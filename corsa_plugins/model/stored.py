@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from corsa_plugins.errors import CorsaError, LoadingError, SettingError
 from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.model.branch import branched_modules
-from corsa_plugins.model.placement import is_offloaded, state_to_save
+from corsa_plugins.model.placement import files_read, is_offloaded, state_to_save
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +45,26 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_manifest(folder)
+
+
+def check_target(model: PreTrainedModel, output: str | os.PathLike[str]) -> None:
+    """Refuse to replace a folder by what is made of the model in it, or of what is still read from there.
+
+    Raises:
+        SettingError: ``output`` is the folder that the model was loaded from; or files are in it that offloaded parts
+            of the model are fetched from.
+    """
+    target = Path(output).expanduser().resolve()
+    own = str(getattr(model, "name_or_path", "") or "")
+    if own and target.is_dir() and Path(own).expanduser().resolve() == target:
+        raise SettingError(f"{output} is the folder of the model itself, which would be replaced: name another one")
+    for name in sorted(files_read(model)):
+        file = Path(name).resolve()
+        if target in (file, *file.parents):
+            raise SettingError(
+                f"{output} would be replaced, and holds {name}, from which offloaded parts of the model are read: "
+                "name another folder"
+            )
 
 
 def read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], int]:

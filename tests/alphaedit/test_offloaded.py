@@ -10,8 +10,10 @@ import torch
 from corsa_plugins.alphaedit.edited import editor_with, load_edited, save_edited
 from corsa_plugins.alphaedit.state import EditState
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.errors import SettingError
 from corsa_plugins.model.loading import load_model
 from corsa_plugins.model.placement import Placement, is_offloaded, named_values
+from corsa_plugins.model.stored import check_target
 from tests.conftest import TEXTS
 from tests.fixtures.alphaedit import LATER, REQUESTS
 from tests.support.placed import device_map, in_parts
@@ -79,3 +81,24 @@ def test_whatever_is_raised_the_weights_are_as_before(parts_bench, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         editor.edit(REQUESTS)
     assert equal(values(parts_bench.model), before)
+
+
+def test_the_folder_that_it_is_read_from_is_not_replaced(parts_bench, llama_bench, tmp_path):
+    editor = parts_bench.editor(values=replace(parts_bench.settings.values, batch_size=None))
+    editor.edit(REQUESTS[:1])
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    for folder, message in (
+        ("model", "model is the folder of the model itself"),
+        ("link", "link is the folder of the model itself"),
+        ("", "holds .*model.safetensors, from which offloaded parts"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            save_edited(editor, tmp_path / folder)
+    again = load_model(tmp_path / "model", device="cpu")[0]
+    assert equal(values(again), values(llama_bench.model))
+    save_edited(editor, tmp_path / "model" / "edited")  # beside what is read
+    # in one place nothing is read any more: a folder with the model in it may be replaced
+    whole = load_model(tmp_path / "model" / "edited" / "model", device="cpu")[0]
+    check_target(whole, tmp_path / "model" / "edited")
+    with pytest.raises(SettingError, match="name another"):
+        check_target(whole, tmp_path / "model" / "edited" / "model")

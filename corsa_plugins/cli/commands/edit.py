@@ -88,6 +88,7 @@ def edit(
     from corsa_plugins.methods.edit import save_update
     from corsa_plugins.methods.registry import method_spec
     from corsa_plugins.methods.spec import in_form
+    from corsa_plugins.model.stored import check_target
 
     spec = method_spec(method)
     of_batches = {"state": state, "revert": revert, "name": name, "keep": keep, "layers": layers}
@@ -106,6 +107,7 @@ def edit(
         arguments["statistics"] = KeyStatistics.load(statistics) if statistics else None
     chosen: Any = in_form(spec(**arguments), chat_template)
     loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
+    check_target(loaded, output)
     if not spec.reversible:
         saved = save_update(chosen, loaded, tokenizer, facts, output, changes=spec.changes, seed=seed)
         if saved.effect:

@@ -43,7 +43,8 @@ def import_adapter(
 
     \b
     FILES
-      OUTPUT/model/   the changed model, in the format and precision it was loaded in, and its tokenizer
+      OUTPUT/model/   the changed model, in the format and precision it was loaded in, and its tokenizer;
+                      of a quantised MODEL, OUTPUT/adapter in its place: all batches in force as one adapter
       OUTPUT/state/   every batch in force, and the changed layers from before
 
     \b
