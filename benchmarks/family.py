@@ -16,7 +16,8 @@ import logging
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,12 @@ FIGURES = ("efficacy", "first batch", "generality", "untouched")
 """Shares in percent: of all edits after all of them, of the first batch's, behind questions, of what nobody edited."""
 
 
+TRAINED = ("locft-bf",)
+"""Methods that train, whose updates follow each other and stay."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    names = [spec.name for spec in method_specs() if spec.reversible]
+    names = [spec.name for spec in method_specs() if spec.reversible] + list(TRAINED)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--methods", nargs="+", default=names, choices=names)
@@ -80,26 +85,23 @@ def measure(
     plan = bed.world.edit_rounds(
         n_rounds=key["edits"] // key["batch"], size=key["batch"], seed=key["seed"], untouched=untouched
     )
-    method: Any = method_spec(name)(statistics=statistics, settings=TESTBED)
     times = json.loads((folder / "times.json").read_text()) if folder.exists() else []
-    state = EditState.load(folder / "state") if times else None
-    editor = AlphaEditor(bed.model, bed.tokenizer, statistics, method.settings, state=state)
+    begin = _begin_training if name in TRAINED else _begin_editing
+    title, update, end = begin(name, bed, statistics, folder, len(times), key["seed"])
     refused = None
     try:
-        editor.apply()
-        for batch in plan.rounds[len(times) :]:
+        for number, batch in enumerate(plan.rounds[len(times) :], start=len(times)):
             start = time.perf_counter()
             try:
-                editor.edit(batch, answers=False)
+                update(batch, number)
             except CorsaError as error:
                 refused = str(error)
                 break
             times.append(time.perf_counter() - start)
-            editor.state.save(folder / "state")
             (folder / "times.json").write_text(json.dumps(times))
         edits = [request for batch in plan.rounds for request in batch]
         row = {
-            "title": method.name,
+            "title": title,
             "efficacy": _right(bed, edits),
             "first batch": _right(bed, plan.rounds[0]),
             "generality": _right(bed, edits, reworded=True),
@@ -109,9 +111,41 @@ def measure(
             "refused": refused,
         }
     finally:
-        editor.revert_all()
+        end()
     shutil.rmtree(folder, ignore_errors=True)
     return row
+
+
+Begun = tuple[str, Callable[[Sequence[EditRequest], int], None], Callable[[], None]]
+"""A method's title, what makes an update and keeps it by its number, and what puts the model back."""
+
+
+def _begin_editing(
+    name: str, bed: Testbed, statistics: KeyStatistics, folder: Path, made: int, seed: int
+) -> Begun:  # what every beginning takes
+    method: Any = method_spec(name)(statistics=statistics, settings=TESTBED)
+    state = EditState.load(folder / "state") if made else None
+    editor = AlphaEditor(bed.model, bed.tokenizer, statistics, method.settings, state=state)
+    editor.apply()
+
+    def update(batch: Sequence[EditRequest], number: int) -> None:
+        editor.edit(batch, answers=False)
+        editor.state.save(folder / "state")
+
+    return method.name, update, editor.revert_all
+
+
+def _begin_training(name: str, bed: Testbed, statistics: KeyStatistics, folder: Path, made: int, seed: int) -> Begun:
+    method: Any = replace(method_spec(name)(settings=TESTBED), history=False)  # what is looked at takes time
+    session = method.start(bed.model, bed.tokenizer, seed=seed)
+    for number in range(made):
+        session.restore(folder / str(number))
+
+    def update(batch: Sequence[EditRequest], number: int) -> None:
+        (folder / str(number)).mkdir(parents=True, exist_ok=True)
+        session.update(batch, folder / str(number))
+
+    return method.name, update, session.close
 
 
 def _right(bed: Testbed, requests: Sequence[EditRequest], *, reworded: bool = False) -> float:
