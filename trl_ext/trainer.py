@@ -36,6 +36,7 @@ from corsa_plugins.corsa.objective import sequence_log_probs
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.limits import longest_text
 from corsa_plugins.model.sharing import SharedRows
+from corsa_plugins.model.targets import fitted
 from trl_ext._trl import REFERENCE, clear_device_cache
 from trl_ext.attending import AttentiveTrainer
 from trl_ext.checkpoints import ManifestCallback, checkpoint_to_resume
@@ -66,7 +67,6 @@ from trl_ext.step import (
     sft_of_rows,
     with_the_same_noise,
 )
-from trl_ext.targets import fitted
 
 __all__ = ["CoRSATrainer"]
 

@@ -43,7 +43,7 @@ def test_all_linear_trains_the_experts_and_not_what_routes(
     family: str, make_trainer: MakeTrainer, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, experts, shared, routers, _ = MIXTURES[family]
-    with caplog.at_level(logging.WARNING, "trl_ext.targets"):
+    with caplog.at_level(logging.WARNING, "corsa_plugins.model.targets"):
         trainer = make_trainer(model=model_of(family, tiny_tokenizer), max_steps=2, learning_rate=1e-2)
     names = trained(trainer)
     assert any(name.endswith(experts) for name in names)
@@ -110,7 +110,7 @@ def test_what_is_named_one_by_one_stays_and_a_router_is_said(
 ) -> None:
     model = model_of("qwen3_5_moe", tiny_tokenizer)
     targets = lora(target_modules=["out_proj", "shared_expert_gate"])
-    with caplog.at_level(logging.WARNING, "trl_ext.targets"):
+    with caplog.at_level(logging.WARNING, "corsa_plugins.model.targets"):
         trainer = make_trainer(model=model, peft_config=targets)
     assert {name.rpartition(".")[2] for name in trained(trainer)} == {"out_proj", "shared_expert_gate"}
     assert "routes tokens" in caplog.text
@@ -128,7 +128,7 @@ def test_what_fused_experts_cannot_have_is_refused(
 def test_a_model_without_experts_is_trained_as_ever(
     make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "trl_ext.targets"):
+    with caplog.at_level(logging.WARNING, "corsa_plugins.model.targets"):
         trainer = make_trainer(peft_config=lora())
     assert not caplog.records
     assert trainer.model.peft_config["default"].exclude_modules is None

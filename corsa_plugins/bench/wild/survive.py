@@ -22,6 +22,7 @@ from corsa_plugins.methods.in_context.reader import InContextModel
 from corsa_plugins.model.batching import input_device, pad
 from corsa_plugins.model.borrowing import frozen, random_state_kept
 from corsa_plugins.model.parts import LinearMap, as_linear_map
+from corsa_plugins.model.targets import fitted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,7 +55,8 @@ _GROUP = 128
 
 @dataclass(frozen=True)
 class FurtherTraining:
-    """Further training on other text: a LoRA adapter on every linear map but the head, merged when it is done.
+    """Further training on other text: a LoRA adapter on every linear map but the head, as for CoRSA's
+    ``all-linear`` (:mod:`corsa_plugins.model.targets`), merged when it is done.
 
     Attributes:
         texts: The text, at least one document.
@@ -144,7 +146,7 @@ def _train(model: Any, tokenizer: PreTrainedTokenizerBase, settings: FurtherTrai
         config = peft.LoraConfig(
             r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        wrapped = peft.get_peft_model(model, config)
+        wrapped = peft.get_peft_model(model, fitted(config, model, {}))
         parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
         with frozen(wrapped, parameters), torch.enable_grad():

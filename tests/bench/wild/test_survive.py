@@ -13,6 +13,8 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.in_context.reader import InContextModel
 from corsa_plugins.methods.in_context.store import FactStore, InContextSettings
 from tests.conftest import TEXTS
+from tests.model.test_architecture import build
+from tests.support.mixtures import MIXTURES
 from tests.support.small_plans import FRANCE
 
 
@@ -130,3 +132,16 @@ def test_stored_edits_are_read_before_what_becomes_of_the_model(name, taught_lla
     assert torch.equal(found, expected)
     assert not torch.allclose(found, without)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(taught_llama).items())
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_5_moe"])
+def test_of_a_mixture_the_experts_train_on_and_not_what_routes(family, tiny_tokenizer):
+    make, experts, _, routers, _ = MIXTURES[family]
+    model = build(make(vocab_size=len(tiny_tokenizer)))
+    training = FurtherTraining(tuple(TEXTS), steps=2, batch_size=2, length=16, rank=2, learning_rate=1e-2)
+    (trial,) = trials(["training"], model, tiny_tokenizer, training)
+    before, after = weights(model), weights(trial.change(model))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any(f"{experts}." in name for name in moved)
+    assert any("attn" in name for name in moved)
+    assert not any(f"{router}." in name for name in moved for router in routers)

@@ -14,17 +14,19 @@ import copy
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from peft import LoraConfig
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import ArchitectureError, Mixture, find_architecture
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 __all__ = ["fitted", "mixtures_of"]
 
