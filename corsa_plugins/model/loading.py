@@ -18,7 +18,7 @@ from corsa_plugins.errors import LoadingError, SettingError, require
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
 from corsa_plugins.model.placement import Placement, Where, give_memory, is_offloaded, without_device_map
 from corsa_plugins.model.quantised import QUANTISED, has_quantised_maps, keep_layout, quantisation_config
-from corsa_plugins.model.stored import check_stored, reading, refuse_missing
+from corsa_plugins.model.stored import auto_class, check_stored, reading, refuse_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -178,30 +178,12 @@ def load_whole(name: str, what: str, **settings: Any) -> PreTrainedModel:
     Raises:
         LoadingError: Tensors are missing.
     """
-    model, info = _auto_class(name, **settings).from_pretrained(name, output_loading_info=True, **settings)
+    model, info = auto_class(name, **settings).from_pretrained(name, output_loading_info=True, **settings)
     if not all(parameter.is_meta for parameter in model.parameters()):  # another process gives it its weights
         refuse_missing(info, what)
     keep_layout(model)
     loaded: PreTrainedModel = model
     return loaded
-
-
-def _auto_class(name: str, revision: str | None = None, trust_remote_code: bool | None = None, **_: Any) -> Any:
-    """What loads all that a checkpoint holds."""
-    from transformers import (
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-    )
-
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError):  # of an adapter's folder, for instance, which says what its base is
-        return AutoModelForCausalLM
-    sees = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
-    whole = sees is not None and sees.__name__ in (config.architectures or ())
-    return AutoModelForImageTextToText if whole else AutoModelForCausalLM
 
 
 def put_adapters(

@@ -19,9 +19,12 @@ from corsa_plugins.model.placement import files_read, is_offloaded, state_to_sav
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_stored", "read_header", "reading", "refuse_missing", "save_model"]
+__all__ = ["auto_class", "check_stored", "read_header", "reading", "refuse_missing", "save_model"]
 
 logger = logging.getLogger(__name__)
+
+_TEXT_ALONE = ("Llama4ForConditionalGeneration",)
+"""Their text decoder is a whole causal model inside them, and TRL finds no other in it to train."""
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str]) -> None:
@@ -140,6 +143,28 @@ def reading(failure: str, hint: str = "") -> Iterator[None]:
         logger.debug(failure, exc_info=True)
         said = str(error) if isinstance(error, OSError | ValueError | RuntimeError | ImportError) else repr(error)
         raise LoadingError(f"{failure}: {said or repr(error)}{hint}") from error
+
+
+def auto_class(name: str, revision: str | None = None, trust_remote_code: bool | None = None, **_: Any) -> Any:
+    """The class of transformers that loads all that a checkpoint holds. Keywords are those of ``from_pretrained``."""
+    from transformers import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):  # of an adapter's folder, for instance, which says what its base is
+        return AutoModelForCausalLM
+    sees = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    if sees is None or sees.__name__ not in (config.architectures or ()):
+        return AutoModelForCausalLM
+    if sees.__name__ in _TEXT_ALONE:
+        logger.warning("model %s is loaded as its text decoder alone: what is saved of it cannot see", name)
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
 
 
 def refuse_missing(info: dict[str, Any], what: str) -> None:
