@@ -11,6 +11,7 @@ from corsa_plugins.errors import SettingError
 
 if TYPE_CHECKING:
     from corsa_plugins.model.placement import Where
+    from corsa_plugins.model.processes import Processes
     from corsa_plugins.sandbox import Guarantee
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "parse_numbers",
     "parse_tokens",
     "place",
+    "place_one",
 ]
 
 
@@ -166,6 +168,24 @@ def place(device: str | None, device_map: str | None, max_memory: str | None) ->
         raise SettingError(f"--device {device} and --device-map: give one; a device map says where every part goes")
     limits = None if max_memory is None else parse_max_memory(max_memory)
     return Placement(parse_device_map(device_map or "auto"), limits)
+
+
+def place_one(
+    processes: Processes, device: str | None, device_map: str | None = None, max_memory: str | None = None
+) -> Where:
+    """As :func:`place`, for one of the processes that share work: by default each has a GPU of its own.
+
+    Raises:
+        SettingError: Likewise; or a device map, which is of one process.
+    """
+    from corsa_plugins.model.processes import device_of_process
+
+    if processes.count > 1 and device_map is not None:
+        raise SettingError(
+            f"--device-map {device_map} with {processes.count} processes: a map is of one process; leave it out, or "
+            "run the command without a launcher"
+        )
+    return place(device, device_map, max_memory) or device_of_process(processes)
 
 
 def load(model: str, where: Where, dtype: str, quiet: bool) -> Any:

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from corsa_plugins.bench.evaluation import load_evaluation
+from corsa_plugins.bench.measure import Questions
+from corsa_plugins.cli.values import place_one
+from corsa_plugins.errors import SettingError
 from corsa_plugins.model import asking as inference
+from corsa_plugins.model.processes import Processes
+from tests.support import several
 
 
 def test_it_measures_and_writes_what_it_measured(corsa, world):
@@ -138,3 +143,27 @@ def test_what_the_user_can_mend_is_one_message_and_exit_code_2(corsa, world, mon
     assert message in result.stderr
     assert result.stderr.lower().count("error: ") == 1
     assert "Traceback" not in result.output + result.stderr
+
+
+def test_two_processes_ask_what_one_does(corsa, world):
+    arguments = [
+        "evaluate", "--model", world / "model", "--requests", world / "requests.jsonl", "--untouched",
+        world / "untouched.jsonl", "--device", "cpu", "--quiet", "--batch-size", "1", "--output",
+    ]  # fmt: skip
+    assert corsa(*arguments, world / "one").exit_code == 0
+    shared = several.launch("corsa_plugins.cli", *map(str, [*arguments, world / "two"]))
+    assert shared.returncode == 0, shared.stderr[-3000:]
+    assert shared.stdout.count("written to") == 1
+    for name in ("records.jsonl", "untouched.jsonl"):
+        assert (world / "two" / name).read_text() == (world / "one" / name).read_text()
+    one, two = (load_evaluation(world / name).summary() for name in ("one", "two"))
+    assert one == two
+    assert not (world / "two" / "unfinished.jsonl").exists()
+
+
+def test_what_several_processes_cannot_share_is_refused():
+    two = Processes(1, 2)
+    with pytest.raises(SettingError, match=r"--harness .* without a launcher"):
+        Questions(harness=object(), processes=two)
+    with pytest.raises(SettingError, match=r"--device-map auto .* without a launcher"):
+        place_one(two, None, "auto")

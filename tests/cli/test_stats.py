@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import typer
 
+from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+from corsa_plugins.alphaedit.statistics.packing import ResumeError
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.cli.commands.stats import stats
 from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.model.processes import Processes
 from tests.conftest import DOCUMENTS
+from tests.support import several
 
 
 @pytest.fixture
@@ -141,3 +146,27 @@ def test_text_of_the_models_own(world, capsys):
     assert (world / "stats" / "self.jsonl").read_bytes() == sampled
     with pytest.raises(SettingError, match="--text and --self: give one of them"):
         run(*ARGUMENTS, "--self", "900")
+
+
+def test_two_processes_collect_what_one_does(world):
+    by_itself = ["--self" if part == "--text" else "300" if part == "text.txt" else part for part in ARGUMENTS]
+    for name, arguments in (("read", ARGUMENTS), ("self", by_itself)):
+        arguments = [*arguments, "--batch-size", "2", "--sample-size", "20"]
+        run(*arguments, "--out", f"one-{name}")
+        shared = several.launch("corsa_plugins.cli", "stats", *arguments, "--out", f"two-{name}")
+        assert shared.returncode == 0, shared.stderr[-3000:]
+        assert shared.stdout.count("written to") == 1
+        one, two = KeyStatistics.load(f"one-{name}"), KeyStatistics.load(f"two-{name}")
+        assert one.about == two.about
+        for layer in (0, 1):
+            torch.testing.assert_close(two.moment(layer), one.moment(layer), rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(two.sample(layer), one.sample(layer), rtol=0, atol=0)
+
+
+def test_unfinished_work_is_of_one_process(world, tiny_llama, tiny_tokenizer):
+    two = Processes(0, 2)
+    (world / "stats").mkdir()
+    (world / "stats" / "partial.safetensors").write_bytes(b"work")
+    with pytest.raises(ResumeError, match="which one process goes on with"):
+        collect_statistics(tiny_llama, tiny_tokenizer, DOCUMENTS, (0,), n_tokens=100, out="stats", processes=two)
+    assert (world / "stats" / "partial.safetensors").read_bytes() == b"work"

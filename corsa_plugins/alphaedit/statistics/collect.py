@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from corsa_plugins.alphaedit.statistics.capture import BrokenKeysError, KeyCapture
 from corsa_plugins.alphaedit.statistics.checkpoint import Checkpoint, Identity, remove_outlived
 from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, MomentStatistics, StatisticsError
-from corsa_plugins.alphaedit.statistics.packing import TokenRows
+from corsa_plugins.alphaedit.statistics.packing import ResumeError, TokenRows
 from corsa_plugins.alphaedit.statistics.plan import CollectionPlan, check_count, down_maps, usual_length
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.alphaedit.statistics.storage import MANIFEST, StatisticsWriter, refuse_strangers
@@ -25,6 +25,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, LinearMap, find_architecture
 from corsa_plugins.model.borrowing import eval_mode
 from corsa_plugins.model.identity import Fingerprint
+from corsa_plugins.model.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,7 +35,7 @@ __all__ = ["BrokenKeysError", "check_folder", "collect_statistics"]
 logger = logging.getLogger(__name__)
 
 
-# Fifteen parameters: one flat call, of which a user gives one and ``out``; what decides the result is a plan within.
+# Sixteen parameters: one flat call, of which a user gives one and ``out``; what decides the result is a plan within.
 def collect_statistics(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -52,6 +53,7 @@ def collect_statistics(
     checkpoint_seconds: float = 300,
     architecture: Architecture | None = None,
     progress: bool = False,
+    processes: Processes = ALONE,
 ) -> KeyStatistics:
     """Second moments E[k k^T] of the keys of some layers, over text, and a uniform sample of the keys.
 
@@ -86,6 +88,8 @@ def collect_statistics(
         checkpoint_seconds: Time between two savings of the work so far.
         architecture: Where the model's parts are, if they had to be named by hand.
         progress: Show a progress bar.
+        processes: That share the batches, each with the model and the text; all get the result, and the first writes
+            it. With several there is no taking up of work.
 
     Returns:
         The statistics; those in ``out`` if it is given.
@@ -110,16 +114,24 @@ def collect_statistics(
         texts = read_texts(texts)
     settings = {name: value for name, value in plan.as_dict().items() if name != "batch_size"}
     identity = Identity.of(model, tokenizer, architecture, maps, settings)
+    folder = folder if processes.is_first else None
     checkpoint = None if folder is None else Checkpoint(folder, identity, checkpoint_seconds)
     sums = KeySums({layer: linear.d_in for layer, linear in maps.items()}, plan.sample_size, plan.seed)
     rows = TokenRows(texts, tokenizer, plan.length, plan.pack)
     if len(rows.prefix) >= plan.length:
         raise SettingError(f"length is {plan.length}: {len(rows.prefix)} tokens of a row are what the tokenizer adds")
     if checkpoint is not None:
+        if processes.count > 1 and checkpoint.path.exists() and not fresh:
+            raise ResumeError(
+                f"{checkpoint.path} is unfinished work, which one process goes on with: call it without a launcher, or "
+                "begin anew with fresh=True (corsa stats --fresh)"
+            )
         checkpoint.remove() if fresh else checkpoint.resume(sums, rows)
     capture = KeyCapture(model, maps)
-    with eval_mode(model), capture, checkpoint or nullcontext():
-        _read_through(capture, rows, sums, plan, checkpoint, progress)
+    keeping = checkpoint if processes.count == 1 else None  # the sums of one process are not those so far
+    with eval_mode(model), capture, keeping or nullcontext():
+        _read_through(capture, rows, sums, plan, keeping, progress and processes.is_first, processes)
+    sums.gather(processes)
     if checkpoint is not None:
         checkpoint.keep(sums, now=True)  # eigenvectors may take longer than the text did
     check_count(sums.count, plan, maps)
@@ -149,10 +161,11 @@ def _read_through(
     plan: CollectionPlan,
     checkpoint: Checkpoint | None,
     progress: bool,
+    processes: Processes,
 ) -> None:
-    """Batch after batch until there are enough tokens, or no more."""
+    """Batch after batch until there are enough tokens, or no more; each batch in one of the processes."""
     stream = iter(rows)
-    started, before = time.monotonic(), sums.count
+    started, before, turn = time.monotonic(), sums.count, 0
     # disable=None: no bar where nobody watches, as in a log file
     hidden = None if progress else True
     with tqdm(total=plan.n_tokens, initial=before, desc="keys", unit="token", disable=hidden, leave=False) as bar:
@@ -164,8 +177,11 @@ def _read_through(
                 missing -= len(batch[-1])
             if not batch:
                 break
-            keys = capture.keys(batch)
-            sums.add(keys, rows.position)
+            if turn % processes.count == processes.index:
+                sums.add(capture.keys(batch), rows.position)
+            else:
+                sums.pass_over(sum(map(len, batch)), rows.position)
+            turn += 1
             bar.update(sums.count - bar.n)
             if checkpoint is not None:
                 checkpoint.keep(sums)

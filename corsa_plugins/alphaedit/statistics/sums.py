@@ -10,6 +10,7 @@ from torch import Tensor
 
 from corsa_plugins.alphaedit.statistics.packing import Position
 from corsa_plugins.alphaedit.statistics.reservoir import Reservoir
+from corsa_plugins.model.processes import Processes
 
 __all__ = ["KeySums"]
 
@@ -58,6 +59,23 @@ class KeySums:
         self.count += n
         self.position = position
         self.whole = True
+
+    def pass_over(self, n: int, position: Position) -> None:
+        """Leave out ``n`` tokens, which end at ``position``: another process adds their keys."""
+        slots = list(self._reservoir.take(n))
+        for kept in self._samples.values():
+            kept[slots] = 0.0  # a key of this process's that was there is there no more
+        self.count += n
+        self.position = position
+
+    def gather(self, processes: Processes) -> None:
+        """Have the sums over what all processes have added; every other one passed it over."""
+        for layer, width in self._widths.items():
+            if layer not in self._sums:  # there were fewer batches than processes
+                self._sums[layer] = torch.zeros(width, width, dtype=torch.float64)
+            self._sums[layer] = processes.sum(self._sums[layer])
+            if self._samples[layer].numel():
+                self._samples[layer] = processes.sum(self._samples[layer])
 
     def _add_products(self, layer: int, keys: Tensor) -> None:
         if layer not in self._sums:

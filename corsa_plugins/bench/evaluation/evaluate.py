@@ -27,6 +27,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.journal import Journal
 from corsa_plugins.model.asking import generate_answers, score_targets
 from corsa_plugins.model.identity import model_key
+from corsa_plugins.model.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +50,7 @@ def evaluate(  # a keyword for each thing that a user says of how to ask; `_Aski
     chat_template: bool = False,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Measure a model on edit requests, and on facts that should have stayed as they were.
 
@@ -76,6 +78,7 @@ def evaluate(  # a keyword for each thing that a user says of how to ask; `_Aski
         progress: Show a progress bar.
         checkpoint: A file to which finished requests are appended. If it holds some of this same evaluation, because
             that was interrupted, they are not asked again. It is left there: delete it when the result is saved.
+        processes: That share the questions, each with the model; all get the result. The first has the checkpoint.
 
     Returns:
         One record per request, from which every metric follows.
@@ -92,7 +95,7 @@ def evaluate(  # a keyword for each thing that a user says of how to ask; `_Aski
     _check(batch_size=batch_size, max_new_tokens=max_new_tokens, fluency_tokens=fluency_tokens)
     length = answer_length(tokenizer, items) if max_new_tokens is None else max_new_tokens
     asking = _Asking(batch_size, length, chat_template, fluency_tokens)
-    answered = _answers(_Asker(model, tokenizer, asking), items, checkpoint=checkpoint, progress=progress)
+    answered = _answers(_Asker(model, tokenizer, asking, processes), items, checkpoint=checkpoint, progress=progress)
     n = len(requests)
     evaluation = Evaluation(label, tuple(answered[:n]), tuple(answered[n:]), asking.settings)  # type: ignore[arg-type]
     broken = sum(not math.isfinite(record.edit.log_prob_new) for record in evaluation.records)
@@ -130,6 +133,7 @@ class _Asker:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     asking: _Asking
+    processes: Processes = ALONE
 
     def __call__(self, items: Sequence[EditRequest | Probe], first: int) -> list[Record | ProbeAnswer]:
         """What the model answers to ``items``, the first of which has the index ``first``."""
@@ -173,25 +177,31 @@ def _answers(
     checkpoint: str | os.PathLike[str] | None,
     progress: bool,
 ) -> list[Record | ProbeAnswer]:
-    """What the model answers, chunk by chunk, without what the checkpoint already has."""
+    """What the model answers, chunk by chunk, a chunk a process, without what the checkpoint already has."""
+    processes = ask.processes
     sizes = [len(Prompts([item])) for item in items]
     answered: list[Record | ProbeAnswer] = []
     with contextlib.ExitStack() as stack:
         journal: Journal | None = None
-        if checkpoint is not None:
+        if checkpoint is not None and processes.is_first:
             journal = stack.enter_context(open_checkpoint(checkpoint, ask.key(items)))
-            answered = [_from_json(item, row) for item, row in zip(items, finished_records(journal), strict=False)]
+        finished = processes.of_first(None if journal is None else finished_records(journal)) or []
+        answered = [_from_json(item, row) for item, row in zip(items, finished, strict=False)]
+        hidden = None if progress and processes.is_first else True
         bar = stack.enter_context(
             # disable=None: no bar where nobody watches, as in a log file
-            tqdm(total=sum(sizes), desc="evaluate", disable=None if progress else True, leave=False, unit="question")
+            tqdm(total=sum(sizes), desc="evaluate", disable=hidden, leave=False, unit="question")
         )
         bar.update(sum(sizes[: len(answered)]))
-        for start, end in _chunks(sizes, len(answered), 4 * ask.asking.batch_size):
-            rows = ask(items[start:end], start)
-            if journal is not None:
-                journal.append([row.model_dump(mode="json") for row in rows])
-            answered += rows
-            bar.update(sum(sizes[start:end]))
+        chunks = list(_chunks(sizes, len(answered), 4 * ask.asking.batch_size))
+        for dealt in (chunks[at : at + processes.count] for at in range(0, len(chunks), processes.count)):
+            own = slice(*dealt[processes.index]) if processes.index < len(dealt) else None
+            rows = [] if own is None else ask(items[own], own.start)
+            for (start, end), of_process in zip(dealt, processes.of_each(rows), strict=False):
+                if journal is not None:
+                    journal.append([row.model_dump(mode="json") for row in of_process])
+                answered += of_process
+                bar.update(sum(sizes[start:end]))
     return answered
 
 

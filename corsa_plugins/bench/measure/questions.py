@@ -15,6 +15,7 @@ from corsa_plugins.bench.evaluation.same_questions import check_asked
 from corsa_plugins.bench.evaluation.storage import SUMMARY
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,9 +50,10 @@ class Questions:
         requests, untouched, max_new_tokens, fluency_tokens, chat_template, batch_size, progress: As for
             :func:`~corsa_plugins.bench.evaluation.evaluate`.
         harness: Tasks of lm-evaluation-harness, to be asked too.
+        processes: That share the questions; the first one writes.
 
     Raises:
-        SettingError: There is nothing among them.
+        SettingError: There is nothing among them, or several processes and the harness, which shares nothing.
     """
 
     requests: Sequence[EditRequest] = ()
@@ -62,10 +64,13 @@ class Questions:
     chat_template: bool = False
     batch_size: int = 64
     progress: bool = True
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         if not self.requests and not self.untouched and self.harness is None:
             raise SettingError("nothing to evaluate: give --requests, --untouched, or both; or --harness")
+        if self.harness is not None and self.processes.count > 1:
+            raise SettingError("--harness is asked by one process: leave it out, and ask it without a launcher")
 
     @property
     def title(self) -> str:
@@ -104,6 +109,7 @@ class Questions:
                 batch_size=self.batch_size,
                 progress=self.progress,
                 checkpoint=None if folder is None else Path(folder) / UNFINISHED,
+                processes=self.processes,
                 **self._answering(),
             )
         if self.harness is None:

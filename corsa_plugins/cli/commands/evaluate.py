@@ -8,7 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import check_folder, place
+from corsa_plugins.cli.values import check_folder, place_one
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["evaluate"]
@@ -55,13 +55,15 @@ def evaluate(
     differences with their standard errors. A folder as --baseline must have been measured with the same tasks.
 
     With --edited, or with --adapter and --harness, the baseline is --model where no other is given.
-    An interrupted evaluation with --output goes on where it was when the same command is given again.
+    An interrupted evaluation with --output goes on where it was when the same command is given again. Processes of
+    torchrun or accelerate launch share the questions, with the results of one.
 
     \b
     EXAMPLES
       corsa evaluate --model M --requests facts.jsonl
       corsa evaluate --model M --adapter runs/facts --baseline M \\
           --requests facts.jsonl --untouched others.jsonl --output results
+      torchrun --nproc-per-node 4 -m corsa_plugins.cli evaluate --model M --requests facts.jsonl
       corsa evaluate --model M --adapter runs/later --requests facts.jsonl --baseline results --later
       corsa evaluate --model M --edited runs/edited --requests facts.jsonl --output results
       corsa evaluate --model M --edited runs/edited --requests facts.jsonl --harness mmlu,hellaswag --output results
@@ -86,6 +88,7 @@ def evaluate(
     from corsa_plugins.bench.evaluation import change_table, summary_table
     from corsa_plugins.bench.measure import Questions, Subject, measure
     from corsa_plugins.data.reading import read_probes, read_requests
+    from corsa_plugins.model.processes import started_together
     from corsa_plugins.report.evaluation_page import save_measurement
 
     if quiet:
@@ -104,9 +107,12 @@ def evaluate(
     if harness:
         require("lm_eval", "eval", what="--harness")
         tasks = Harness(harness, limit=harness_limit, include_path=harness_path, **asking)
-    questions = Questions(edits, facts, tasks, max_new_tokens, fluency_tokens, **asking)
-    where = place(device, device_map, max_memory)
-    measurement = measure(subject, questions, folder=output, device=where, dtype=dtype)
+    with started_together() as processes:
+        questions = Questions(edits, facts, tasks, max_new_tokens, fluency_tokens, **asking, processes=processes)
+        where = place_one(processes, device, device_map, max_memory)
+        measurement = measure(subject, questions, folder=output, device=where, dtype=dtype)
+    if not processes.is_first:
+        return
     if output:
         given = {
             "model": model, "adapter": adapter, "edited": edited, "requests": requests, "untouched": untouched,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import load, parse_layers, parse_tokens, place
+from corsa_plugins.cli.values import load, parse_layers, parse_tokens, place_one
 from corsa_plugins.errors import SettingError
 
 __all__ = ["stats"]
@@ -56,7 +56,8 @@ def stats(
     AlphaEdit and AlphaEdit+ write only where the model's own keys hardly reach: the null space of their second
     moment. It is collected once per model by streaming text through it, and serves every edit. Interrupted, the same
     command goes on where it was. Without --layers they are collected of the first third of the model, which corsa
-    edit chooses among. Ten tokens or more for each feature of a key (the width in the table) are advised.
+    edit chooses among. Processes of torchrun or accelerate launch share the text, and begin anew where they were
+    interrupted. Ten tokens or more for each feature of a key (the width in the table) are advised.
 
     \b
     EXAMPLES
@@ -64,6 +65,7 @@ def stats(
       corsa stats --model M --text wikimedia/wikipedia --config 20231101.en \\
           --layers 4-8 --output stats/M
       corsa stats --model M --self 50k --output stats/M
+      torchrun --nproc-per-node 4 -m corsa_plugins.cli stats --model M --text wiki.jsonl --output stats/M
       corsa stats stats/M
 
     \b
@@ -97,34 +99,42 @@ def stats(
     from corsa_plugins.alphaedit.statistics.collect import check_folder, collect_statistics
     from corsa_plugins.alphaedit.statistics.texts import read_texts
     from corsa_plugins.model.architecture import find_architecture
+    from corsa_plugins.model.processes import started_together
     from corsa_plugins.model.sampling import sample_texts
 
     # What can be checked comes first: a typo should not cost the loading of a model.
     texts: Iterable[str] = read_texts(text, field=field, split=split, config=config) if text else ()
     check_folder(output, fresh)
-    loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
-    if not numbers:
-        numbers = likely_layers(len(find_architecture(loaded).blocks))
-        typer.echo(f"layers {', '.join(map(str, numbers))}: where facts are likely to be edited in a model this deep")
-    if not text:
-        journal = output / "self.jsonl"
-        if fresh:
-            journal.unlink(missing_ok=True)
-        texts = sample_texts(loaded, tokenizer, n_tokens, seed=seed, journal=journal, progress=not quiet)
-    collected = collect_statistics(
-        loaded,
-        tokenizer,
-        texts,
-        numbers,
-        n_tokens=n_tokens,
-        length=length,
-        batch_size=batch_size,
-        pack=pack,
-        sample_size=sample_size,
-        seed=seed,
-        out=output,
-        fresh=fresh,
-        progress=not quiet,
-    )
-    show(statistics_table(collected))
-    typer.echo(f"written to {output}")
+    with started_together() as processes:
+        loaded, tokenizer = load(model, place_one(processes, device, device_map, max_memory), dtype, quiet)
+        if not numbers:
+            numbers = likely_layers(len(find_architecture(loaded).blocks))
+            told = "where facts are likely to be edited in a model this deep"
+            if processes.is_first:
+                typer.echo(f"layers {', '.join(map(str, numbers))}: {told}")
+        if not text:
+            journal = output / "self.jsonl"
+            if fresh and processes.is_first:
+                journal.unlink(missing_ok=True)
+            settings: Any = {"seed": seed, "journal": journal, "progress": not quiet}
+            sampled = sample_texts(loaded, tokenizer, n_tokens, **settings) if processes.is_first else ()
+            texts = processes.of_first(list(sampled))
+        collected = collect_statistics(
+            loaded,
+            tokenizer,
+            texts,
+            numbers,
+            n_tokens=n_tokens,
+            length=length,
+            batch_size=batch_size,
+            pack=pack,
+            sample_size=sample_size,
+            seed=seed,
+            out=output,
+            fresh=fresh,
+            progress=not quiet,
+            processes=processes,
+        )
+    if processes.is_first:
+        show(statistics_table(collected))
+        typer.echo(f"written to {output}")
