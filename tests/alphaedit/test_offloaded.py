@@ -16,7 +16,7 @@ from corsa_plugins.model.placement import Placement, is_offloaded, named_values
 from corsa_plugins.model.stored import check_target
 from tests.conftest import TEXTS
 from tests.fixtures.alphaedit import LATER, REQUESTS
-from tests.support.placed import device_map, in_parts
+from tests.support.placed import device_map, in_parts, weights_kept
 
 pytest.importorskip("accelerate")
 
@@ -72,6 +72,15 @@ def test_edits_are_the_same_and_reverted_bit_for_bit(parts_bench, llama_bench, t
     editor = editor_with(fresh.model, fresh.tokenizer, None, fresh.settings, state)
     editor.revert_all()
     assert equal(values(fresh.model), originals)
+
+
+def test_a_search_keeps_no_weight_that_was_fetched(parts_bench, llama_bench):
+    editor = parts_bench.editor(layers=(0,))
+    with weights_kept(llama_bench.model) as kept:
+        editor.values(REQUESTS)
+    in_memory = {name for name, parameter in parts_bench.model.named_parameters() if not parameter.is_meta}
+    assert kept  # of the block that is in memory
+    assert kept <= in_memory
 
 
 def test_whatever_is_raised_the_weights_are_as_before(parts_bench, monkeypatch):
