@@ -86,7 +86,7 @@ def build(family: str, folder: Path) -> None:
     of_it = recipe(family)
     world = World.build(of_it.world)
     tokenizer = train_tokenizer(sentences(world), of_it.model.vocab, of_it.model.max_length)
-    model = _new_model(family, of_it, tokenizer)
+    model = new_model(family, of_it, tokenizer)
     _teach(model, Corpus(world, tokenizer, of_it.training, seed=of_it.seed), of_it.training, family)
     with atomic_directory(folder) as new:
         model.save_pretrained(new)
@@ -95,7 +95,8 @@ def build(family: str, folder: Path) -> None:
         (new / WORLD_FILE).write_text(json.dumps(world.to_dict()), encoding="utf-8")
 
 
-def _new_model(family: str, of_it: TestbedRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def new_model(family: str, of_it: TestbedRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Freshly initialised; the global random state is left as it was."""
     sizes = of_it.model
     names = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = AutoConfig.for_model(
@@ -130,7 +131,7 @@ def _teach(model: PreTrainedModel, corpus: Corpus, config: TrainingConfig, name:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
         batch = corpus.batch()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16), _seen(model, batch):
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16), seen(model, batch):
             logits = model(input_ids=batch.tokens, use_cache=False).logits[:, :-1]
         loss = _loss(logits, batch, config.text_weight)
         loss.backward()
@@ -148,7 +149,7 @@ def _loss(logits: Tensor, batch: Batch, text_weight: float) -> Tensor:
 
 
 @contextmanager
-def _seen(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
+def seen(model: PreTrainedModel, batch: Batch) -> Iterator[None]:
     """Inside the context every token sees what :func:`corsa_plugins.testbed.train.visibility` lets it see."""
     first, later = visibility(batch)
     with ExitStack() as stack:
