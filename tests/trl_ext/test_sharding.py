@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.data.requests import EditRequest
@@ -20,7 +21,13 @@ from corsa_plugins.methods.history import read_history
 from tests.support import several
 from tests.trl_ext.conftest import trained_adapter
 from tests.trl_ext.test_several_processes import logged, result, saved, weights
+from trl_ext import sharding
 from trl_ext.sharding import Sharding, sharding_asked_for
+
+pytestmark = pytest.mark.skipif(
+    "ignored_params" not in inspect.signature(sharding.fully_shard).parameters,
+    reason="FSDP of a base without its adapter needs torch 2.7",
+)
 
 CONFIG = Path(__file__).parents[2] / "examples" / "accelerate_fsdp2.yaml"
 FSDP = {
@@ -79,6 +86,23 @@ def test_a_sharded_base_trains_as_a_whole_one(
         assert {n: t.shape for n, t in one_file.items()} == {n: t.shape for n, t in two_file.items()}
     again = result(tmp_path, "resumed", 2)
     torch.testing.assert_close(weights(again), weights(result(tmp_path, "unbroken", 2)), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_mixture_of_experts(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 16, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4,
+             "num_experts_per_tok": 2, "max_position_embeddings": 128, "initializer_range": 0.2}  # fmt: skip
+    config = Qwen3MoeConfig(vocab_size=len(tiny_tokenizer), bos_token_id=0, eos_token_id=1, pad_token_id=2, **sizes)
+    case = {"name": "experts", "rows": 5, "max_steps": 2, "share_prompts": False}
+    saved(Qwen3MoeForCausalLM(config), tiny_tokenizer, tmp_path, [case])
+    run = several.launch("tests.support.several", str(tmp_path), **FSDP)
+    assert run.returncode == 0, run.stderr[-3000:]
+    one, two = several.trained(tmp_path, case, 1), result(tmp_path, "experts", 2)
+    assert any("experts" in name for name in two["weights"])
+    assert two["here"] < two["all"]
+    assert (weights(two) - weights(one)).norm() <= 1e-5 * weights(one).norm()
 
 
 def test_a_run_with_everything_in_it(
@@ -146,6 +170,9 @@ def test_layers_by_name_and_one_process(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", "MyLayer,MyOther")
     args: Any = SimpleNamespace(world_size=2, fsdp_plugin_args=asked)
     assert sharding_asked_for(args) == Sharding(("MyLayer", "MyOther"))
+    monkeypatch.setattr(sharding, "fully_shard", lambda module, mesh: module)  # as torch 2.6 has it
+    with pytest.raises(SettingError, match=r"needs torch 2\.7"):
+        sharding_asked_for(args)
     args.world_size = 1
     with pytest.raises(SettingError, match="and there is one: launch several"):
         sharding_asked_for(args)
