@@ -99,7 +99,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     followed; the mode of an existing file is kept.
 
     Raises:
-        OSError: The folder cannot be written to, or ``path`` is a directory.
+        OSError: The folder cannot be written to, or ``path`` is a directory; the message names it.
     """
     path = Path(path)
     target = path.resolve()
@@ -113,8 +113,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             _flush(temporary)
             os.chmod(temporary, mode)  # it was made private; a result file is not
             os.replace(temporary, target)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say which file
             raise
 
 

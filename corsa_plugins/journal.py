@@ -11,9 +11,10 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from corsa_plugins.errors import CorsaError
 
@@ -115,7 +116,8 @@ class Journal:
         if self.torn:
             logger.warning("%s: an incomplete last line is dropped, and what it held is done again", self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = self.path.open("r+b" if content.size else "wb")
+        # Not buffered: what did not fit on the disk would be tried again when the file is closed.
+        self._file = self.path.open("r+b" if content.size else "wb", buffering=0)
         self._file.truncate(content.size)
         self._file.seek(content.size)
         if head is not None and not content.size:
@@ -139,14 +141,25 @@ class Journal:
         return content
 
     def append(self, item: Any) -> None:
-        """Add a finished item, JSON values; it is on the disk when this returns."""
+        """Add a finished item, JSON values; it is on the disk when this returns.
+
+        Raises:
+            OSError: It cannot be written; the message names the file, which has what it had.
+        """
         self._write(item)
         self.items.append(item)
 
     def _write(self, value: Any) -> None:
-        self._file.write(_line(value))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        before, left = self._file.tell(), memoryview(_line(value))
+        try:
+            while left:
+                left = left[self._file.write(left) or 0 :]
+            os.fsync(self._file.fileno())
+        except OSError as error:  # of a disk that is full it does not say which file
+            with suppress(OSError):
+                self._file.truncate(before)
+                self._file.seek(before)
+            raise OSError(error.errno, f"cannot be written, {error.strerror}", str(self.path)) from error
 
     def close(self) -> None:
         """Close the file."""

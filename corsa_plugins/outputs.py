@@ -36,8 +36,13 @@ def check_output(out: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def disk_errors(out: str | os.PathLike[str]) -> Iterator[None]:
-    """What writing to a full or broken disk raises, as an :class:`OutputError` that names ``out``; nothing else."""
+def disk_errors(out: str | os.PathLike[str], left: str = "nothing is left of it") -> Iterator[None]:
+    """What writing to a full or broken disk raises, as an :class:`OutputError` that names ``out``; nothing else.
+
+    Args:
+        out: What is written.
+        left: For the message: what there is now.
+    """
     try:
         yield
     except CorsaError:
@@ -45,10 +50,10 @@ def disk_errors(out: str | os.PathLike[str]) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         if _is_of_something_else(error):
             raise
-        raise OutputError(f"{out} cannot be written: {error}; nothing is left of it") from error
+        raise OutputError(f"{out} cannot be written: {error}; {left}") from error
     except RuntimeError as error:
         if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # how torch.save runs out of disk
-            raise OutputError(f"{out} cannot be written: {error}; nothing is left of it") from error
+            raise OutputError(f"{out} cannot be written: {error}; {left}") from error
         raise
 
 

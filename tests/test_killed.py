@@ -6,6 +6,7 @@ Two kills of a living process a kind of run; `CORSA_KILLS=50` makes it fifty, an
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,14 +78,15 @@ def check_same(folder: Path, unbroken: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_is_killed_ends_as_one_that_is_not(
-    kind: str,
+@pytest.fixture(params=KINDS)
+def kind(
+    request: pytest.FixtureRequest,
     inputs: Path,
-    tmp_path: Path,
     taught_llama: LlamaForCausalLM,
     tiny_tokenizer: PreTrainedTokenizerFast,
-) -> None:
+) -> str:
+    """A kind of run, of which the inputs hold what it needs."""
+    kind: str = request.param
     for needed in NEEDS.get(kind, ()):
         pytest.importorskip(needed)
     if kind in ("edit", "sequential", "export"):
@@ -92,6 +94,28 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(
         collect_statistics(taught_llama, tiny_tokenizer, str(inputs / "text.txt"), (0, 1), **settings)
     if kind == "export":
         killed.run(killed.edit, inputs, inputs)
+    return kind
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits the size of files as POSIX systems do")
+def test_a_full_disk_is_named_and_the_same_call_goes_on_when_there_is_room(
+    kind: str, inputs: Path, tmp_path: Path
+) -> None:
+    killed.run(getattr(killed, kind), inputs, tmp_path / "unbroken")
+    largest = max(file.stat().st_size for file in (tmp_path / "unbroken").rglob("*") if file.is_file())
+    full = tmp_path / "full" / "out"
+    full.parent.mkdir()
+    killed.run(partial(killed.full, kind, largest * 3 // 4), inputs, full)
+    told = (tmp_path / "full" / "error.txt").read_text()
+    assert str(full) in told
+    assert not [path for path in full.rglob("*") if path.suffix in (".part", ".new", ".old")]
+    for folder in said_to_be_whole(full):
+        check_folder(folder)
+    killed.run(getattr(killed, kind), inputs, full)
+    check_same(full, tmp_path / "unbroken")
+
+
+def test_a_run_that_is_killed_ends_as_one_that_is_not(kind: str, inputs: Path, tmp_path: Path) -> None:
     work, unbroken = getattr(killed, kind), tmp_path / "unbroken"
     killed.run(work, inputs, tmp_path / "warm")  # the server of processes has started
     seconds = killed.run(work, inputs, unbroken).seconds

@@ -37,6 +37,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.limits import longest_text
 from corsa_plugins.model.sharing import SharedRows
 from corsa_plugins.model.targets import fitted
+from corsa_plugins.outputs import disk_errors
 from trl_ext._trl import REFERENCE, clear_device_cache
 from trl_ext.attending import AttentiveTrainer
 from trl_ext.checkpoints import ManifestCallback, checkpoint_to_resume
@@ -310,11 +311,13 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
 
         Raises:
             SettingError: the checkpoint is not there, lacks a part or is damaged.
+            OutputError: the disk is full, or cannot be written to.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args)
         if self.args.find_learning_rate and self.rates is None:
             self._find_rate()
-        return super().train(checkpoint, *args, **kwargs)
+        with disk_errors(self.args.output_dir or ".", "make room and go on from the newest whole checkpoint, if any"):
+            return super().train(checkpoint, *args, **kwargs)
 
     # --- A step ---
 

@@ -19,6 +19,7 @@ from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.loading import load_model
 from corsa_plugins.model.placement import Where
 from corsa_plugins.model.stored import check_target, save_model
+from corsa_plugins.outputs import disk_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -175,7 +176,7 @@ def save_edited(
         OSError: The folder cannot be written to.
     """
     check_target(editor.model, output)
-    with atomic_directory(output) as folder:
+    with disk_errors(output), atomic_directory(output) as folder:
         editor.state.save(folder / STATE)
         if whole:
             save_model(editor.model, editor.tokenizer, folder / MODEL)

@@ -14,6 +14,7 @@ from corsa_plugins.manifest import write_manifest
 from corsa_plugins.methods.effect import read_effect
 from corsa_plugins.methods.spec import STORE, Change, Method
 from corsa_plugins.model.stored import check_target, save_model
+from corsa_plugins.outputs import disk_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,7 +71,7 @@ def save_update(
     check_target(model, output)
     session = method.start(model, tokenizer, seed=seed)
     try:
-        with atomic_directory(output) as folder:
+        with disk_errors(output), atomic_directory(output) as folder:
             session.update(requests, folder)
             adapted: Any = session.model
             is_adapted = hasattr(adapted, "peft_config")

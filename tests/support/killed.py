@@ -227,6 +227,20 @@ def run(work: Callable[[Path, Path], None], inputs: Path, out: Path, kill_after:
     return Run(time.monotonic() - start, killed)
 
 
+def full(kind: str, size: int, inputs: Path, out: Path) -> None:
+    """The work where no file can be larger than ``size`` bytes; what it raises, in ``error.txt`` beside ``out``."""
+    from corsa_plugins.errors import CorsaError
+    from tests.support.disk import no_file_larger_than
+
+    told = "nothing"
+    try:
+        with no_file_larger_than(size):
+            globals()[kind](inputs, out)
+    except (CorsaError, OSError) as error:
+        told = str(error)
+    (out.parent / "error.txt").write_text(told)
+
+
 def moments(seconds: float, seed: str) -> Iterator[float]:
     """When to kill, at random within a run that takes so long, the same each time; without end."""
     draw = random.Random(seed)

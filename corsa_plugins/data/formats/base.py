@@ -33,7 +33,10 @@ class FormatError(CorsaError, ValueError):
 
 
 class RecordError(FormatError):
-    """One record that cannot be made into edit requests; the message is the reason."""
+    """One record that cannot be made into edit requests; the message is the reason, which any terminal can show."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 class Drops(Counter[str]):
