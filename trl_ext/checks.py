@@ -277,6 +277,20 @@ def check_base(model: str | PreTrainedModel) -> None:
         )
 
 
+def check_backbone(model: PreTrainedModel) -> None:
+    """A model whose head TRL runs itself, behind what ``base_model`` gives.
+
+    Raises:
+        SettingError: that is the model itself, as of Llama 4's classes.
+    """
+    if model.base_model is model:
+        raise SettingError(
+            f"{type(model).__name__} does not say which part of it lies before its head (`base_model_prefix` is "
+            f"{model.base_model_prefix!r}, and it has no such module), and TRL cannot train it without. Edit it with "
+            "alphaedit+ or rsft."
+        )
+
+
 def check_in_memory(model: str | nn.Module) -> None:
     """A model that an adapter trains on.
 

@@ -43,6 +43,7 @@ from trl_ext.attending import AttentiveTrainer
 from trl_ext.checkpoints import ManifestCallback, checkpoint_to_resume
 from trl_ext.checks import (
     check_adapter,
+    check_backbone,
     check_base,
     check_in_memory,
     check_launch,
@@ -190,6 +191,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
 
         self._settings = args.corsa_settings()
         check_trainable(self.model)
+        check_backbone(self.model.get_base_model())
         self._check_rows()
         self.shard_base(ref_model)
         self._parameters = lora_parameters(self.model)

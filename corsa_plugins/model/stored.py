@@ -23,9 +23,6 @@ __all__ = ["auto_class", "check_stored", "read_header", "reading", "refuse_missi
 
 logger = logging.getLogger(__name__)
 
-_TEXT_ALONE = ("Llama4ForConditionalGeneration",)
-"""Their text decoder is a whole causal model inside them, and TRL finds no other in it to train."""
-
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str]) -> None:
     """Write a model and its tokenizer to a folder of theirs, with a manifest.
@@ -160,9 +157,6 @@ def auto_class(name: str, revision: str | None = None, trust_remote_code: bool |
         return AutoModelForCausalLM
     sees = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
     if sees is None or sees.__name__ not in (config.architectures or ()):
-        return AutoModelForCausalLM
-    if sees.__name__ in _TEXT_ALONE:
-        logger.warning("model %s is loaded as its text decoder alone: what is saved of it cannot see", name)
         return AutoModelForCausalLM
     return AutoModelForImageTextToText
 

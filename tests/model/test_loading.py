@@ -61,23 +61,6 @@ def test_a_model_that_sees_keeps_its_eyes(family, tiny_tokenizer, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_of_llama_4_the_text_is_loaded_alone_which_is_said(tiny_tokenizer, tmp_path, caplog):
-    text = GROUPED | {
-        "vocab_size": len(tiny_tokenizer),
-        "head_dim": 8,
-        "num_local_experts": 2,
-        "intermediate_size_mlp": 8,
-    }
-    eyes = EYES | {"image_size": 28, "patch_size": 14, "projector_input_dim": 8, "projector_output_dim": 8}
-    config = transformers.Llama4Config(text_config=text, vision_config=eyes | {"vision_output_dim": 8})
-    whole = transformers.Llama4ForConditionalGeneration(config)
-    save_model(whole, tiny_tokenizer, tmp_path / "model")
-    loaded, _ = load_model(tmp_path / "model", device="cpu")
-    assert type(loaded) is transformers.Llama4ForCausalLM
-    assert "text decoder alone: what is saved of it cannot see" in caplog.text
-    assert torch.equal(loaded.lm_head.weight, whole.language_model.lm_head.weight)
-
-
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [

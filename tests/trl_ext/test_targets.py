@@ -72,6 +72,13 @@ def test_what_text_does_not_reach_is_left_alone(
     assert fewer == {name for name in names if not name.endswith("down_proj")}
 
 
+def test_a_model_that_trl_finds_no_backbone_in_is_refused_by_name(
+    make_trainer: MakeTrainer, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(SettingError, match=r"Llama4ForCausalLM does not say which part .* alphaedit\+ or rsft"):
+        make_trainer(model=model_of("llama4", tiny_tokenizer))
+
+
 def test_what_peft_refuses_is_left_out(make_trainer: MakeTrainer, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     names = trained(make_trainer(model=small_of("falcon_h1", len(tiny_tokenizer))))
     assert not any(name.endswith("out_proj") for name in names)

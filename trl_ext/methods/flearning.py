@@ -176,6 +176,14 @@ class _FLearningSession(AdapterSession):
     def _subtract(self, forgotten: Factors, rate: float) -> None:
         """W <- W - rate * left @ right, for each layer."""
         modules = dict(self.base.named_modules())
+        fused = [
+            name for name in forgotten if not hasattr(getattr(modules[name], "base_layer", modules[name]), "weight")
+        ]
+        if fused:
+            raise SettingError(
+                f"F-Learning takes what is forgotten out of linear maps, and the adapter trains fused experts "
+                f"({fused[0]}): name target_modules without experts in lora, or take corsa"
+            )
         for name, (left, right) in forgotten.items():
             layer: Any = modules[name]
             linear: nn.Module = getattr(layer, "base_layer", layer)
