@@ -176,9 +176,8 @@ class _FLearningSession(AdapterSession):
     def _subtract(self, forgotten: Factors, rate: float) -> None:
         """W <- W - rate * left @ right, for each layer."""
         modules = dict(self.base.named_modules())
-        fused = [
-            name for name in forgotten if not hasattr(getattr(modules[name], "base_layer", modules[name]), "weight")
-        ]
+        layers = {name: modules.get(name) for name in forgotten}  # of fused experts' some go by other names
+        fused = [name for name, each in layers.items() if not hasattr(getattr(each, "base_layer", each), "weight")]
         if fused:
             raise SettingError(
                 f"F-Learning takes what is forgotten out of linear maps, and the adapter trains fused experts "
