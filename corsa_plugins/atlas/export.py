@@ -21,7 +21,7 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import MissingExtraError, SettingError
 from corsa_plugins.files import atomic_write_text, sole_use
 from corsa_plugins.journal import OtherWorkError
-from corsa_plugins.model.loading import DTYPES, load_model
+from corsa_plugins.model.loading import PRECISIONS, load_model
 from corsa_plugins.model.placement import Placement, Where
 from corsa_plugins.model.stored import save_model
 from corsa_plugins.outputs import new_directory
@@ -64,8 +64,8 @@ class Asking:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise SettingError(f"dtype is {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        if self.dtype not in PRECISIONS:
+            raise SettingError(f"dtype is {self.dtype!r}: choose one of {', '.join(PRECISIONS)}")
 
     @property
     def precision(self) -> str:

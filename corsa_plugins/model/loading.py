@@ -23,9 +23,10 @@ from corsa_plugins.model.stored import auto_class, check_stored, reading, refuse
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["DTYPES", "LoadingError", "load_model", "load_whole", "put_adapters"]
+__all__ = ["DTYPES", "PRECISIONS", "LoadingError", "load_model", "load_whole", "put_adapters"]
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", *QUANTISED)
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DTYPES = (*PRECISIONS, *QUANTISED)
 
 
 def load_model(

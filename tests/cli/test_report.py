@@ -401,7 +401,7 @@ def test_a_full_disk_is_said_in_one_line(
     write_forgetting([ForgettingPoint(1.0, 0.5)], tmp_path / "forgetting.json")
     monkeypatch.setattr(os, "fsync", full)
     assert corsa("report", tmp_path, "-o", tmp_path / "page.html") == 2
-    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: '{tmp_path / 'page.html'}'\n"
     assert [path.name for path in tmp_path.iterdir()] == ["forgetting.json"]
 
 
