@@ -86,11 +86,11 @@ class _Session:
 
         models = folder / "models"
         self._save(models / "base")
-        weights = TrainedWeights(trainable_parameters(self.model, self._settings))
+        chosen = self._settings.density
+        weights = TrainedWeights(trainable_parameters(self.model, self._settings)) if chosen == "auto" else None
         self._first_stage.update(requests, folder)
         self._save(models / "edited")
-        auto = self._settings.density == "auto"
-        density = self._least_density(requests, weights) if auto else float(self._settings.density)
+        density = self._least_density(requests, weights) if weights else float(chosen)
         recipe = delta_recipe(models / "base", models / "edited", self._settings.weight, density)
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         self._merge(folder / RECIPE, models / "merged")

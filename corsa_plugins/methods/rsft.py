@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.effect import EFFECT, write_report
-from corsa_plugins.methods.history import HISTORY, AnswerLooks, write_history
+from corsa_plugins.methods.history import AnswerLooks
 from corsa_plugins.methods.spec import MethodSpec
-from corsa_plugins.methods.trained import TrainedInPlace
+from corsa_plugins.methods.trained import TrainedSession
 from corsa_plugins.rsft import RSFTReport, RSFTSettings, rsft
 from corsa_plugins.rsft.selection import trainable_parameters
 
@@ -53,7 +53,7 @@ class RSFTMethod:
         return replace(self, settings=settings_in_form(self.settings, chat_template))
 
 
-class RSFTSession:
+class RSFTSession(TrainedSession):
     """One model on its way through updates by R-SFT.
 
     Attributes:
@@ -64,10 +64,8 @@ class RSFTSession:
     report: RSFTReport | None = None
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: RSFTMethod) -> None:
-        self.model = model
-        self._tokenizer = tokenizer
+        super().__init__(model, tokenizer, trainable_parameters(model, method.settings))
         self._method = method
-        self._trained = TrainedInPlace(trainable_parameters(model, method.settings))
 
     def update(self, requests: Sequence[EditRequest], folder: Path) -> None:
         # An interrupted update would be saved as a finished one if it kept what it had.
@@ -82,15 +80,7 @@ class RSFTSession:
             self.model, self._tokenizer, requests, settings, on_epoch=look if self._method.history else None
         )
         write_report(_plain(self.report), folder)
-        if records:
-            write_history(records, folder / HISTORY)
-        self._trained.save(folder)
-
-    def restore(self, folder: Path) -> None:
-        self._trained.load(folder)
-
-    def close(self) -> None:
-        self._trained.put_back()
+        self.keep(records, folder)
 
 
 def _plain(report: RSFTReport) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-__all__ = ["TrainedInPlace"]
+from corsa_plugins.methods.history import HISTORY, write_history
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["TrainedInPlace", "TrainedSession"]
 
 _WEIGHTS = "weights.safetensors"
 
@@ -44,3 +50,32 @@ class TrainedInPlace:
     def _put(self, values: Mapping[str, torch.Tensor]) -> None:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
+
+
+class TrainedSession:
+    """One model on its way through updates that train some of its weights in place; methods add ``update``.
+
+    Attributes:
+        model: As it is now.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, parameters: Mapping[str, nn.Parameter]
+    ) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+        self._trained = TrainedInPlace(parameters)
+
+    def keep(self, records: Sequence[dict[str, Any]], folder: Path) -> None:
+        """Write what was trained, and its history where there is one, into the folder of an update."""
+        if records:
+            write_history(records, folder / HISTORY)
+        self._trained.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Make the model what the update of that folder left."""
+        self._trained.load(folder)
+
+    def close(self) -> None:
+        """Make it what it was before the first update, bit for bit."""
+        self._trained.put_back()

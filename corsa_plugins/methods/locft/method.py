@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.effect import effect_of, warn_if_few, write_report
-from corsa_plugins.methods.history import HISTORY, AnswerLooks, write_history
+from corsa_plugins.methods.history import AnswerLooks
 from corsa_plugins.methods.locft.settings import LocFTSettings
 from corsa_plugins.methods.locft.train import locft, weights_of
 from corsa_plugins.methods.spec import MethodSpec
-from corsa_plugins.methods.trained import TrainedInPlace
+from corsa_plugins.methods.trained import TrainedSession
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ class LocFTMethod:
         return replace(self, settings=replace(self.settings, chat_template=chat_template))
 
 
-class LocFTSession:
+class LocFTSession(TrainedSession):
     """One model on its way through updates by LocFT-BF.
 
     Attributes:
@@ -60,11 +60,9 @@ class LocFTSession:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: LocFTMethod, seed: int
     ) -> None:
-        self.model = model
-        self._tokenizer = tokenizer
+        super().__init__(model, tokenizer, weights_of(model, method.settings))
         self._method = method
         self._seed = seed
-        self._trained = TrainedInPlace(weights_of(model, method.settings))
 
     def update(self, requests: Sequence[EditRequest], folder: Path) -> None:
         settings, chat = self._method.settings, bool(self._method.settings.chat_template)
@@ -80,15 +78,7 @@ class LocFTSession:
         text = effect.sentence("learned", "raise epochs or learning_rate, or train another layer")
         warn_if_few(effect, text)
         write_report({**effect.as_dict(text), **asdict(report)}, folder)
-        if records:
-            write_history(records, folder / HISTORY)
-        self._trained.save(folder)
-
-    def restore(self, folder: Path) -> None:
-        self._trained.load(folder)
-
-    def close(self) -> None:
-        self._trained.put_back()
+        self.keep(records, folder)
 
 
 def _locft_bf(settings: LocFTSettings | str | None = None) -> LocFTMethod:
