@@ -77,6 +77,8 @@ def _newest(output: Path, processes: int) -> str:
     found = [path for path in output.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     for folder in sorted(found, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
         problem = _problem(folder, processes)
+        if problem is None and not (folder / MANIFEST).is_file():
+            problem = f"{folder / MANIFEST} is missing, so it may have been cut off; name the checkpoint to trust it"
         if problem is None:
             return str(folder)
         logger.warning("%s is passed over: %s", folder, problem)

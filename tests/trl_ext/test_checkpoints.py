@@ -76,9 +76,11 @@ def test_what_there_is_nothing_to_go_on_from(
     (folder / "checkpoint-4" / "rng_state.pth").rename(folder / "checkpoint-4" / "rng_state_0.pth")
     with pytest.raises(SettingError, match=r"rng_state\.pth is missing; it is of 1 processes"):
         checkpoint_to_resume(folder / "checkpoint-4", trainer.args)
-    (folder / "checkpoint-3" / "manifest.json").unlink()  # as of an earlier version
-    assert checkpoint_to_resume("true", trainer.args) == str(folder / "checkpoint-3")
+    (folder / "checkpoint-3" / "manifest.json").unlink()  # killed before it was known to be whole, or a trainer of others
+    assert checkpoint_to_resume("true", trainer.args) == str(folder / "checkpoint-2")
     assert "checkpoint-4 is passed over" in caplog.text
+    assert "checkpoint-3/manifest.json is missing, so it may have been cut off" in caplog.text
+    assert checkpoint_to_resume(folder / "checkpoint-3", trainer.args) == str(folder / "checkpoint-3")
     assert "checkpoint-3 has no manifest" in caplog.text
     shutil.rmtree(folder)
     with pytest.raises(SettingError, match="there is no whole checkpoint in"):
