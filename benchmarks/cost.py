@@ -39,7 +39,7 @@ from benchmarks.memory import high_water, marked_from_here
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.testbed import load_testbed
 from trl_ext import CoRSAConfig, CoRSATrainer
-from trl_ext.checkpointing import under_current_names
+from trl_ext.activations import under_current_names
 from trl_ext.config import paper_lora_config
 from trl_ext.methods.session import quiet
 

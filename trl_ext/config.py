@@ -10,7 +10,7 @@ from trl import DPOConfig
 
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.corsa.pcgrad import PCGradForm
-from trl_ext.checkpointing import adopt
+from trl_ext.activations import adopt
 from trl_ext.checks import REFERENCES, check_checkpointing, check_config
 
 __all__ = ["CoRSAConfig", "paper_lora_config"]

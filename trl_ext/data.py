@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from transformers import TrainingArguments
 
 from corsa_plugins.errors import SettingError
 
-__all__ = ["check_lengths", "checked_preferences", "row_lengths", "warn_of_dropped_rows"]
+__all__ = ["check_lengths", "checked_preferences", "row_lengths", "warn_of_dropped_rows", "with_lengths"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,15 @@ def row_lengths(dataset: Dataset) -> list[int]:
     for batch in dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]).iter(batch_size=1000):
         lengths += [sum(map(len, row)) for row in zip(*batch.values(), strict=True)]
     return lengths
+
+
+def with_lengths(dataset: Any, args: TrainingArguments) -> Any:
+    """The data set with the column that a sampler reads which groups rows by length; TRL's rows have no other one."""
+    column = args.length_column_name
+    by_length = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+    if by_length and isinstance(dataset, Dataset) and column not in dataset.column_names:
+        return dataset.add_column(column, row_lengths(dataset))
+    return dataset
 
 
 def check_lengths(dataset: Any, longest: int | None, max_length: int | None, name: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +12,6 @@ import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from corsa_plugins.corsa import (
@@ -53,9 +50,10 @@ from trl_ext.checks import (
     warn_of_repeated_rows,
 )
 from trl_ext.config import CoRSAConfig, paper_lora_config
-from trl_ext.data import check_lengths, checked_preferences, row_lengths, warn_of_dropped_rows
+from trl_ext.data import check_lengths, checked_preferences, warn_of_dropped_rows, with_lengths
 from trl_ext.head import add_completion_head, remove_completion_head
 from trl_ext.prompts import PromptsOnce, pays
+from trl_ext.reference import with_reference
 from trl_ext.shares import WHOLE, Share, share_of_batch, shares_unevenly, without_filling
 from trl_ext.step import (
     accumulate,
@@ -207,7 +205,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         self.precompute_ref_logps = precompute and args.dpo_weight > 0
         if self.precompute_ref_logps:
             self._add_references()
-        self._add_lengths()
+        self.train_dataset = with_lengths(self.train_dataset, args)
         self.add_callback(ManifestCallback())
         self.attend(kept)
 
@@ -249,43 +247,16 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
             self.eval_dataset = self.add_reference(self.eval_dataset, "eval", eval_size)
 
     def add_reference(self, dataset: Any, name: str, batch_size: int) -> Any:
-        """The data set with a column of log-probabilities under the reference for each of the two answers.
-
-        In the place of TRL's, which passes them between processes through a cache file that the other processes cannot
-        see when the data set is held in memory, and finds old ones again by a key that knows neither the precision nor
-        the reference they were computed with.
-        """
-        if isinstance(dataset, IterableDataset):
-            raise SettingError(
-                f"precompute_ref_log_probs=True needs to read the {name} data set before training, and it is streamed. "
-                "Set `precompute_ref_log_probs=False`, or load it whole."
-            )
-        stale = [column for column in ("ref_chosen_logps", "ref_rejected_logps") if column in dataset.column_names]
-        dataset = dataset.remove_columns(stale)  # of another trainer, perhaps against another reference
-        # Rows of similar length together: a batch is padded to its longest.
-        lengths = row_lengths(dataset)
-        order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-        loader = self.accelerator.prepare(
-            DataLoader(dataset.select(order), batch_size=batch_size, collate_fn=self.data_collator, shuffle=False)
+        """The data set with a column of log-probabilities under the reference for each of the two answers."""
+        return with_reference(
+            dataset,
+            name,
+            self._reference_log_probs,
+            accelerator=self.accelerator,
+            args=self.args,
+            batch_size=batch_size,
+            collator=self.data_collator,
         )
-        chosen: list[float] = []
-        rejected: list[float] = []
-        hidden = bool(os.environ.get("TQDM_DISABLE")) or self.args.disable_tqdm
-        for batch in tqdm(loader, desc=f"Reference log-probabilities of the {name} data set", disable=hidden):
-            new, old = self.accelerator.gather_for_metrics(self._reference_log_probs(batch))
-            chosen += new.tolist()
-            rejected += old.tolist()
-        for column, values in (("ref_chosen_logps", chosen), ("ref_rejected_logps", rejected)):
-            of_row = dict(zip(order, values, strict=True))
-            dataset = dataset.add_column(column, [of_row[row] for row in range(len(order))])
-        return dataset
-
-    def _add_lengths(self) -> None:
-        """The column that a sampler reads which groups rows by length; TRL's rows have no other one it knows."""
-        data, column = self.train_dataset, self.args.length_column_name
-        by_length = self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
-        if by_length and isinstance(data, Dataset) and column not in data.column_names:
-            self.train_dataset = data.add_column(column, row_lengths(data))
 
     def _reference_log_probs(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """(B,) summed log-probabilities of the chosen and of the rejected answers under the reference."""

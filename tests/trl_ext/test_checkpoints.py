@@ -76,7 +76,7 @@ def test_what_there_is_nothing_to_go_on_from(
     (folder / "checkpoint-4" / "rng_state.pth").rename(folder / "checkpoint-4" / "rng_state_0.pth")
     with pytest.raises(SettingError, match=r"rng_state\.pth is missing; it is of 1 processes"):
         checkpoint_to_resume(folder / "checkpoint-4", trainer.args)
-    (folder / "checkpoint-3" / "manifest.json").unlink()  # killed before it was known to be whole, or a trainer of others
+    (folder / "checkpoint-3" / "manifest.json").unlink()  # killed before it was known to be whole
     assert checkpoint_to_resume("true", trainer.args) == str(folder / "checkpoint-2")
     assert "checkpoint-4 is passed over" in caplog.text
     assert "checkpoint-3/manifest.json is missing, so it may have been cut off" in caplog.text

@@ -12,7 +12,7 @@ import pytest
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.errors import SettingError
 from trl_ext import CoRSAConfig
-from trl_ext.checkpointing import RENAMED
+from trl_ext.activations import RENAMED
 
 
 def test_defaults_are_the_papers(tmp_path: Path) -> None:

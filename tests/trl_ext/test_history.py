@@ -18,7 +18,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import HISTORY, is_look, read_history
 from tests.support.small_plans import BORN, FRANCE, ITALY
 from tests.trl_ext.conftest import MakeTrainer, flat, lora
-from trl_ext.checkpointing import under_current_names
+from trl_ext.activations import under_current_names
 from trl_ext.history import HistoryCallback
 
 EDIT = ("history/edit/logps/new", "history/edit/logps/old", "history/edit/margin")

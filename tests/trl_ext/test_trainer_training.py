@@ -14,7 +14,7 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer
 
 from tests.trl_ext.conftest import MakeTrainer, flat, preference_rows, trained_adapter
-from trl_ext.checkpointing import under_current_names
+from trl_ext.activations import under_current_names
 
 
 def test_it_learns_the_new_answers_and_forgets_the_old(make_trainer: MakeTrainer) -> None:

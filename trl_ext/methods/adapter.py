@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from corsa_plugins.model.borrowing import remember_gradient_flags, remember_modes
 from trl_ext._trl import TRAINED, BaseTunerLayer, disable_input_gradients
-from trl_ext.checkpointing import checkpointing, disable
+from trl_ext.activations import checkpointing, disable
 from trl_ext.head import remove_completion_head
 
 __all__ = ["Unadapted", "lora_factors", "lora_layers"]

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from tests.trl_ext.conftest import MakeTrainer, lora, trained_adapter
 from tests.trl_ext.methods.conftest import facts_of, is_as
-from trl_ext.checkpointing import checkpointing as is_checkpointing
+from trl_ext.activations import checkpointing as is_checkpointing
 from trl_ext.methods.adapter import Unadapted, lora_factors, lora_layers
 
 
