@@ -39,7 +39,7 @@ DOCUMENTS = [
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 OURS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
 GROUPS = {*OURS, FORMATS, METRICS.group, SECTIONS.group}
-PACKAGES = "corsa_plugins|trl_ext|easyedit_ext|mergekit_ext"
+PACKAGES = "corsa_plugins|trl_ext|easyedit_ext|mergekit_ext|lm_eval_ext"
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 

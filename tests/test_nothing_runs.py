@@ -18,7 +18,7 @@ from corsa_plugins.model.loading import load_model
 from corsa_plugins.settings import read_mapping
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("corsa_plugins", "trl_ext", "easyedit_ext", "mergekit_ext")
+PACKAGES = ("corsa_plugins", "trl_ext", "easyedit_ext", "mergekit_ext", "lm_eval_ext")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 

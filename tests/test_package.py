@@ -31,12 +31,13 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel: Path) -
     assert "corsa_plugins/alphaedit/presets/llama3-8b.yaml" in names
     assert "corsa_plugins/rsft/presets/testbed.yaml" in names
     assert "corsa_plugins/report/assets/report.css" in names
+    assert "lm_eval_ext/tasks/edits.yaml" in names
     templates = {path.name for path in (ROOT / "corsa_plugins" / "report" / "templates").iterdir()}
     assert templates == {name.rpartition("/")[2] for name in names if "report/templates/" in name}
     assert "page.html" in templates
     assert "easyedit_ext/hparams/AlphaEditPlus/llama3-8b.yaml" in names
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert tops <= {"corsa_plugins", "trl_ext", "easyedit_ext", "mergekit_ext"}
+    assert tops <= {"corsa_plugins", "trl_ext", "easyedit_ext", "mergekit_ext", "lm_eval_ext"}
 
 
 def test_an_installed_wheel_works_outside_the_tree(wheel: Path, tmp_path: Path) -> None:

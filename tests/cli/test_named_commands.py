@@ -17,7 +17,9 @@ from corsa_plugins.cli.app import build_app
 
 ROOT = Path(__file__).parents[2]
 
-each_package = pytest.mark.parametrize("package", ["corsa_plugins", "trl_ext", "easyedit_ext", "mergekit_ext"])
+each_package = pytest.mark.parametrize(
+    "package", ["corsa_plugins", "trl_ext", "easyedit_ext", "mergekit_ext", "lm_eval_ext"]
+)
 
 _COMMAND = re.compile(r"(?<![\w=/.-])corsa +(?P<name>[a-z][a-z-]*)(?P<rest>[^`;)\n]*)")
 _OPTION = re.compile(r"(?<![\w-])--?[A-Za-z][\w-]*")

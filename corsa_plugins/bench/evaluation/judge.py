@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from corsa_plugins.bench.evaluation.records import Answer, ProbeAnswer, Record
 from corsa_plugins.data.answers import contains_answer, same_answer
 from corsa_plugins.data.requests import EditRequest, Probe
-from corsa_plugins.model.asking import TargetScore, cut_answer
+from corsa_plugins.model.asking import cut_answer
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "Score"]
+
+
+class Score(Protocol):
+    """How a model rates an answer, whoever asked it: :class:`~corsa_plugins.model.asking.TargetScore` of ours."""
+
+    @property
+    def log_prob(self) -> float:
+        """log p(answer | prompt) in nats, summed over tokens."""
+
+    @property
+    def top1(self) -> bool:
+        """Whether it is the greedy continuation of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,7 @@ class Judge:
     """
 
     outputs: Mapping[str, str]
-    scores: Mapping[tuple[str, str], TargetScore]
+    scores: Mapping[tuple[str, str], Score]
     texts: Mapping[str, str]
     whole_output: bool
 
