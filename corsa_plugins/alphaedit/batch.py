@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,12 +21,18 @@ from corsa_plugins.alphaedit.reader import ModelReader
 from corsa_plugins.alphaedit.report import EditReport, RequestReport, verdict
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditBatch, EditState
+from corsa_plugins.alphaedit.values.anchor import reference_norm
 from corsa_plugins.alphaedit.values.search import Values, joined
-from corsa_plugins.alphaedit.weights import LayerUpdate, holds_finite
+from corsa_plugins.alphaedit.weights import LayerUpdate, holds_finite, put_back, take
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import CorsaError
 
 __all__ = ["BatchEdit", "EditError"]
+
+logger = logging.getLogger(__name__)
+
+_FEW_NORMS = 10
+"""A reference norm of fewer values than this is hardly one."""
 
 
 class EditError(CorsaError, RuntimeError):
@@ -43,6 +51,8 @@ class BatchEdit:
         keep: Probes with answers that should stay, to validate smoothed targets on as well.
         made: By layer, updates of the same batch that are in the weights and not in the state yet.
         listed: :attr:`neighbours`, where they are known.
+        searched: What :meth:`ModelReader.found` gives at the weights as they are for the first layer that has values,
+            where that is known.
     """
 
     reader: ModelReader
@@ -52,6 +62,7 @@ class BatchEdit:
     keep: Sequence[Probe] = ()
     made: Mapping[int, tuple[Update, ...]] = field(default_factory=dict)
     listed: tuple[EditRequest, ...] | None = None
+    searched: Values | None = None
 
     def run(self, name: str, *, answers: bool = True, progress: bool = False) -> EditBatch:
         """Edit every layer; the weights hold the edit afterwards.
@@ -65,10 +76,14 @@ class BatchEdit:
             EditError: NaN or infinity, naming the layer or the request.
             CorsaError: What the parts raise.
         """
-        layers, contexts = self.reader.settings.layers, self.state.contexts
-        for layer in layers:
+        for layer in self.reader.settings.layers:
             self._edit_space(layer)  # refuses statistics that do not do, before the work begins
-        values = self._values(progress)  # refuses what the model cannot read
+        return self.anchored(progress=progress)._run(name, answers, progress)
+
+    def _run(self, name: str, answers: bool, progress: bool) -> EditBatch:
+        layers, contexts = self.reader.settings.layers, self.state.contexts
+        one_by_one = self.reader.settings.one_at_a_time
+        values = None if one_by_one else self.values(progress)  # refuses what the model cannot read
         before = self._ask(answers)
         conflicts = self.conflicts()
         values, edited = self.edit_layers(values)
@@ -94,7 +109,62 @@ class BatchEdit:
                 ),
                 tuple(part.report for part in edited),
             ),
+            anchors=self.reader.anchors,
         )
+
+    def anchored(self, *, progress: bool = False) -> BatchEdit:
+        """The same, going by the norms that values are to have; where the settings ask for none, as it is.
+
+        The norm of a layer is what the settings say, or what the edits in force went by. Where that is not known it is
+        the mean over the values of these requests, found at the weights from before any edit, which are put in for the
+        time being.
+        """
+        rule, reader = self.reader.settings.norm_anchor, self.reader
+        if rule is None:
+            return self
+        known = {layer: rule.norm or self.state.anchor(layer) for layer in reader.value_layers}
+        norms = {layer: norm for layer, norm in known.items() if norm is not None}
+        missing = [layer for layer in known if layer not in norms]
+        if missing and len(self.requests) < _FEW_NORMS:
+            logger.warning(
+                "the reference norm is the mean over %d value vectors alone, where NAS takes 1,000: begin with a "
+                "larger batch, or set norm_anchor.norm",
+                len(self.requests),
+            )
+        searched = {}
+        if missing:
+            with self._without_edits():
+                for layer in missing:
+                    found = reader.found(self.requests, self.state.contexts, layer, progress=progress)
+                    own = reader.ffn_outputs(self.requests, layer, found) + (found.vectors - found.initial)
+                    self._refuse_non_finite(layer, "value vectors", own)
+                    norms[layer] = reference_norm(own.norm(dim=0), rule.drop)
+                    searched[layer] = found
+        again = not self.state.batches and not reader.settings.one_at_a_time
+        return replace(
+            self,
+            reader=replace(reader, anchors=norms),
+            searched=searched.get(reader.value_layers[0]) if again else None,
+        )
+
+    def values(self, progress: bool = False) -> Values:
+        """v* of all requests at the first of the value layers, at the weights as they are."""
+        if self.searched is not None:
+            return self.reader.anchored(self.requests, self.reader.value_layers[0], self.searched)
+        return self.reader.values(self.requests, self.state.contexts, progress=progress)
+
+    @contextmanager
+    def _without_edits(self) -> Iterator[None]:
+        """Within the block the weights are those from before any edit."""
+        maps = self.reader.maps
+        held = {layer: take(maps[layer]) for layer in self.state.originals} if self.state.batches else {}
+        try:
+            if held:
+                self.state.first(0).write(maps)
+            yield
+        finally:
+            for layer, weight in held.items():
+                put_back(maps[layer], weight)
 
     def conflicts(self) -> Conflicts:
         """Of the requests at every edited layer, at the present weights."""
@@ -229,12 +299,6 @@ class BatchEdit:
     def _edit_space(self, layer: int) -> NullSpace:
         return self.preserved.edit_space(layer, self.reader.maps[layer].d_in, self.reader.settings)
 
-    def _values(self, progress: bool) -> Values | None:
-        """Of all requests at the weights as they are; ``None`` where they are looked for one after the other."""
-        if self.reader.settings.one_at_a_time:
-            return None
-        return self.reader.values(self.requests, self.state.contexts, progress=progress)
-
     def _ask(self, texts: bool) -> Answers:
         reader = self.reader
         return ask(reader.model, reader.tokenizer, self.requests, reader.settings, texts=texts)
@@ -269,6 +333,7 @@ class BatchEdit:
             **vars(conflicts.of(index)),
             inconsistency=float((values.vectors - values.initial)[:, index].norm()),
             smoothing=tuple(float(layer.smoothing[index]) for layer in edited),
+            value_scale=None if values.scale is None else float(values.scale[index]),
             residual=float(missing[:, index].norm()),
             answer_before=before.texts[index],
             answer_after=after.texts[index],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +29,7 @@ class EditBatch:
         layers: By number of the block, or by the name of another module.
         settings: It was made with.
         report: What came of it.
+        anchors: By block, the reference norm that its values were brought to; later batches take it up.
     """
 
     name: str
@@ -36,6 +37,7 @@ class EditBatch:
     layers: Mapping[Site, LayerUpdate]
     settings: AlphaEditSettings
     report: EditReport
+    anchors: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def restraint(self) -> RestraintSettings | None:
@@ -59,6 +61,7 @@ class EditBatch:
             "requests": [request.model_dump(mode="json") for request in self.requests],
             "settings": self.settings.as_dict(),
             "report": self.report.as_dict(),
+            "anchors": {str(layer): norm for layer, norm in self.anchors.items()},
         }
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
@@ -81,4 +84,5 @@ class EditBatch:
             },
             settings=AlphaEditSettings.from_dict(data["settings"]),
             report=EditReport.from_dict(data["report"]),
+            anchors={int(layer): float(norm) for layer, norm in data.get("anchors", {}).items()},
         )

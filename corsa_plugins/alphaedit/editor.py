@@ -250,7 +250,7 @@ class AlphaEditor:
         protected = {layer: share for layer, share in shares.items() if share is not None}
         if not values:
             return Diagnosis(conflicts, protected=protected)
-        searched = self._reader.values(requests, batch.state.contexts, progress=progress)
+        searched = batch.anchored(progress=progress).values(progress)
         inconsistency = (searched.vectors - searched.initial).norm(dim=0)
         return Diagnosis(conflicts, tuple(searched.probability.tolist()), tuple(inconsistency.tolist()), protected)
 
@@ -267,7 +267,7 @@ class AlphaEditor:
         requests = tuple(requests)
         self._check(requests)
         batch = self._batch_edit(self._weights.known_state(), requests)
-        return self._reader.values(requests, batch.state.contexts, progress=progress)
+        return batch.anchored(progress=progress).values(progress)
 
     def neighbours(self, requests: Iterable[EditRequest]) -> tuple[EditRequest, ...]:
         """The prompts of the requests about other subjects that an edit of them holds; nothing is changed.
@@ -303,9 +303,9 @@ class AlphaEditor:
         self._check(requests)
         state = self._state_with_layers()
         with self._weights.on_trial():
-            batch = replace(self._batch_edit(state, requests), listed=neighbours)
+            batch = replace(self._batch_edit(state, requests), listed=neighbours).anchored()
             if not self.settings.one_at_a_time:
-                values = values or self._reader.values(requests, batch.state.contexts)
+                values = values or batch.values()
             batch.edit_layers(values)
             yield
 
@@ -331,8 +331,8 @@ class AlphaEditor:
             )
         state = self._state_with_layers()
         with self._weights.on_trial():
-            batch = self._batch_edit(state, requests)
-            values = self._reader.values(requests, batch.state.contexts, progress=progress)
+            batch = self._batch_edit(state, requests).anchored(progress=progress)
+            values = batch.values(progress)
             for earlier in range(1, position):
                 batch.edit_layer(earlier, values)
             _, missing = batch.missing(position, values)

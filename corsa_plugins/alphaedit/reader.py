@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
 from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
 from corsa_plugins.alphaedit.settings import AlphaEditSettings
+from corsa_plugins.alphaedit.values.anchor import anchored
 from corsa_plugins.alphaedit.values.search import Values, find_values
 from corsa_plugins.alphaedit.weights import Site
 from corsa_plugins.data.requests import EditRequest
@@ -36,6 +37,7 @@ class ModelReader:
         architecture: Where the model's parts are.
         maps: The down maps that can be edited, by layer; those of the settings at least.
         settings: Which layers, and where keys and values are read.
+        anchors: By layer, the norm that its values are brought to.
     """
 
     model: PreTrainedModel
@@ -43,6 +45,7 @@ class ModelReader:
     architecture: Architecture
     maps: Mapping[Site, LinearMap]
     settings: AlphaEditSettings
+    anchors: Mapping[int, float] = field(default_factory=dict)
     _sites: dict[int, nn.Module | None] = field(default_factory=dict, repr=False)
 
     def contexts(self) -> tuple[str, ...]:
@@ -81,8 +84,13 @@ class ModelReader:
     ) -> Values:
         """V1, (d_out, N): v* of each request; by default of the last edited layer, and of the first where each layer
         gets its own."""
-        if layer is None:
-            layer = self.settings.layers[0 if self.settings.residuals == "own" else -1]
+        layer = self.value_layers[0] if layer is None else layer
+        return self.anchored(requests, layer, self.found(requests, contexts, layer, progress=progress))
+
+    def found(
+        self, requests: Sequence[EditRequest], contexts: Sequence[str], layer: int, *, progress: bool = False
+    ) -> Values:
+        """The same for one layer as they are found, brought to no norm."""
         return find_values(
             self.model,
             self.tokenizer,
@@ -94,6 +102,25 @@ class ModelReader:
             architecture=self.architecture,
             site=self._site(layer),
         )
+
+    def anchored(self, requests: Sequence[EditRequest], layer: int, found: Values) -> Values:
+        """What was :meth:`found` at the weights as they are, brought to the layer's norm; as it is without one."""
+        if self.settings.norm_anchor is None or layer not in self.anchors:
+            return found
+        outputs = self.ffn_outputs(requests, layer, found)
+        return anchored(found, outputs, self.anchors[layer], self.settings.norm_anchor.skip_over)
+
+    def ffn_outputs(self, requests: Sequence[EditRequest], layer: int, found: Values) -> Tensor:
+        """(d_out, N), what the FFN's down map puts out at the bare prompts; ``found`` at the same weights."""
+        site = self.maps[layer].module
+        return found.initial if self._site(layer) is site else self._outputs(requests, layer, site)
+
+    @property
+    def value_layers(self) -> tuple[int, ...]:
+        """The layers that values are looked for at; first the one whose are looked for before anything is edited."""
+        layers = self.settings.layers
+        first = layers[0 if self.settings.residuals == "own" else -1]
+        return (first, *(layer for layer in layers if layer != first and self._is_apart(layer)))
 
     def targets(self, requests: Sequence[EditRequest], contexts: Sequence[str], layer: int, found: Values) -> Tensor:
         """V1 that an edit of ``layer`` goes by, (d_out, N): ``found``, what :meth:`values` gave, or the layer's own.
@@ -109,6 +136,9 @@ class ModelReader:
     def outputs(self, requests: Sequence[EditRequest], layer: int) -> Tensor:
         """W K1, (d_out, N), where the targets of an edit of ``layer`` are: at the last edited layer, or at its own."""
         layer = layer if self._is_apart(layer) else self.settings.layers[-1]
+        return self._outputs(requests, layer, self._site(layer))
+
+    def _outputs(self, requests: Sequence[EditRequest], layer: int, site: nn.Module | None) -> Tensor:
         return request_outputs(
             self.model,
             self.tokenizer,
@@ -118,7 +148,7 @@ class ModelReader:
             chat_template=bool(self.settings.values.chat_template),
             batch_size=self.settings.batch_size,
             architecture=self.architecture,
-            site=self._site(layer),
+            site=site,
         )
 
     def _is_apart(self, layer: int) -> bool:

@@ -94,8 +94,8 @@ class RequestReport:
         name: Case id or number, and prompt.
         prompt: The edit prompt.
         target_new: The answer wanted.
-        value_probability: Of target_new (the product over its tokens) behind the prompt, with v* in place: the most
-            the edit can reach.
+        value_probability: Of target_new (the product over its tokens) behind the prompt, with v* in place, as it was
+            found: the most the edit can reach.
         preserved_conflict: s(k, K0) of Eq. 3 over the sample of preserved keys; ``None`` without a sample.
         subspace_conflict: The share of the key outside the null space, sqrt(1 - |Pk|^2 / |k|^2) (Eq. 6).
         prior_conflict: s(k, Kp) with the edits in force before; ``None`` without any.
@@ -111,6 +111,7 @@ class RequestReport:
         known_before: Whether every token of target_new was the most likely one before.
         edited: Whether it is so now.
         verdict: In words.
+        value_scale: What v* was multiplied by to have the reference norm, 0 where it was left out; ``None``: nothing.
     """
 
     index: int
@@ -132,12 +133,18 @@ class RequestReport:
     known_before: bool
     edited: bool
     verdict: str
+    value_scale: float | None = None
 
 
 def verdict(report: RequestReport, reach: float) -> str:
     """A plain sentence: edited, known already, or why probably not."""
     if report.edited:
         return "known already" if report.known_before else "edited"
+    if report.value_scale == 0:
+        return (
+            "left out: its value vector is longer than the reference norm by more than norm_anchor.skip_over allows; "
+            "raise that, or lower the values' clamp"
+        )
     if report.value_probability < reach:
         return (
             f"out of reach: even with its value vector the target has probability {report.value_probability:.3g}; "
@@ -153,6 +160,8 @@ def verdict(report: RequestReport, reach: float) -> str:
         return f"{remains}; it conflicts with {report.batch_conflict_with} ({report.batch_conflict:.2f})"
     if report.subspace_conflict >= HIGH_CONFLICT:
         return f"{remains}; its key lies in the space to preserve ({report.subspace_conflict:.2f})"
+    if report.value_scale is not None and report.value_scale < 1:
+        return f"{remains}; its value vector was scaled by {report.value_scale:.2f}, to the reference norm"
     if any(report.smoothing):
         return f"{remains}; its target was smoothed by {max(report.smoothing):.2f}"
     return f"{remains}; a smaller ridge takes edits further"

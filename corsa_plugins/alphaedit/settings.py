@@ -12,6 +12,7 @@ from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
+from corsa_plugins.alphaedit.values.anchor import NormAnchorSettings
 from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.settings import BlockNumber, Count, NonNegative, NonNegativeInt, Settings, Share
 
@@ -56,6 +57,8 @@ class AlphaEditSettings(Settings):
             absolute threshold, which does not carry over from one model to another; a share does. ``None``: edits may
             write anywhere, P = I, as in MEMIT and ROME.
         values: How v* is found.
+        norm_anchor: The norm that v* is brought to, as in NAS (:mod:`~corsa_plugins.alphaedit.values.anchor`);
+            ``None``: v* stays as it is found.
         penalty: What lambda weighs. ``"weights"``: ||Delta||^2, as in Eq. 1. ``"outputs"``: E||Delta k0||^2, what the
             edit changes of the outputs at the preserved keys, as in MEMIT
             (:mod:`~corsa_plugins.alphaedit.solver.weighed`).
@@ -98,6 +101,7 @@ class AlphaEditSettings(Settings):
     residuals: Residuals = "spread"
     null_space: NullSpaceRule | None = field(default_factory=NullSpaceRule)
     values: ValueSettings = field(default_factory=ValueSettings)
+    norm_anchor: NormAnchorSettings | None = None
     penalty: Penalty = "weights"
     norm_weight: NonNegative = 0.0
     ridge: NonNegative = 10.0

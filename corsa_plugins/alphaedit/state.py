@@ -92,6 +92,10 @@ class EditState:
         edited = [layer in batch.layers for batch in self.batches for _ in batch.requests]
         return [request.name(i) for i, request in enumerate(self.requests) if edited[i]]
 
+    def anchor(self, layer: int) -> float | None:
+        """The reference norm that values of the layer were last brought to; ``None``: no edit in force has one."""
+        return next((batch.anchors[layer] for batch in reversed(self.batches) if layer in batch.anchors), None)
+
     def updates(self, layer: Site) -> list[LayerUpdate]:
         """The updates of the layer, in the order they were made."""
         return [batch.layers[layer] for batch in self.batches if layer in batch.layers]

@@ -31,6 +31,7 @@ _OWN = {
     "locft-bf": "corsa_plugins.methods.locft.method:locft_bf",
     "memit": "corsa_plugins.methods.family.memit:memit",
     "memit+": "corsa_plugins.methods.family.memit:memit_plus",
+    "nas": "corsa_plugins.methods.family.nas:nas",
     "prune": "corsa_plugins.methods.family.prune:prune",
     "prune+": "corsa_plugins.methods.family.prune:prune_plus",
     "rect": "corsa_plugins.methods.family.rect:rect",

@@ -10,7 +10,7 @@ from easyedit_ext.hparams.alphaedit_plus import AlphaEditPlusHyperParams
 
 __all__ = [
     "FAMILY", "BLUEHyperParams", "BLUEPlusHyperParams", "ENCOREHyperParams", "MEMITPlusHyperParams",
-    "PRUNEHyperParams", "PRUNEPlusHyperParams", "RECTHyperParams", "RECTPlusHyperParams",
+    "NASHyperParams", "PRUNEHyperParams", "PRUNEPlusHyperParams", "RECTHyperParams", "RECTPlusHyperParams",
 ]  # fmt: skip
 
 _FAMILY = "corsa_plugins.methods.family"
@@ -139,8 +139,37 @@ class BLUEHyperParams(BLUEPlusHyperParams):
     smoothing: bool = False
 
 
+@dataclass(kw_only=True)
+class NASHyperParams(AlphaEditPlusHyperParams):
+    """NAS on AlphaEdit. A YAML file of EasyEdit's AlphaEdit loads after changing ``alg_name``.
+
+    Attributes:
+        nas_norm: The reference norm. ``None``: the mean norm of the value vectors of the first requests that are edited
+            together, ``batch_size`` of them.
+        nas_drop: The share of the largest that this mean leaves out.
+        nas_skip_over: A value vector longer than so many times the norm is left out.
+    """
+
+    METHOD: ClassVar[str] = "NAS"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.nas:NasSettings"
+    FIELDS: ClassVar[Mapping[str, str]] = {
+        **AlphaEditPlusHyperParams.FIELDS,
+        "norm_anchor.norm": "nas_norm",
+        "norm_anchor.drop": "nas_drop",
+        "norm_anchor.skip_over": "nas_skip_over",
+    }
+
+    nas_norm: float | None = None
+    nas_drop: float = 0.05
+    nas_skip_over: float = 2.0
+    prior_weight: float = 1.0
+    conflict_weights: bool = False
+    search: bool = False
+    smoothing: bool = False
+
+
 FAMILY: tuple[type[AlphaEditPlusHyperParams], ...] = (
-    BLUEHyperParams, BLUEPlusHyperParams, ENCOREHyperParams, MEMITPlusHyperParams, PRUNEHyperParams,
-    PRUNEPlusHyperParams, RECTHyperParams, RECTPlusHyperParams,
+    BLUEHyperParams, BLUEPlusHyperParams, ENCOREHyperParams, MEMITPlusHyperParams, NASHyperParams,
+    PRUNEHyperParams, PRUNEPlusHyperParams, RECTHyperParams, RECTPlusHyperParams,
 )  # fmt: skip
 """All of them."""

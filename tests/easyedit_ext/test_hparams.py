@@ -82,6 +82,8 @@ PUBLISHED = ["gpt2-xl", "gpt-j-6B", "llama3-8b"]
 def models(alg_name: str) -> list[str]:
     if alg_name == "ENCORE":
         return [model for model in PUBLISHED if model != "gpt-j-6B"]
+    if alg_name == "NAS":
+        return [*PUBLISHED, "qwen2.5-7b"]
     return MODELS if alg_name in ("AlphaEditPlus", "RSFT") else PUBLISHED
 
 

@@ -69,6 +69,22 @@ def weakened_by_sphere(delta, W, eta, alpha):
     return delta @ (np.eye(W.shape[1]) - alpha * U @ U.T)
 
 
+def nas_norm(norms, drop):
+    """Liu et al. 2026, published code: the mean over the norms but for the floor(drop N) largest."""
+    ordered = sorted(norms)
+    left_out = int(np.floor(drop * len(ordered)))
+    kept = ordered[: len(ordered) - left_out]
+    return sum(kept) / len(kept)
+
+
+def nas_target(h, v0, delta, norm, skip_over):
+    """Liu et al. 2026: the target of the block whose output is h, its FFN's output v0, for the value v0 + delta."""
+    v_star = v0 + delta
+    length = np.sqrt(np.sum(v_star**2))
+    v_star = v0 if length > skip_over * norm else v_star * norm / length
+    return (h - v0) + v_star
+
+
 def orthogonal_to(R, K, C, lam, Kp):
     """MEMIT's objective under Delta Kp = 0, by its Karush-Kuhn-Tucker equations: one linear system for Delta^T and the
     multipliers of the constraint."""

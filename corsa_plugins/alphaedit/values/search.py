@@ -49,6 +49,8 @@ class Values:
         loss: (N,), the whole loss with the vector in place.
         steps: (N,) int64, updates made.
         reached: (N,) bool, whether the probability is at least 0.5: no other answer can be likelier.
+        scale: (N,) float64, what v* was multiplied by to have a reference norm, 0 where it was left out
+            (:mod:`~corsa_plugins.alphaedit.values.anchor`); ``None``: it is as it was found.
     """
 
     vectors: Tensor
@@ -57,14 +59,17 @@ class Values:
     loss: Tensor
     steps: Tensor
     reached: Tensor
+    scale: Tensor | None = None
 
 
 def joined(values: Sequence[Values]) -> Values:
     """What was found one after the other, as if it had been found at once."""
     columns, elements = ("vectors", "initial"), ("probability", "loss", "steps", "reached")
+    scales = [part.scale for part in values if part.scale is not None]
     return Values(
         **{name: torch.cat([getattr(part, name) for part in values], dim=1) for name in columns},
         **{name: torch.cat([getattr(part, name) for part in values]) for name in elements},
+        scale=torch.cat(scales) if scales else None,
     )
 
 

@@ -68,6 +68,7 @@ def _kind(settings: AlphaEditSettings) -> tuple[Any, ...]:
         settings.residuals,
         settings.prior_outputs,
         settings.restraint and settings.restraint.rule,
+        settings.norm_anchor is None,
         settings.null_space is None,
         settings.one_at_a_time,
         settings.ridge == 0,

@@ -14,12 +14,14 @@ from corsa_plugins.alphaedit import AlphaEditSettings, NullSpaceRule
 from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
 from corsa_plugins.alphaedit.lookup.keys import request_keys, request_outputs
 from corsa_plugins.alphaedit.restraint import RestraintSettings
+from corsa_plugins.alphaedit.values.anchor import NormAnchorSettings
 from corsa_plugins.alphaedit.values.search import find_values
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.family.blue import BlueSettings
 from corsa_plugins.methods.family.encore import EncoreSettings
 from corsa_plugins.methods.family.memit import MemitSettings
+from corsa_plugins.methods.family.nas import NasSettings
 from corsa_plugins.methods.family.prune import PruneSettings
 from corsa_plugins.methods.family.rect import RectSettings
 from corsa_plugins.methods.family.rome import RomeSettings
@@ -41,6 +43,7 @@ class Literal:
         self.originals = {layer: down.weight.detach().numpy().copy() for layer, down in self.downs.items()}
         self.prior: dict[int, list[np.ndarray]] = {layer: [] for layer in settings.layers}
         self.made: list[np.ndarray] = []
+        self.norm: float | None = None
 
     def key(self, requests: Sequence[EditRequest], layer: int) -> np.ndarray:
         return request_keys(self.bench.model, self.bench.tokenizer, requests, [layer], self.contexts)[layer].numpy()
@@ -91,6 +94,25 @@ class Literal:
         for layer in settings.layers:
             self.prior[layer].append(self.key(requests, layer))
 
+    def nas(self, requests: Sequence[EditRequest]) -> None:
+        model, tokenizer, settings = self.bench.model, self.bench.tokenizer, self.settings
+        layers, rule = settings.layers, settings.norm_anchor
+        last = layers[-1]
+        h = request_outputs(model, tokenizer, requests, last).numpy()
+        v0 = request_outputs(model, tokenizer, requests, last, site=self.downs[last].module).numpy()
+        found = find_values(model, tokenizer, requests, last, self.contexts, settings.values).vectors.numpy()
+        if self.norm is None:  # of the first requests, in the original model
+            self.norm = oracle.nas_norm(np.linalg.norm(v0 + found - h, axis=0).tolist(), rule.drop)
+        columns = zip(h.T, v0.T, (found - h).T, strict=True)
+        each = [oracle.nas_target(*parts, self.norm, rule.skip_over) for parts in columns]
+        for layer, share in zip(layers, oracle.memit_shares(len(layers)), strict=True):
+            missing = np.stack(each, axis=1) - request_outputs(model, tokenizer, requests, last).numpy()
+            P, K = self.null_space(layer), self.key(requests, layer)
+            Kp = np.concatenate([np.zeros((len(P), 0)), *self.prior[layer]], axis=1)
+            self.add(layer, alphaedit(share * missing, K, Kp, P, settings.ridge))
+        for layer in layers:
+            self.prior[layer].append(self.key(requests, layer))
+
     def restrained(self, requests: Sequence[EditRequest]) -> None:
         """MEMIT's updates, or AlphaEdit's; in the weights is the restrained sum of those from the first batch on."""
         model, tokenizer, (layer,) = self.bench.model, self.bench.tokenizer, self.settings.layers
@@ -113,6 +135,7 @@ class Literal:
         self.add(layer, W0 + total - self.downs[layer].weight.detach().numpy())
         self.prior[layer].append(self.key(requests, layer))
 
+    nas_with_some_left_out = nas
     prune = rect = sphere = restrained
 
     @torch.no_grad()
@@ -134,8 +157,11 @@ PRUNE = PruneSettings.of(
 )
 SPHERE = SphereSettings.of(SphereSettings(layers=(1,), ridge=0.5, null_space=NullSpaceRule("share", 0.4), **SETTINGS))
 ENCORE = EncoreSettings.of(EncoreSettings(layers=(1,), ridge=0.5, norm_weight=0.3, **SETTINGS))
+NAS = NasSettings.of(NasSettings(layers=(0, 1), ridge=0.5, null_space=NullSpaceRule("share", 0.4), **SETTINGS))
+FEW = replace(NAS, norm_anchor=NormAnchorSettings(drop=0.5, skip_over=1.05))
 EACH = {
     "memit": MEMIT, "rome": ROME, "blue": BLUE, "rect": RECT, "prune": PRUNE, "encore": ENCORE, "sphere": SPHERE,
+    "nas": NAS, "nas_with_some_left_out": FEW,
 }  # fmt: skip
 
 
