@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -107,6 +108,13 @@ def llama(vocabulary: int, seed: int = 0, n_blocks: int = 2) -> LlamaForCausalLM
         initializer_range=0.2,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector look at what tests make, not again and again at what is imported: a twelfth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)
