@@ -27,7 +27,7 @@ from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.report.page import versions
 from corsa_plugins.report.protocol_page import write_protocol_page
 
-__all__ = ["Demo", "Rounds", "default_methods", "demo_methods", "run_demo", "run_method"]
+__all__ = ["Demo", "Rounds", "default_methods", "demo_methods", "in_turn", "run_demo", "run_method"]
 
 
 _BEFORE = "before"
@@ -97,10 +97,9 @@ def run_demo(
     console.print(world.about(rounds))
     statistics = output / "statistics"
     world.save_statistics(statistics, [spec for spec in specs.values() if spec.needs_statistics])
-    # The longest first: a process takes the next as it gets free, and training takes longer than solving.
     work = {
         name: partial(run_method, name, output / method_folder(name), rounds, statistics, world)
-        for name in sorted(specs, key=lambda name: "adapter" not in specs[name].changes)
+        for name in in_turn(specs)
     }
     shown = {
         "command": f"corsa demo{world.arguments} --size {rounds.size} --seed {rounds.seed} "
@@ -158,6 +157,16 @@ def run_method(name: str, output: Path, rounds: Rounds, statistics: Path, world:
         progress=news,
         before=output.parent / _BEFORE,
     )
+
+
+def in_turn(specs: Mapping[str, MethodSpec]) -> list[str]:
+    """The names of methods in the order in which they are begun: the longest first, as a process takes the next one
+    when it is free.
+
+    Training takes longer than solving, and an adapter on all layers longer than one layer. Methods that read statistics
+    come last and side by side: where their settings are chosen, one of them chooses and the others wait for it.
+    """
+    return sorted(specs, key=lambda name: ("adapter" not in specs[name].changes, specs[name].needs_statistics))
 
 
 def _chosen(names: Sequence[str], world: World) -> dict[str, MethodSpec]:

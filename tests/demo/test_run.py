@@ -12,7 +12,7 @@ from rich.table import Table
 
 from corsa_plugins.bench.evaluation import load_evaluation
 from corsa_plugins.bench.protocols import method_names
-from corsa_plugins.demo.run import Rounds, default_methods, demo_methods, run_demo
+from corsa_plugins.demo.run import Rounds, default_methods, demo_methods, in_turn, run_demo
 from corsa_plugins.demo.tables import round_tables
 from corsa_plugins.demo.worlds import TestbedWorld
 from corsa_plugins.errors import SettingError
@@ -72,6 +72,16 @@ def test_the_tables_are_of_the_moments_that_they_name() -> None:
             *percent(one.later["old_activation"], two.untouched["untouched"]),
             "3",
         ]
+
+
+def test_what_waits_for_a_choice_of_settings_is_begun_last_and_adapters_first() -> None:
+    specs = demo_methods()
+    begun = in_turn(specs)
+    assert sorted(begun) == sorted(specs)
+    kinds = [("adapter" in specs[name].changes, specs[name].needs_statistics) for name in begun]
+    assert kinds == sorted(kinds, key=lambda kind: (not kind[0], kind[1]))
+    assert kinds[0] == (True, False)
+    assert kinds[-1] == (False, True)
 
 
 def test_the_methods_are_there_and_take_their_options() -> None:
