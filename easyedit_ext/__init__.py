@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         BLUEHyperParams,
         BLUEPlusHyperParams,
         ENCOREHyperParams,
+        LocFTBFHyperParams,
         MEMITPlusHyperParams,
         NASHyperParams,
         PRUNEHyperParams,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         RSFTHyperParams,
         hparams_path,
     )
+    from easyedit_ext.locft import apply_locft_bf_to_model
     from easyedit_ext.records import edit_report, reset
     from easyedit_ext.registration import register
     from easyedit_ext.rsft import apply_rsft_to_model
@@ -46,6 +48,7 @@ _HOMES = {
     "BLUEHyperParams": "hparams",
     "BLUEPlusHyperParams": "hparams",
     "ENCOREHyperParams": "hparams",
+    "LocFTBFHyperParams": "hparams",
     "MEMITPlusHyperParams": "hparams",
     "NASHyperParams": "hparams",
     "PRUNEHyperParams": "hparams",
@@ -54,6 +57,7 @@ _HOMES = {
     "RECTPlusHyperParams": "hparams",
     "RSFTHyperParams": "hparams",
     "apply_alphaedit_plus_to_model": "alphaedit_plus",
+    "apply_locft_bf_to_model": "locft",
     "apply_rsft_to_model": "rsft",
     "edit_report": "records",
     "hparams_path": "hparams",
@@ -68,6 +72,7 @@ __all__ = [
     "BLUEHyperParams",
     "BLUEPlusHyperParams",
     "ENCOREHyperParams",
+    "LocFTBFHyperParams",
     "MEMITPlusHyperParams",
     "NASHyperParams",
     "PRUNEHyperParams",
@@ -76,6 +81,7 @@ __all__ = [
     "RECTPlusHyperParams",
     "RSFTHyperParams",
     "apply_alphaedit_plus_to_model",
+    "apply_locft_bf_to_model",
     "apply_rsft_to_model",
     "edit_report",
     "hparams_path",

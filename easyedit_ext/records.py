@@ -28,8 +28,9 @@ class AppliedEdit:
         alg_name: The method.
         requests: As they were edited.
         report: What came of it, request by request: ``report.requests`` of a
-            :class:`corsa_plugins.alphaedit.EditReport`, ``report.samples`` of a :class:`corsa_plugins.rsft.RSFTReport`.
-        statistics: Which statistics of the preserved keys were used, in words; ``None`` for R-SFT.
+            :class:`corsa_plugins.alphaedit.EditReport` and of a :class:`easyedit_ext.locft.TaughtRequests`,
+            ``report.samples`` of a :class:`corsa_plugins.rsft.RSFTReport`.
+        statistics: Which statistics of the preserved keys were used, in words; ``None`` for methods that use none.
     """
 
     alg_name: str
@@ -51,6 +52,8 @@ class AppliedEdit:
 def _verdict(one: Any) -> str:
     if hasattr(one, "verdict"):
         return str(one.verdict)
+    if hasattr(one, "taken"):
+        return f"{'learned' if one.taken else 'not learned'}; log p {one.log_prob_new:.3g} in the end"
     reached = "got under the threshold" if one.reached else "never got under the threshold"
     return f"{reached} in {sum(one.steps)} steps; loss {one.final_loss:.3g} in the end"
 

@@ -19,6 +19,7 @@ from easyedit_ext.hparams.family import (
     RECTHyperParams,
     RECTPlusHyperParams,
 )
+from easyedit_ext.hparams.locft import LocFTBFHyperParams
 from easyedit_ext.hparams.rsft import RSFTHyperParams
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "BLUEPlusHyperParams",
     "ENCOREHyperParams",
     "HparamsError",
+    "LocFTBFHyperParams",
     "MEMITPlusHyperParams",
     "NASHyperParams",
     "PRUNEHyperParams",

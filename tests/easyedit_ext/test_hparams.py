@@ -23,6 +23,7 @@ from easyedit_ext.hparams import (
     METHODS,
     AlphaEditPlusHyperParams,
     HparamsError,
+    LocFTBFHyperParams,
     RSFTHyperParams,
     hparams_names,
     hparams_path,
@@ -30,7 +31,9 @@ from easyedit_ext.hparams import (
 from easyedit_ext.hparams.base import expect
 from easyedit_ext.hparams.family import FAMILY
 
-CLASSES: dict[str, Any] = {kind.METHOD: kind for kind in (AlphaEditPlusHyperParams, RSFTHyperParams, *FAMILY)}
+CLASSES: dict[str, Any] = {
+    kind.METHOD: kind for kind in (AlphaEditPlusHyperParams, LocFTBFHyperParams, RSFTHyperParams, *FAMILY)
+}
 UNTUNED = {"llama3.2-3b": 28, "gemma2-9b": 42, "gemma3-4b": 34, "olmo2-7b": 32, "opt-6.7b": 32, "phi4": 40}
 """Models that no settings are published for, and how many blocks they have."""
 MODELS = [
@@ -70,6 +73,7 @@ L2: 10
 
 MINIMAL: dict[str, dict[str, Any]] = {
     "AlphaEditPlus": {"alg_name": "AlphaEditPlus", "model_name": "gpt2", "device": "cpu", "layers": [3]},
+    "LocFTBF": {"alg_name": "LocFTBF", "model_name": "gpt2", "device": "cpu"},
     "RSFT": {"alg_name": "RSFT", "model_name": "gpt2", "device": "cpu"},
     **{kind.METHOD: {"alg_name": kind.METHOD, "model_name": "gpt2", "device": "cpu", "layers": [3]} for kind in FAMILY},
 }
@@ -82,6 +86,8 @@ PUBLISHED = ["gpt2-xl", "gpt-j-6B", "llama3-8b"]
 def models(alg_name: str) -> list[str]:
     if alg_name == "ENCORE":
         return [model for model in PUBLISHED if model != "gpt-j-6B"]
+    if alg_name == "LocFTBF":
+        return ["llama3-8b", "qwen2.5-7b", "mistral-7b"]
     if alg_name == "NAS":
         return [*PUBLISHED, "qwen2.5-7b"]
     return MODELS if alg_name in ("AlphaEditPlus", "RSFT") else PUBLISHED
@@ -191,6 +197,10 @@ def test_rsft_trains_prompts_as_easyedit_asks_them_unless_it_is_told_otherwise(
         ("AlphaEditPlus", {"mlp_module_tmp": "model.layers.3.mlp"}, "mlp_module_tmp is .*{} once"),
         ("AlphaEditPlus", {"rewrite_module_tmp": "model.{}.{}.mlp"}, "rewrite_module_tmp.*{} once"),
         ("AlphaEditPlus", {"layer_module_tmp": "{model}.{}"}, "layer_module_tmp.*{} once"),
+        ("LocFTBF", {"layers": [1, 2]}, r"layers is \[1, 2\]: it must be a list of the number of one block"),
+        ("LocFTBF", {"step_size": 0}, "step_size is 0"),
+        ("LocFTBF", {"trains": "all"}, "trains is 'all'"),
+        ("LocFTBF", {"layer": 3}, r"layer is no setting: did you mean layers\?"),
         ("RSFT", {"lr": 1e-3}, "did you mean learning_rate"),
         ("RSFT", {"layers": []}, r"layers is \[\]"),
         ("RSFT", {"layers": [-1]}, r"layers is \[-1\]"),

@@ -95,4 +95,5 @@ locft_bf = MethodSpec(
     make=_locft_bf,
     settings=LocFTSettings,
     rank=55,
+    easyedit="easyedit_ext.locft:EASYEDIT",
 )
