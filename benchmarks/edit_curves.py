@@ -50,23 +50,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     for heading in ("d", "N", "M", "time", "range", "products", "expected order", "state of N + M edits"):
         table.add_column(heading, justify="right")
     for d in arguments.widths:
-        space = _space(d)
+        space = random_space(d)
         for n in arguments.requests:
             for m in arguments.prior:
-                _row(table, _problem(space, n, m), arguments.repeats)
+                _row(table, random_problem(space, n, m), arguments.repeats)
         table.add_section()
     console = Console()
     (console if console.is_terminal else Console(width=140)).print(table)
 
 
-def _space(d: int) -> NullSpace:
+def random_space(d: int) -> NullSpace:
     torch.manual_seed(0)
     vectors = torch.linalg.qr(torch.randn(d, d))[0]
     basis = Eigenbasis(torch.linspace(1e-6, 1, d).double() ** 4, MemoryVectors(vectors))
     return NullSpace.from_basis(basis, NullSpaceRule("share", 0.7), "the layer")
 
 
-def _problem(space: NullSpace, n: int, m: int) -> LayerProblem:
+def random_problem(space: NullSpace, n: int, m: int) -> LayerProblem:
     missing = torch.randn(space.d // 4, n, dtype=torch.float64)
     return LayerProblem(torch.randn(space.d, n), missing, torch.randn(space.d, m), space)
 

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console()
     arguments.output.mkdir(parents=True, exist_ok=True)
     path, bed = arguments.output / "results.jsonl", load_testbed()
-    statistics = _statistics(bed, arguments.output / "statistics")
+    statistics = testbed_statistics(bed, arguments.output / "statistics")
     for seed in arguments.seeds:
         for name in arguments.methods:
             key = {"method": name, "seed": seed, "edits": arguments.edits, "batch": arguments.batch}
@@ -102,10 +102,10 @@ def measure(
         edits = [request for batch in plan.rounds for request in batch]
         row = {
             "title": title,
-            "efficacy": _right(bed, edits),
-            "first batch": _right(bed, plan.rounds[0]),
-            "generality": _right(bed, edits, reworded=True),
-            "untouched": _right(bed, plan.untouched),
+            "efficacy": right_answers(bed.model, bed.tokenizer, edits),
+            "first batch": right_answers(bed.model, bed.tokenizer, plan.rounds[0]),
+            "generality": right_answers(bed.model, bed.tokenizer, edits, reworded=True),
+            "untouched": right_answers(bed.model, bed.tokenizer, plan.untouched),
             "seconds": sum(times),
             "made": len(times) * key["batch"],
             "refused": refused,
@@ -148,14 +148,15 @@ def _begin_training(name: str, bed: Testbed, statistics: KeyStatistics, folder: 
     return method.name, update, session.close
 
 
-def _right(bed: Testbed, requests: Sequence[EditRequest], *, reworded: bool = False) -> float:
+def right_answers(model: Any, tokenizer: Any, requests: Sequence[EditRequest], *, reworded: bool = False) -> float:
     """The share of the prompts behind which every token of the answer is the most likely one."""
     pairs = [(prompt, r.target_new) for r in requests for prompt in (r.paraphrases if reworded else (r.prompt,))]
-    scores = score_targets(bed.model, bed.tokenizer, pairs, batch_size=128)
+    scores = score_targets(model, tokenizer, pairs, batch_size=128)
     return sum(score.top1 for score in scores) / len(scores)
 
 
-def _statistics(bed: Testbed, folder: Path) -> KeyStatistics:
+def testbed_statistics(bed: Testbed, folder: Path) -> KeyStatistics:
+    """Statistics of text about the testbed's world, collected where they are not in the folder yet."""
     if not folder.exists():
         texts = texts_of_testbed(bed)
         collect_statistics(bed.model, bed.tokenizer, texts, (0, 1), n_tokens=60_000, batch_size=64).save(folder)
