@@ -86,7 +86,8 @@ def run(name: str, updates: int, size: int, untouched: int, seed: int, output: P
         gc.collect()
         standing |= _standing([requests])
         asked = {"this update": requests, "the first": _of(rounds[0], standing), "all": list(standing.values())}
-        shares = {what: right_answers(model(), bed.tokenizer, of) for what, of in (*asked.items(), ("untouched", watched))}
+        asked["untouched"] = watched
+        shares = {what: right_answers(model(), bed.tokenizer, of) for what, of in asked.items()}
         row = {
             "update": number, "process": begun, "seconds": seconds, "before": resting, "peak": peak, "held": holding,
             **shares, "standing": len(standing),
@@ -117,9 +118,10 @@ def plan(
 
 
 def _revised(bed: Testbed, request: EditRequest, rng: random.Random) -> EditRequest:
-    (relation,) = {f.relation for f in bed.world.facts_of[request.subject or ""] if bed.world.prompts(f) == request.prompt}
+    facts = bed.world.facts_of[request.subject or ""]
+    (relation,) = {fact.relation for fact in facts if bed.world.prompts(fact) == request.prompt}
     others = [a for a in bed.world.answers(relation) if a not in (request.target_new, request.target_old)]
-    return replace(request, target_new=rng.choice(others), target_old=request.target_new)
+    return request.model_copy(update={"target_new": rng.choice(others), "target_old": request.target_new})
 
 
 def _standing(rounds: Sequence[Sequence[EditRequest]]) -> dict[str, EditRequest]:
@@ -135,7 +137,8 @@ def _of(requests: Sequence[EditRequest], standing: dict[str, EditRequest]) -> li
 def _begin_editing(bed: Testbed, output: Path, kept: Path | None, seed: int) -> Begun:
     settings = AlphaEditSettings.load("testbed")
     state = EditState.load(kept) if kept is not None else None
-    editor = AlphaEditor(bed.model, bed.tokenizer, testbed_statistics(bed, output / "statistics"), settings, state=state)
+    statistics = testbed_statistics(bed, output / "statistics")
+    editor = AlphaEditor(bed.model, bed.tokenizer, statistics, settings, state=state)
     editor.apply()
     width = bed.model.config.intermediate_size, bed.model.config.hidden_size
 
@@ -162,7 +165,7 @@ def _begin_training(bed: Testbed, output: Path, kept: Path | None, seed: int) ->
 
 
 def _algorithm_alone(n: int, m: int, d: int) -> float:
-    """Processor time of Algorithm 1 at one layer of width ``d``, with random keys of ``n`` requests and ``m`` earlier ones."""
+    """Seconds of Algorithm 1 at a layer of width ``d``, on random keys of ``n`` requests and ``m`` earlier ones."""
     settings = AlphaEditSettings.load("testbed")
     problem = random_problem(random_space(d), n, m)
     start = time.process_time()

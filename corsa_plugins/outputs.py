@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +38,10 @@ def check_output(out: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def disk_errors(out: str | os.PathLike[str], left: str = "nothing is left of it") -> Iterator[None]:
-    """What writing to a full or broken disk raises, as an :class:`OutputError` that names ``out``; nothing else.
+    """What writing ``out`` to a full or broken disk raises, as an :class:`OutputError` that names it; nothing else.
+
+    An error that names a file is of ``out`` where that file is in it, in what is written beside it, or above it. One
+    that names none is, where a disk says it.
 
     Args:
         out: What is written.
@@ -48,7 +52,7 @@ def disk_errors(out: str | os.PathLike[str], left: str = "nothing is left of it"
     except CorsaError:
         raise
     except (OSError, SafetensorError) as error:
-        if _is_of_something_else(error):
+        if _is_of_something_else(error, Path(out)):
             raise
         raise OutputError(f"{out} cannot be written: {error}; {left}") from error
     except RuntimeError as error:
@@ -72,8 +76,26 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
 
 
-def _is_of_something_else(error: Exception) -> bool:
-    """A file that could not be read or found, or a network that is not there."""
-    if isinstance(error, OSError):
-        return error.errno is None or isinstance(error, FileNotFoundError | ConnectionError | TimeoutError)
-    return "deserializing" in str(error)
+_OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE})
+
+
+def _is_of_something_else(error: Exception, out: Path) -> bool:
+    """A file elsewhere, one that could not be read or found, or a network that is not there."""
+    if not isinstance(error, OSError):
+        return "deserializing" in str(error)
+    if error.errno is None or isinstance(error, FileNotFoundError | ConnectionError | TimeoutError):
+        return True
+    named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return not any(_concerns(name, out) for name in named) if named else error.errno not in _OF_DISKS
+
+
+def _concerns(file: Path, out: Path) -> bool:
+    """Whether a file is in a folder, in a hidden one that is to become it, or one of its parents."""
+    file, out = file.absolute(), out.absolute()
+    for target in (out, out.resolve()):
+        if file.is_relative_to(target) or target.is_relative_to(file):
+            return True
+        inside = file.relative_to(target.parent).parts if file.is_relative_to(target.parent) else ()
+        if inside and inside[0].startswith(f".{target.name}."):
+            return True
+    return False

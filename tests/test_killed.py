@@ -116,6 +116,7 @@ def test_a_full_disk_is_named_and_the_same_call_goes_on_when_there_is_room(
     check_same(full, tmp_path / "unbroken")
 
 
+@pytest.mark.timeout(max(600, 100 * KILLS))
 def test_a_run_that_is_killed_ends_as_one_that_is_not(kind: str, inputs: Path, tmp_path: Path) -> None:
     work, unbroken = getattr(killed, kind), tmp_path / "unbroken"
     killed.run(work, inputs, tmp_path / "warm")  # the server of processes has started

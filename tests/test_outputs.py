@@ -56,6 +56,9 @@ def test_a_full_disk_is_the_outputs_fault_whoever_writes(tmp_path: Path, error: 
         SafetensorError("Error while deserializing header: incomplete metadata"),
         OSError("the Hub cannot be reached"),
         ConnectionRefusedError(111, "Connection refused"),
+        PermissionError(13, "Permission denied", "/somewhere/else/model.safetensors"),
+        OSError(28, "No space left on device", "/a/cache/of/others"),
+        OSError(12, "Cannot allocate memory"),
     ],
 )
 def test_what_could_not_be_read_is_not_the_outputs_fault(tmp_path: Path, error: BaseException) -> None:
@@ -63,6 +66,16 @@ def test_what_could_not_be_read_is_not_the_outputs_fault(tmp_path: Path, error: 
         fill(tmp_path / "out", error)
     assert caught.value is error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out/file", "out", ".out.abcdefgh.part/out/file", "."])
+def test_a_file_that_an_error_names_tells_whose_it_is(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match=r"out cannot be written: .*Permission denied"):
+        fill(tmp_path / "out", PermissionError(13, "Permission denied", str(tmp_path / name)))
+    beside = PermissionError(13, "Permission denied", str(tmp_path / "out2"))
+    with pytest.raises(PermissionError) as caught:
+        fill(tmp_path / "out", beside)
+    assert caught.value is beside
 
 
 def test_what_is_there_is_kept(tmp_path: Path) -> None:

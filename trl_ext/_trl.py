@@ -111,6 +111,8 @@ CONTRACT = (
     Need(_DPO, "_compute_loss", ("model", "inputs", "return_outputs")),
     Need(_DPO, "_prepare_inputs", ("inputs",)),
     Need(_DPO, "_save", ("output_dir", "state_dict")),
+    Need(_DPO, "_save_checkpoint", ("model", "trial")),
+    Need(_DPO, "save_model", ("output_dir", "_internal_call")),
     Need(_DPO, "_set_signature_columns_if_needed"),
     Need(_DPO, "_signature_columns", instance=True),
     Need(_DPO, "compute_loss_context_manager"),
@@ -175,8 +177,8 @@ class PreferenceTrainer(DPOTrainer):
     """`DPOTrainer`, its private parts under public names.
 
     A subclass says who it is where it is declared, ``class Mine(PreferenceTrainer, title=..., tags=..., paper=...)``,
-    overrides :meth:`check_dataset`, :meth:`check_prepared`, :meth:`add_reference` and :meth:`evaluation_loss`, and
-    calls the others.
+    overrides :meth:`check_dataset`, :meth:`check_prepared`, :meth:`add_reference`, :meth:`evaluation_loss` and
+    :meth:`before_checkpoint`, and calls the others.
     """
 
     # Of the base class, whose annotations are not read:
@@ -223,6 +225,13 @@ class PreferenceTrainer(DPOTrainer):
     def evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """The loss of a batch outside training; with ``return_outputs`` a pair of it and the model's outputs."""
         return self.preference_loss(model, inputs, return_outputs)
+
+    def before_checkpoint(self, name: str) -> None:
+        """Do what is to be done before anything of a checkpoint is written.
+
+        Args:
+            name: Of its folder, in that of the output.
+        """
 
     # --- To call ---
 
@@ -302,6 +311,10 @@ class PreferenceTrainer(DPOTrainer):
         # The sampler that groups by length is given what is left of the data set, where TRL leaves no lengths.
         if self._signature_columns is not None and self.args.length_column_name not in self._signature_columns:
             self._signature_columns.append(self.args.length_column_name)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.before_checkpoint(f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # The trained adapter alone: a frozen copy that is the reference is a means of training, not a result.

@@ -1,14 +1,18 @@
 """Checkpoints that a training can go on from with the result of one that was never stopped, and no others.
 
 A checkpoint without its optimizer's state or the state of its random numbers would go on to other weights without a
-word. Each gets a manifest (:mod:`corsa_plugins.manifest`) when it is whole, so that one that was cut off is known, and
-so is one that was damaged since.
+word. Each says that it is unfinished before anything else is written to it, and gets a manifest
+(:mod:`corsa_plugins.manifest`) in its place when it is whole: so one that was cut off is known, and is as good as not
+there; one that was damaged since is known too; and one that says neither is of others.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,29 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.files import atomic_write_text
 from corsa_plugins.manifest import MANIFEST, DamagedError, check_folder, checksums, write_manifest
+from corsa_plugins.temporaries import temporary_beside
 
-__all__ = ["ManifestCallback", "checkpoint_to_resume", "save_adapter"]
+__all__ = ["ManifestCallback", "begin_checkpoint", "checkpoint_to_resume", "save_adapter"]
 
 logger = logging.getLogger(__name__)
 
 _NEEDED = ("trainer_state.json", "adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
+_UNFINISHED = {"unfinished": True}
+_CARD = "README.md"
+
+
+def begin_checkpoint(folder: Path) -> None:
+    """Make the folder of a checkpoint, which says that it is not whole until it has its manifest."""
+    atomic_write_text(folder / MANIFEST, json.dumps(_UNFINISHED) + "\n")
+
+
+def _was_cut_off(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == _UNFINISHED)
+    except (OSError, ValueError):
+        return False
 
 
 class ManifestCallback(TrainerCallback):
@@ -37,17 +57,28 @@ class ManifestCallback(TrainerCallback):
 
 
 def save_adapter(trainer: Any, folder: Path) -> None:
-    """``trainer.save_model``, with a manifest of what it writes.
+    """Write what ``trainer.save_model`` does, each file whole or as it was, and then a manifest of the adapter.
 
     Raises:
         OSError, SafetensorError: It cannot be written.
     """
-    if trainer.args.should_save:
-        (folder / MANIFEST).unlink(missing_ok=True)
-    trainer.save_model(str(folder))
-    if trainer.args.should_save:
-        names = [path.name for path in folder.iterdir() if path.name.startswith(("adapter_", "tokenizer", "chat_"))]
-        write_manifest(folder, checksums(folder, sorted(names)))
+    if not trainer.args.should_save:
+        trainer.save_model(str(folder), _internal_call=True)  # shards are gathered by all processes
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with temporary_beside(folder.resolve() / "adapter", folder=True) as hidden:
+        try:
+            if (folder / _CARD).is_file():
+                shutil.copyfile(folder / _CARD, hidden / _CARD)  # PEFT adds to what is there
+            trainer.save_model(str(hidden), _internal_call=True)  # which does not push it yet
+            names = [path.name for path in hidden.iterdir() if path.name.startswith(("adapter_", "tokenizer", "chat_"))]
+            digests = checksums(hidden, sorted(names))
+            # Where this is cut short, the manifest that was there before tells the old files from the new ones.
+            for path in sorted(hidden.iterdir()):
+                os.replace(path, folder / path.name)
+            write_manifest(folder, digests)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def checkpoint_to_resume(resume: str | bool | None, args: TrainingArguments) -> str | None:
@@ -57,8 +88,12 @@ def checkpoint_to_resume(resume: str | bool | None, args: TrainingArguments) -> 
         resume: A folder; ``True`` for the newest whole one in ``args.output_dir``; ``None`` or ``False`` for none.
         args: Of the training.
 
+    Returns:
+        ``None`` to begin: nothing is to be resumed, or with ``True`` no checkpoint was ever finished.
+
     Raises:
-        SettingError: It is not there, lacks a part, or is damaged; the message names the file.
+        SettingError: It is not there, lacks a part, or is damaged, the message names the file; or, with ``True``, there
+            are such ones and none that is whole.
     """
     if not resume:
         return None
@@ -73,8 +108,9 @@ def checkpoint_to_resume(resume: str | bool | None, args: TrainingArguments) -> 
     return str(resume)
 
 
-def _newest(output: Path, processes: int) -> str:
+def _newest(output: Path, processes: int) -> str | None:
     found = [path for path in output.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    refused = False
     for folder in sorted(found, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
         problem = _problem(folder, processes)
         if problem is None and not (folder / MANIFEST).is_file():
@@ -82,15 +118,21 @@ def _newest(output: Path, processes: int) -> str:
         if problem is None:
             return str(folder)
         logger.warning("%s is passed over: %s", folder, problem)
-    raise SettingError(
-        f"resume_from_checkpoint=True: there is no whole checkpoint in {output}; leave it out to begin, or name one"
-    )
+        refused = refused or not _was_cut_off(folder)
+    if refused:
+        raise SettingError(
+            f"resume_from_checkpoint=True: there is no whole checkpoint in {output}; leave it out to begin, or name one"
+        )
+    logger.warning("resume_from_checkpoint=True: there is no checkpoint in %s yet, so the training begins", output)
+    return None
 
 
 def _problem(folder: Path, processes: int) -> str | None:
     """Why the training cannot go on from there as if it had never stopped."""
     if not folder.is_dir():
         return "there is no such folder"
+    if _was_cut_off(folder):
+        return "the training was stopped while it was written"
     randoms = ["rng_state.pth"] if processes == 1 else [f"rng_state_{number}.pth" for number in range(processes)]
     for name in (*_NEEDED, *randoms):
         if not (folder / name).is_file():

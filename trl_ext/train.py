@@ -119,7 +119,8 @@ def _check_and_read(
 def _load_tokenizer(
     conversational: bool, training_args: CoRSAConfig, model_args: ModelConfig
 ) -> PreTrainedTokenizerBase:
-    with reading(f"model_name_or_path={model_args.model_name_or_path} cannot be loaded"):
+    name = model_args.model_name_or_path
+    with reading(f"model_name_or_path={name} cannot be loaded", folder=name):
         settings = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
         gguf = find_gguf(model_args.model_name_or_path)
         tokenizer = (
@@ -139,7 +140,7 @@ def _load_model(
     adapter: str | None, training_args: CoRSAConfig, model_args: ModelConfig
 ) -> PreTrainedModel | PeftModel:
     what = f"model_name_or_path={model_args.model_name_or_path}"
-    with reading(f"{what} cannot be loaded"):
+    with reading(f"{what} cannot be loaded", folder=model_args.model_name_or_path):
         settings = {
             "revision": model_args.model_revision,
             "trust_remote_code": training_args.trust_remote_code,

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from corsa_plugins.model.targets import fitted
 from corsa_plugins.outputs import disk_errors
 from trl_ext._trl import REFERENCE, clear_device_cache
 from trl_ext.attending import AttentiveTrainer
-from trl_ext.checkpoints import ManifestCallback, checkpoint_to_resume
+from trl_ext.checkpoints import ManifestCallback, begin_checkpoint, checkpoint_to_resume
 from trl_ext.checks import (
     check_adapter,
     check_backbone,
@@ -280,7 +281,8 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As [`~transformers.Trainer.train`]; a checkpoint that the training could not go on from as if it had never
-        stopped is refused, and `True` is the newest one in `output_dir` that is whole.
+        stopped is refused, and `True` is the newest one in `output_dir` that is whole, or the beginning where none was
+        ever finished.
 
         Raises:
             SettingError: the checkpoint is not there, lacks a part or is damaged.
@@ -291,6 +293,11 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
             self._find_rate()
         with disk_errors(self.args.output_dir or ".", "make room and go on from the newest whole checkpoint, if any"):
             return super().train(checkpoint, *args, **kwargs)
+
+    def before_checkpoint(self, name: str) -> None:
+        """The checkpoint says that it is unfinished until all of it is written."""
+        if self.args.should_save:
+            begin_checkpoint(Path(self.args.output_dir or ".") / name)
 
     # --- A step ---
 

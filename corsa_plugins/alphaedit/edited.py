@@ -194,7 +194,7 @@ def whole_model(edited: str | os.PathLike[str]) -> str | os.PathLike[str]:
         SettingError: The folder holds the edits alone.
     """
     folder = Path(edited).expanduser()
-    if (folder / MODEL / "config.json").is_file():
+    if _has_whole_model(folder):
         return folder / MODEL
     if (state_folder(folder) / "state.json").is_file() and not (folder / "config.json").is_file():
         raise SettingError(
@@ -202,6 +202,11 @@ def whole_model(edited: str | os.PathLike[str]) -> str | os.PathLike[str]:
             "--delta-only"
         )
     return edited
+
+
+def _has_whole_model(folder: Path) -> bool:
+    """Whether a model was written into it, be it whole or not: what lacks a file is not taken for the edits alone."""
+    return (folder / MODEL).is_dir() and not (folder / "config.json").is_file()
 
 
 def load_edited(
@@ -224,7 +229,7 @@ def load_edited(
         StateError: The edits are of another model, or were made in another precision.
     """
     folder = Path(edited).expanduser()
-    if (folder / MODEL / "config.json").is_file():
+    if _has_whole_model(folder):
         return load_model(folder / MODEL, device=device, dtype=dtype)
     edits = state_folder(folder)
     if not (edits / "state.json").is_file() or (folder / "config.json").is_file():

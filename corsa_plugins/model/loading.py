@@ -133,7 +133,7 @@ def _load(
     what = f"model {os.fspath(model)}"
     if folder.is_dir():
         check_stored(folder, what)
-    with reading(f"{what} cannot be loaded"):
+    with reading(f"{what} cannot be loaded", folder=name):
         tokenizer = AutoTokenizer.from_pretrained(name)
         if dtype in QUANTISED:
             rest = _saved_dtype(name, settings)
@@ -217,7 +217,7 @@ def put_adapters(
         if Path(path).is_dir():
             check_stored(Path(path), what)
         with (
-            reading(f"{what} cannot be put on {called}", "; is it an adapter of this model?"),
+            reading(f"{what} cannot be put on {called}", "; is it an adapter of this model?", path),
             without_device_map(model) if offloaded else nullcontext(),
             warnings.catch_warnings(),
         ):

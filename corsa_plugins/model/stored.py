@@ -118,8 +118,26 @@ def check_stored(folder: Path, what: str) -> None:
             ) from error
 
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model", "*.tiktoken", "tekken.json")
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def _damaged_in(folder: Path) -> str | None:
+    """A file in the folder of a model or an adapter that is damaged or missing, for where a library cannot read it."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            return f"{file} cannot be read: {error or repr(error)}"
+    is_adapter = (folder / "adapter_config.json").is_file()
+    for has, wanted in ((is_adapter, _ADAPTERS), ((folder / "config.json").is_file(), _TOKENIZERS)):
+        if has and not any(file for name in wanted for file in folder.glob(name)):
+            return f"{folder / wanted[0]} is missing"
+    return None
+
+
 @contextmanager
-def reading(failure: str, hint: str = "") -> Iterator[None]:
+def reading(failure: str, hint: str = "", folder: str | os.PathLike[str] | None = None) -> Iterator[None]:
     """Whatever a library stumbles over while it reads a model's or an adapter's files becomes one error.
 
     What a damaged or hostile file makes of a reader is not known beforehand: any exception is meant. The library's own
@@ -128,6 +146,7 @@ def reading(failure: str, hint: str = "") -> Iterator[None]:
     Args:
         failure: The beginning of the message: what cannot be done, naming the files.
         hint: Its end.
+        folder: With the files, to say which is damaged or missing; a name on the Hub is none.
 
     Raises:
         LoadingError: Something cannot be read.
@@ -138,6 +157,9 @@ def reading(failure: str, hint: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         logger.debug(failure, exc_info=True)
+        damaged = _damaged_in(Path(folder)) if folder is not None and Path(folder).is_dir() else None
+        if damaged is not None:
+            raise LoadingError(f"{failure}: {damaged}; copy or download it again") from error
         said = str(error) if isinstance(error, OSError | ValueError | RuntimeError | ImportError) else repr(error)
         raise LoadingError(f"{failure}: {said or repr(error)}{hint}") from error
 

@@ -174,7 +174,6 @@ def training(inputs: Path, out: Path) -> None:
     from datasets import Dataset
     from peft import LoraConfig
 
-    from corsa_plugins.errors import SettingError
     from trl_ext import CoRSAConfig, CoRSATrainer
     from trl_ext.checkpoints import save_adapter
 
@@ -189,12 +188,7 @@ def training(inputs: Path, out: Path) -> None:
         model, args=arguments, train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer,
         peft_config=LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
     )  # fmt: skip
-    try:
-        trainer.train(resume_from_checkpoint=True)
-    except SettingError as error:
-        if "no whole checkpoint" not in str(error):
-            raise
-        trainer.train()
+    trainer.train(resume_from_checkpoint=True)
     save_adapter(trainer, out / "trained")
 
 

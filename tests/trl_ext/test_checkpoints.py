@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import pytest
 import torch
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.manifest import check_folder
 from tests.support.flips import flip
 from tests.trl_ext.conftest import MakeTrainer, flat
-from trl_ext.checkpoints import checkpoint_to_resume
+from trl_ext.checkpoints import checkpoint_to_resume, save_adapter
 
 SETTINGS: dict[str, Any] = {
     "max_steps": 4, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear", "optim": "adamw_torch",
@@ -76,12 +76,68 @@ def test_what_there_is_nothing_to_go_on_from(
     (folder / "checkpoint-4" / "rng_state.pth").rename(folder / "checkpoint-4" / "rng_state_0.pth")
     with pytest.raises(SettingError, match=r"rng_state\.pth is missing; it is of 1 processes"):
         checkpoint_to_resume(folder / "checkpoint-4", trainer.args)
-    (folder / "checkpoint-3" / "manifest.json").unlink()  # killed before it was known to be whole
+    (folder / "checkpoint-3" / "manifest.json").unlink()  # of an earlier version, or of others
     assert checkpoint_to_resume("true", trainer.args) == str(folder / "checkpoint-2")
     assert "checkpoint-4 is passed over" in caplog.text
     assert "checkpoint-3/manifest.json is missing, so it may have been cut off" in caplog.text
     assert checkpoint_to_resume(folder / "checkpoint-3", trainer.args) == str(folder / "checkpoint-3")
     assert "checkpoint-3 has no manifest" in caplog.text
-    shutil.rmtree(folder)
+    for number in (1, 2):
+        (folder / f"checkpoint-{number}" / "optimizer.pt").unlink()
+        (folder / "checkpoint-3" / "manifest.json").unlink(missing_ok=True)
     with pytest.raises(SettingError, match="there is no whole checkpoint in"):
+        checkpoint_to_resume(True, trainer.args)
+
+
+def test_where_no_checkpoint_was_ever_finished_the_training_begins(
+    make_trainer: MakeTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is stopped while its first checkpoint is written goes on by the same call as anything else."""
+    trainer = make_trainer(**SETTINGS)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    trainer._save_optimizer_and_scheduler = stop
+    with pytest.raises(KeyboardInterrupt):
         trainer.train(resume_from_checkpoint=True)
+    assert "there is no checkpoint in" in caplog.text
+    (cut,) = (tmp_path / "out").glob("checkpoint-*")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
+        (cut / name).touch()  # the last moment: all its files have their names
+    with pytest.raises(SettingError, match="checkpoint-1: the training was stopped while it was written"):
+        checkpoint_to_resume(str(cut), trainer.args)
+    begun = resumed(make_trainer, True)
+    assert "checkpoint-1 is passed over" in caplog.text
+    unbroken = make_trainer(**SETTINGS, output_dir=str(tmp_path / "unbroken"))
+    unbroken.train()
+    assert torch.equal(begun, flat(unbroken._parameters))
+    assert check_folder(cut), "it is written whole now"
+
+
+def test_a_saved_adapter_replaces_the_one_before_it_whole(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(max_steps=1)
+    save_adapter(trainer, tmp_path / "saved")
+    assert check_folder(tmp_path / "saved")
+    names = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert names >= {"adapter_config.json", "adapter_model.safetensors", "manifest.json", "README.md"}
+    (tmp_path / "saved" / "README.md").write_text("mine")
+    before = {path: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    trainer.train()
+    original = trainer.model.save_pretrained
+
+    def half(folder: str, **settings: Any) -> None:
+        original(folder, **settings)
+        raise KeyboardInterrupt
+
+    trainer.model.save_pretrained = half
+    with pytest.raises(KeyboardInterrupt):
+        save_adapter(trainer, tmp_path / "saved")
+    assert {path: path.read_bytes() for path in (tmp_path / "saved").iterdir()} == before
+    trainer.model.save_pretrained = original
+    save_adapter(trainer, tmp_path / "saved")
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == names
+    assert "mine" in (tmp_path / "saved" / "README.md").read_text()
+    after = (tmp_path / "saved" / "adapter_model.safetensors").read_bytes()
+    assert after != before[tmp_path / "saved" / "adapter_model.safetensors"]
+    assert check_folder(tmp_path / "saved")

@@ -118,7 +118,7 @@ class StatisticsWriter:
         }
 
     def finish(self) -> Path:
-        """Write ``statistics.json``, which makes the folder whole; remove layers of earlier statistics.
+        """Remove layers of earlier statistics, and write ``statistics.json``, which makes the folder whole.
 
         Returns:
             Its path.
@@ -134,11 +134,10 @@ class StatisticsWriter:
         written = {name for layer in self._layers.values() for name in layer["files"]}
         described = {MANIFEST: hashlib.sha256(text.encode()).hexdigest()}
         write_manifest(self.folder, {**checksums(self.folder, sorted(written)), **described})
-        path = atomic_write_text(self.folder / MANIFEST, text)
         for other in self.folder.glob("layer_*.safetensors"):
             if other.name not in written and _is_ours(other):
                 other.unlink()
-        return path
+        return atomic_write_text(self.folder / MANIFEST, text)
 
 
 @dataclass(frozen=True)

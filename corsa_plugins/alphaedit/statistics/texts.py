@@ -123,11 +123,19 @@ def _from_lines(path: Path) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, without their ends, numbered from 1."""
+    """Lines that are not blank, without their ends, numbered from 1.
+
+    Raises:
+        TextError: There is none, or the file is not UTF-8.
+    """
+    empty = True
     with path.open(encoding="utf-8-sig") as stream:
         try:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
+                    empty = False
                     yield number, line.rstrip("\n")
         except UnicodeDecodeError as error:
             raise TextError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if empty:
+        raise TextError(f"{path}: there is no text in it")

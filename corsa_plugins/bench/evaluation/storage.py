@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from typing import Any, TypeVar
 
 from corsa_plugins.bench.evaluation.changes import compare
 from corsa_plugins.bench.evaluation.evaluation import Evaluation
@@ -17,9 +15,12 @@ from corsa_plugins.bench.evaluation.metrics import METRICS
 from corsa_plugins.bench.evaluation.moments import pair_metrics
 from corsa_plugins.bench.evaluation.records import ProbeAnswer, Record
 from corsa_plugins.bench.evaluation.same_questions import ReportError
-from corsa_plugins.files import atomic_write_text
+from corsa_plugins.files import atomic_write_text, sha256_of_file
+from corsa_plugins.manifest import checksums
 
 __all__ = ["RECORDS", "SUMMARY", "is_evaluation", "load_evaluation", "save_evaluation"]
+
+T = TypeVar("T")
 
 RECORDS, UNTOUCHED, SUMMARY = "records.jsonl", "untouched.jsonl", "summary.json"
 
@@ -34,7 +35,8 @@ def save_evaluation(
 ) -> Path:
     """Write ``records.jsonl`` (one line per request), ``untouched.jsonl`` and ``summary.json`` into ``directory``.
 
-    Each file is written completely or not at all; the summary comes last, so a folder with a summary is whole.
+    Each file is written completely or not at all; the summary comes last, so a folder with a summary is whole. It has
+    the checksums of the others.
 
     Args:
         evaluation: What to write.
@@ -62,6 +64,7 @@ def save_evaluation(
         "requests": len(evaluation.records),
         "untouched": len(evaluation.untouched),
         "settings": evaluation.settings,
+        "sha256": checksums(folder, (RECORDS, UNTOUCHED)),
         "metrics": {
             name: {**_finite(interval), "definition": METRICS[name].meaning}
             for name, interval in evaluation.summary().items()
@@ -95,15 +98,32 @@ def load_evaluation(directory: str | os.PathLike[str]) -> Evaluation:
         ReportError: Files are missing, or are not a saved evaluation.
     """
     folder = Path(directory)
+    summary = _read(folder, SUMMARY, lambda text: dict(json.loads(text)))
+    records = _read(folder, RECORDS, lambda text: [Record.model_validate_json(line) for line in _lines(text)])
+    untouched = _read(folder, UNTOUCHED, lambda text: [ProbeAnswer.model_validate_json(line) for line in _lines(text)])
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        records = [Record.model_validate_json(line) for line in _lines(folder / RECORDS)]
-        untouched = [ProbeAnswer.model_validate_json(line) for line in _lines(folder / UNTOUCHED)]
+        for name, digest in summary.get("sha256", {}).items():  # earlier versions noted none
+            if name in (RECORDS, UNTOUCHED) and sha256_of_file(folder / name) != digest:
+                raise ReportError(
+                    f"{folder / name} is not the file that was written: restore it, or, if it was changed on purpose, "
+                    f"take its checksum out of {folder / SUMMARY}"
+                )
+        counted = {RECORDS: (len(records), summary["requests"]), UNTOUCHED: (len(untouched), summary["untouched"])}
+        for name, (found, written) in counted.items():
+            if found != written:
+                raise ReportError(f"{folder / name} has {found} lines, and {written} were written: restore it")
         return Evaluation(summary["label"], tuple(records), tuple(untouched), summary["settings"])
-    except FileNotFoundError as error:
-        raise ReportError(f"{folder} holds no complete evaluation: {Path(error.filename).name} is missing") from None
-    except (ValidationError, ValueError, KeyError, TypeError) as error:
-        raise ReportError(f"{folder} holds no evaluation this version can read: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"{folder / SUMMARY} is no summary this version can read: {error!r}") from error
+
+
+def _read(folder: Path, name: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(f"{folder} holds no complete evaluation: {name} is missing") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ReportError(f"{folder} holds no evaluation this version can read: {name}: {error}") from error
 
 
 def _finite(interval: Interval) -> dict[str, Any]:
@@ -112,5 +132,5 @@ def _finite(interval: Interval) -> dict[str, Any]:
     return {key: value if value - value == 0 else str(value) for key, value in values.items()}
 
 
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+def _lines(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line.strip()]

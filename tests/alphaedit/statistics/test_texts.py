@@ -22,8 +22,9 @@ class TestTexts:
         assert tuple(read_texts(path)) == self.WANTED
         texts = read_texts(str(path))
         assert (list(texts), list(texts)) == (list(self.WANTED),) * 2
-        path.write_text("")
-        assert list(read_texts(path)) == []
+        path.write_text(" \n")
+        with pytest.raises(TextError, match=r"text\.txt: there is no text in it"):
+            list(read_texts(path))
         path.write_bytes(b"good\n\xff\xfe\n")
         with pytest.raises(TextError, match="not UTF-8"):
             list(read_texts(path))
