@@ -94,10 +94,6 @@ class RunFolder:
         key = json.loads(json.dumps(key, default=str))  # as it is read back
         path = self.path / _RUN
         if not path.exists():
-            if any(self.path.glob("evaluations/*")):
-                raise ProtocolError(
-                    f"{path} is missing, and the folder holds a run: restore it, or begin in a new folder"
-                )
             atomic_write_text(path, json.dumps(key, indent=2) + "\n")
             return
         before = self.read(path)
