@@ -289,7 +289,7 @@ class BatchEdit:
         dtype = self.reader.settings.dtype
         if dtype is None:
             linear = self.reader.maps[self.reader.settings.layers[0]]
-            exact = not linear.quantised and linear.weight.dtype == torch.float64
+            exact = not linear.quantised and linear.parameter.dtype == torch.float64
             dtype = "float64" if exact else "float32"
         return tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
 

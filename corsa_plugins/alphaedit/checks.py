@@ -101,7 +101,7 @@ def editable_maps(architecture: Architecture, layers: Iterable[Site]) -> dict[Si
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     for linear in maps.values():
-        weight: Any = getattr(linear.module, "weight", None)
+        weight: Any = getattr(linear.module, linear.stored, None)
         if len(names.get(id(weight), [])) > 1:
             raise SettingError(
                 f"{' and '.join(names[id(weight)])} are one weight: an edit of one would be an edit of all; give "
@@ -111,11 +111,21 @@ def editable_maps(architecture: Architecture, layers: Iterable[Site]) -> dict[Si
 
 
 def check_restraint(maps: Mapping[Site, LinearMap], settings: AlphaEditSettings) -> None:
-    """Refuse what needs the weights from before the edits where there are none to read.
+    """Refuse what needs the weights from before the edits where there are none to read, and what is defined for one
+    map alone where it is of several experts.
 
     Raises:
-        SettingError: There is a restraint, and one of the maps is quantised.
+        SettingError: There is a restraint, and one of the maps is quantised; or one is of routed experts, and there is
+            a restraint, or a penalty on outputs, or no null space.
     """
+    for linear in maps.values():
+        plain = settings.penalty == "weights" and settings.null_space is not None and settings.restraint is None
+        if linear.experts > 1 and not plain:
+            raise SettingError(
+                f"{linear.name} is {linear.experts} routed experts, and what is known of their keys is a second moment "
+                "for each: a penalty on outputs (MEMIT, ROME, ENCORE) takes those of every two experts together, and "
+                "RECT, PRUNE and SPHERE are made for one weight; edit with alphaedit+ or alphaedit"
+            )
     if settings.restraint is None:
         return
     for linear in maps.values():
@@ -128,11 +138,11 @@ def check_restraint(maps: Mapping[Site, LinearMap], settings: AlphaEditSettings)
 
 
 def _editable_map(architecture: Architecture, layer: Site) -> LinearMap:
-    linear = _named_map(architecture, layer) if isinstance(layer, str) else architecture.ffn(layer).down
+    linear = _named_map(architecture, layer) if isinstance(layer, str) else architecture.edited(layer)
     if linear.quantised:
         return linear  # whatever is changed lies beside it
     bring_in(architecture.model, linear.name)
-    if linear.weight.is_meta:
+    if linear.parameter.is_meta:
         raise SettingError(f"{linear.name} is on meta, without values: load the model by a device map of accelerate's")
     return linear
 

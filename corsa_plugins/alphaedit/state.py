@@ -191,7 +191,7 @@ class EditState:
         plain: list[Factors] = [update for update, rule in updates if rule is None]
         dense = []
         for rule in dict.fromkeys(rule for _, rule in updates if rule is not None):
-            original = self.originals[layer].to(linear.weight.device)
+            original = self.originals[layer].to(linear.parameter.device)
             restrained = restrain(rule, original, [update for update, own in updates if own == rule])
             plain += restrained.factors
             dense += restrained.dense
@@ -224,7 +224,7 @@ class EditState:
             if linear.name != self.modules[layer] or original.shape[:2] != (linear.d_out, linear.d_in):
                 raise StateError(f"the edit state edits {self.modules[layer]}, and the model has {linear.name} there")
             if not is_original_of(original, linear):
-                made, now = original.dtype, linear.module.weight.dtype if not linear.quantised else "quantised"
+                made, now = original.dtype, linear.parameter.dtype if not linear.quantised else "quantised"
                 raise StateError(
                     f"the edit state was made in {made}, and {linear.name} is {now}: load the model with that dtype"
                 )

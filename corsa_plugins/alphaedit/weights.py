@@ -85,19 +85,19 @@ def write_weight(linear: LinearMap, original: Tensor, updates: Sequence[Factors]
     if linear.quantised:
         _write_beside(linear, updates, dense)
         return
-    weight = linear.weight
     if not updates and not dense:
-        weight.copy_(original)
+        linear.write(original)
         return
-    left = _joined([update.left for update in updates], linear.d_out).to(weight.device)
-    right = _joined([update.right for update in updates], linear.d_in).to(weight.device, torch.float64)
+    device = linear.parameter.device
+    left = _joined([update.left for update in updates], linear.d_out).to(device)
+    right = _joined([update.right for update in updates], linear.d_in).to(device, torch.float64)
     height = max(1, CHUNK // linear.d_in)
     for start in range(0, linear.d_out, height):
         rows = slice(start, start + height)
-        total = original[rows].to(weight.device).double() + left[rows].double() @ right.T
+        total = original[rows].to(device).double() + left[rows].double() @ right.T
         for matrix in dense:
-            total += matrix[rows].to(weight.device)
-        weight[rows] = total.to(weight.dtype)
+            total += matrix[rows].to(device)
+        linear.write(total, rows)
 
 
 def _joined(parts: Sequence[Tensor], height: int) -> Tensor:
@@ -136,7 +136,7 @@ def take(linear: LinearMap, device: str | None = None) -> Held:
 def put_back(linear: LinearMap, held: Held) -> None:
     """Have again what :func:`take` gave, bit for bit."""
     if isinstance(held, Tensor):
-        linear.weight.copy_(held)
+        linear.write(held)
     else:
         put_branch(linear.module, held)
 
@@ -152,7 +152,7 @@ def is_original_of(original: Tensor, linear: LinearMap) -> bool:
     """Whether W0 is of this shape and precision; or, if it is of a quantised weight, whether this is one too."""
     if linear.quantised or original.dim() == 3:
         return linear.quantised and original.shape == (linear.d_out, linear.d_in, 0)
-    return linear.weight.shape == original.shape and linear.weight.dtype == original.dtype
+    return original.shape == (linear.d_out, linear.d_in) and linear.parameter.dtype == original.dtype
 
 
 def mark_of(linear: LinearMap) -> str:
@@ -167,6 +167,6 @@ def mark_of(linear: LinearMap) -> str:
 def holds_finite(linear: LinearMap) -> bool:
     """Whether there is neither NaN nor infinity in the weight, or in what lies beside a quantised one."""
     if not linear.quantised:
-        return bool(linear.weight.isfinite().all())
+        return bool(linear.parameter.isfinite().all())
     beside = branch_of(linear.module)
     return beside is None or all(bool(side.isfinite().all()) for side in beside)

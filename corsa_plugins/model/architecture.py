@@ -15,6 +15,7 @@ from torch import nn
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.experts import Mixture, find_mixture
 from corsa_plugins.model.parts import ArchitectureError, FeedForward, LinearMap, NamedModule, as_linear_map
+from corsa_plugins.model.routed import RoutedExperts, routed_experts
 from corsa_plugins.model.structure import ask_model, feed_forward, find_blocks, find_feed_forward, find_norm, kind
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "LinearMap",
     "Mixture",
     "NamedModule",
+    "RoutedExperts",
     "accepts_logits_to_keep",
     "find_architecture",
 ]
@@ -97,6 +99,28 @@ class Architecture:
             SettingError: There is no such block.
         """
         return find_mixture(self.block(layer), self.hidden_size)
+
+    def edited(self, layer: int) -> LinearMap:
+        """The map whose weight an edit of block ``layer`` changes, whose inputs are its keys.
+
+        It is the FFN's down map; of a mixture of experts without an FFN that every token takes, or where ``down`` names
+        them by hand, all routed experts side by side.
+
+        Raises:
+            SettingError: There is no such block.
+            ArchitectureError: The block has neither, or experts whose keys cannot be told.
+        """
+        mixture = self.mixture(layer)
+        fused = None if mixture is None else mixture.fused
+        if self._down is not None:
+            named = fused is not None and self._down.format(layer) in (fused.name, fused.down)
+            return routed_experts(fused) if fused is not None and named else self.ffn(layer).down
+        try:
+            return self.ffn(layer).down
+        except ArchitectureError:
+            if fused is None or self._ffn is not None:
+                raise
+            return routed_experts(fused)
 
     def trained(self, layer: int) -> tuple[str, ...]:
         """Names of the modules that train where the FFN of block ``layer`` is to: it alone, or, of a mixture of experts

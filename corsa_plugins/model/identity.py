@@ -160,9 +160,10 @@ def _down_weights(architecture: Architecture) -> set[str]:
     weights = set()
     for layer in range(len(architecture.blocks)):
         try:
-            weights.add(f"{architecture.ffn(layer).down.name}.weight")
-        except ArchitectureError:  # experts, for one: nothing there that could be edited
+            edited = architecture.edited(layer)
+        except ArchitectureError:  # nothing there that could be edited
             continue
+        weights.add(f"{edited.name}.{edited.stored}")
     return weights
 
 

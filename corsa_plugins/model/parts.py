@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -62,8 +63,28 @@ class LinearMap:
 
         Of an offloaded module it is what was read; :func:`corsa_plugins.model.placement.bring_in` comes before writing.
         """
-        parameter: Any = tensor_of(self.module, "weight")
+        parameter = self.parameter
         return parameter.t() if self.transposed else parameter
+
+    @property
+    def stored(self) -> str:
+        """Name of the parameter in the module."""
+        return "weight"
+
+    @property
+    def parameter(self) -> Tensor:
+        """The weight as it is stored; see :attr:`weight`."""
+        return tensor_of(self.module, self.stored)
+
+    @property
+    def experts(self) -> int:
+        """How many maps lie side by side in this one; keys of it are zero but for those of some of them."""
+        return 1
+
+    @torch.no_grad()
+    def write(self, values: Tensor, rows: slice = slice(None)) -> None:
+        """Put ``values`` (rows, d_in) into some rows of W, in the precision it is kept in."""
+        self.weight[rows] = values.to(self.parameter)
 
 
 @dataclass(frozen=True)

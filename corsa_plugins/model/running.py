@@ -149,13 +149,13 @@ def target_logits(model: Any, rows: Sequence[JoinedIds]) -> list[Tensor]:
 
 @torch.no_grad()
 def adds_output_as_it_is(architecture: Architecture, layer: int) -> bool:
-    """Whether what the FFN's down map puts out reaches the block's output unchanged, as a term of a sum.
+    """Whether what the map that edits change puts out reaches the block's output unchanged, as a term of a sum.
 
     Some families put a norm behind it, or scale it. It is tried: something is added there, and looked for in what the
     block puts out.
     """
     model: Any = architecture.model
-    down, block = architecture.ffn(layer).down.module, architecture.block(layer).module
+    down, block = architecture.edited(layer).module, architecture.block(layer).module
     device = input_device(model)
     embedding: Any = architecture.embedding.module
     ids = torch.arange(1, 4, device=device)[None] % embedding.weight.shape[0]

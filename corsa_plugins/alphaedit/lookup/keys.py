@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from corsa_plugins.alphaedit.lookup.rows import Row, prompt_rows
 from corsa_plugins.alphaedit.lookup.subjects import FactToken
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
-from corsa_plugins.model.architecture import Architecture, find_architecture
+from corsa_plugins.model.architecture import Architecture, LinearMap, RoutedExperts, find_architecture
 from corsa_plugins.model.batching import batches_by_length, pad
 from corsa_plugins.model.borrowing import frozen, hooked
 from corsa_plugins.model.running import hidden_states, logits_at, stopped_after
@@ -38,7 +39,8 @@ def request_keys(
     chat_template: bool = False,
     architecture: Architecture | None = None,
 ) -> dict[int, Tensor]:
-    """K1 of each layer: the input of its FFN's down map where each request looks its fact up.
+    """K1 of each layer: the input of its FFN's down map where each request looks its fact up; of routed experts side by
+    side the keys of all of them, weighted by the gates, which are zero but for the experts that the token takes.
 
     A key is the mean over the kinds of context, the bare prompt and the generated ones, of the mean within the kind
     (Meng et al., MEMIT): the bare prompt weighs a half, the others share a half.
@@ -61,17 +63,17 @@ def request_keys(
     Raises:
         RequestError: No requests, or, listed together, those without a subject or too long for the model.
         SettingError: No such layer, no layers, or contexts that are not templates.
-        ArchitectureError: A block has no FFN that can be told.
+        ArchitectureError: A block has no FFN that can be told, or routed experts put out another thing than their keys
+            say.
     """
     parts = architecture or find_architecture(model)
     check_contexts(contexts)
     if not layers:
         raise SettingError("layers is empty: name at least one block")
-    maps = {layer: parts.ffn(layer).down for layer in layers}
+    maps = {layer: parts.edited(layer) for layer in layers}
     groups = prompt_rows(model, tokenizer, requests, contexts, fact_token, chat_template)
     rows = [row for group in groups for row in group]
-    modules = {layer: linear.module for layer, linear in maps.items()}
-    captured = _at_positions(parts, rows, modules, batch_size, inputs=True)
+    captured = _at_positions(parts, rows, maps, batch_size)
     weights = context_weights(contexts)
     return {
         layer: torch.einsum("ncd,c->dn", keys.view(len(requests), len(contexts), -1), weights.to(keys))
@@ -103,32 +105,29 @@ def request_outputs(
     module = parts.block(layer).module if site is None else site
     groups = prompt_rows(model, tokenizer, requests, [BARE], fact_token, chat_template)
     rows = [row for group in groups for row in group]
-    return _at_positions(parts, rows, {layer: module}, batch_size, inputs=False)[layer].t().contiguous()
+    return _at_positions(parts, rows, {layer: module}, batch_size)[layer].t().contiguous()
 
 
 def _at_positions(
-    parts: Architecture, rows: Sequence[Row], modules: dict[int, nn.Module], batch_size: int, *, inputs: bool
+    parts: Architecture, rows: Sequence[Row], watched: Mapping[int, LinearMap | nn.Module], batch_size: int
 ) -> dict[int, Tensor]:
-    """(rows, width) for each module: its input, or its output, at the position of each row."""
+    """(rows, width) at the position of each row: of a linear map its input, of a module its output."""
     batches = list(batches_by_length([len(row.ids) for row in rows], batch_size))
-    captured: dict[int, list[Tensor]] = {layer: [] for layer in modules}
-    with frozen(parts.model), stopped_after(parts, max(modules)):
+    captured: dict[int, list[Tensor]] = {layer: [] for layer in watched}
+    with frozen(parts.model), stopped_after(parts, max(watched)):
         for indices in batches:
             batch = [rows[index] for index in indices]
             ids, mask = pad([row.ids for row in batch])
             number = torch.arange(len(batch))
             positions = torch.tensor([row.position for row in batch])
 
-            def keep(layer: int, values: Any, shape: torch.Size = ids.shape, at: Tensor = positions) -> None:
-                values = hidden_states(values)
-                # Some FFNs work on (rows * length, width); of several streams the first is the one that FFNs add to.
-                values = values.reshape(-1, *shape, values.shape[-1])[0]
-                chosen = values[torch.arange(len(at), device=values.device), at.to(values.device)]
-                captured[layer].append(chosen.to(torch.promote_types(chosen.dtype, torch.float32)))
+            def keep(layer: int, values: Tensor) -> None:
+                captured[layer].append(values.to(torch.promote_types(values.dtype, torch.float32)))
 
             with ExitStack() as stack:
-                for layer, module in modules.items():
-                    stack.enter_context(_watched(module, layer, keep, inputs))
+                for layer, what in watched.items():
+                    first = not captured[layer]
+                    stack.enter_context(_watched(what, partial(keep, layer), (*ids.shape,), positions, first))
                 logits_at(parts, ids, mask, number[:1], positions[:1])
     order = torch.tensor([index for indices in batches for index in indices])
     back = torch.empty_like(order)
@@ -136,7 +135,27 @@ def _at_positions(
     return {layer: torch.cat(values)[back.to(values[0].device)] for layer, values in captured.items()}
 
 
-def _watched(module: nn.Module, layer: int, keep: Any, inputs: bool) -> AbstractContextManager[None]:
-    if inputs:
-        return hooked(module, lambda _, args: keep(layer, args[0]), before=True)
-    return hooked(module, lambda _, args, output: keep(layer, output))
+def _watched(
+    what: LinearMap | nn.Module, keep: Callable[[Tensor], None], shape: tuple[int, int], at: Tensor, first: bool
+) -> AbstractContextManager[None]:
+    """Within the block ``keep`` is given what there is at positions ``at`` of rows of this shape, a row each."""
+
+    def chosen(values: Any) -> Tensor:
+        values = hidden_states(values)
+        # Some FFNs work on (rows * length, width); of several streams the first is the one that FFNs add to.
+        values = values.reshape(-1, *shape, values.shape[-1])[0]
+        result: Tensor = values[torch.arange(len(at), device=values.device), at.to(values.device)]
+        return result
+
+    if isinstance(what, RoutedExperts):
+        experts = what
+
+        def read(_: nn.Module, args: Any, kwargs: Any) -> None:
+            if first:
+                experts.check(args, kwargs)
+            keep(experts.keys(args, kwargs, torch.arange(len(at)) * shape[1] + at).dense())
+
+        return hooked(experts.module, read, before=True, with_kwargs=True)
+    if isinstance(what, LinearMap):
+        return hooked(what.module, lambda _, args: keep(chosen(args[0])), before=True)
+    return hooked(what, lambda _, args, output: keep(chosen(output)))

@@ -47,14 +47,16 @@ class MemoryVectors:
 
 @dataclass(frozen=True)
 class FileVectors:
-    """Eigenvectors in a safetensors file, one per row of the tensor ``key``; what is asked for is read, no more."""
+    """Eigenvectors in a safetensors file, one per row of the tensor ``key`` from row ``first`` on; what is asked for is
+    read, no more."""
 
     path: Path
     key: str
+    first: int = 0
 
     def rows(self, start: int, stop: int) -> Tensor:
         with safe_open(self.path, framework="pt") as file:
-            return file.get_slice(self.key)[start:stop]
+            return file.get_slice(self.key)[self.first + start : self.first + stop]
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,20 @@ class Eigenbasis:
         for start in range(0, stop, BLOCK):
             numbers = slice(start, min(start + BLOCK, stop))
             yield numbers, self.vectors.rows(numbers.start, numbers.stop)
+
+    def coordinates(self, keys: Tensor, n: int) -> Tensor:
+        """The first n rows of U^T K, (n, N), of keys (d, N) in float64; on their device."""
+        result = keys.new_empty(n, keys.shape[1])
+        for numbers, rows in self.blocks(n):
+            result[numbers] = rows.to(keys) @ keys
+        return result
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """U[:, :m] C, (d, N), of coefficients C (m, N) in float64; on their device."""
+        result = coefficients.new_zeros(len(self.values), coefficients.shape[1])
+        for numbers, rows in self.blocks(len(coefficients)):
+            result += rows.to(coefficients).mT @ coefficients[numbers]
+        return result
 
 
 def check_moment(moment: Tensor, what: str = "the second moment") -> None:

@@ -192,12 +192,7 @@ class NullSpace:
         """
         if keys.dim() != 2 or keys.shape[0] != self.d:
             raise SettingError(f"keys are {' x '.join(map(str, keys.shape))}: the null space is for {self.d} x N")
-        n = self._within(n)
-        exact = keys.detach().to(torch.float64)
-        result = exact.new_empty(n, keys.shape[1])
-        for numbers, rows in self.basis.blocks(n):
-            result[numbers] = rows.to(exact) @ exact
-        return result
+        return self.basis.coordinates(keys.detach().to(torch.float64), self._within(n))
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """U[:, :m] C: vectors of the key space from their first m coordinates; the inverse of :meth:`coordinates`.
@@ -213,12 +208,8 @@ class NullSpace:
         """
         if coefficients.dim() != 2:
             raise SettingError(f"coefficients have {coefficients.dim()} dimensions: give a matrix, (m, N)")
-        m = self._within(coefficients.shape[0])
-        exact = coefficients.detach().to(torch.float64)
-        result = exact.new_zeros(self.d, coefficients.shape[1])
-        for numbers, rows in self.basis.blocks(m):
-            result += rows.to(exact).mT @ exact[numbers]
-        return result
+        self._within(coefficients.shape[0])
+        return self.basis.combine(coefficients.detach().to(torch.float64))
 
     def _within(self, n: int | None) -> int:
         if n is None:

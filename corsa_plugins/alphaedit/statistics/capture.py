@@ -14,6 +14,7 @@ from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.batching import input_device, pad
 from corsa_plugins.model.borrowing import hooked
 from corsa_plugins.model.limits import vocabulary_size
+from corsa_plugins.model.routed import RoutedExperts, RoutedKeys
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,13 +41,14 @@ class KeyCapture:
     def __init__(self, model: PreTrainedModel, maps: Mapping[int, LinearMap]) -> None:
         self.model: Any = model
         self.maps = dict(maps)
-        self._captured: dict[int, Tensor] = {}
+        self._captured: dict[int, Tensor | RoutedKeys] = {}
+        self._checked: set[int] = set()
         self._hooks = contextlib.ExitStack()
         self._vocabulary, self._device = vocabulary_size(model), input_device(model)
 
     def __enter__(self) -> KeyCapture:
         for layer, linear in self.maps.items():
-            self._hooks.enter_context(hooked(linear.module, self._note(layer), before=True))
+            self._hooks.enter_context(hooked(linear.module, self._note(layer), before=True, with_kwargs=True))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -54,22 +56,31 @@ class KeyCapture:
         self._captured.clear()
 
     def _note(self, layer: int) -> Any:
-        def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-            self._captured[layer] = args[0].detach()
+        linear = self.maps[layer]
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if isinstance(linear, RoutedExperts):
+                if layer not in self._checked:
+                    linear.check(args, kwargs)
+                    self._checked.add(layer)
+                self._captured[layer] = linear.keys(args, kwargs)
+            else:
+                self._captured[layer] = args[0].detach()
             if len(self._captured) == len(self.maps):
                 raise _Enough
 
         return note
 
-    def keys(self, rows: Sequence[Sequence[int]]) -> dict[int, Tensor]:
+    def keys(self, rows: Sequence[Sequence[int]]) -> dict[int, Tensor | RoutedKeys]:
         """The keys of every token of ``rows``, row by row.
 
         Returns:
-            For each layer (tokens, d), in the precision and on the device of the model.
+            For each layer (tokens, d), in the precision and on the device of the model; of routed experts by expert.
 
         Raises:
             BrokenKeysError: Some are NaN or infinite.
             SettingError: A token is not in the model's vocabulary.
+            ArchitectureError: Routed experts put out another thing than their keys say.
         """
         ids, mask = pad(rows)
         if int(ids.max()) >= self._vocabulary:
@@ -88,16 +99,21 @@ class KeyCapture:
         self._captured.clear()
         return keys
 
-    def _flat(self, layer: int, mask: Tensor | None, positions: int) -> Tensor:
-        keys = self._captured[layer].reshape(-1, self.maps[layer].d_in)
+    def _flat(self, layer: int, mask: Tensor | None, positions: int) -> Tensor | RoutedKeys:
+        keys = self._captured[layer]
+        if isinstance(keys, Tensor):
+            keys = keys.reshape(-1, self.maps[layer].d_in)
         if len(keys) != positions:
             raise SettingError(f"layer {layer} has {len(keys)} keys for {positions} tokens: this FFN leaves some out")
         if mask is not None:
-            keys = keys[mask.reshape(-1).bool().to(keys.device)]
-        if not keys.isfinite().all():
+            read = mask.reshape(-1).bool()
+            keys = keys[read.to(keys.device)] if isinstance(keys, Tensor) else keys.chosen(read.nonzero()[:, 0])
+        finite = keys.isfinite().all(1) if isinstance(keys, Tensor) else keys.finite()
+        if not finite.all():
+            kept = keys.dtype if isinstance(keys, Tensor) else self.maps[layer].parameter.dtype
             raise BrokenKeysError(
-                f"layer {layer}: keys are NaN or infinite at {int((~keys.isfinite()).any(1).sum())} of {len(keys)} "
-                f"tokens ({self.maps[layer].name}, {str(keys.dtype).removeprefix('torch.')}): "
+                f"layer {layer}: keys are NaN or infinite at {int((~finite).sum())} of {len(keys)} "
+                f"tokens ({self.maps[layer].name}, {str(kept).removeprefix('torch.')}): "
                 "look for NaN in the model's weights, or load it in bfloat16 or float32"
             )
         return keys

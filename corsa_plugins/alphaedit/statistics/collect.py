@@ -58,11 +58,12 @@ def collect_statistics(
     """Second moments E[k k^T] of the keys of some layers, over text, and a uniform sample of the keys.
 
     A key is the input of an FFN's down map at one token. All layers are collected in one pass, which ends at the
-    highest of them; the model's head is never run. Every token counts, BOS among them: edits must spare it too.
+    highest of them; the model's head is never run. Every token counts, BOS among them: edits must spare it too. Of
+    routed experts a key is weighted by its gate, and there is a second moment for each expert, over all tokens.
 
     Precision: on a CPU products are float64; on a GPU, and of half-precision keys, they are float32 (never TF32) over
     at most 4096 tokens each. All are added up in float64. Memory, beside the model's, on its device: a float64 d x d
-    matrix for each layer (1.6 GiB at a width of 14336), and one product while it is added.
+    matrix for each layer, or each expert of one (1.6 GiB at a width of 14336), and one product while it is added.
 
     >>> collect_statistics(model, tokenizer, "text.jsonl", (4, 5, 6, 7, 8), n_tokens=10**6, out="s")  # doctest: +SKIP
 
@@ -116,7 +117,8 @@ def collect_statistics(
     identity = Identity.of(model, tokenizer, architecture, maps, settings)
     folder = folder if processes.is_first else None
     checkpoint = None if folder is None else Checkpoint(folder, identity, checkpoint_seconds)
-    sums = KeySums({layer: linear.d_in for layer, linear in maps.items()}, plan.sample_size, plan.seed)
+    experts = {layer: linear.experts for layer, linear in maps.items()}
+    sums = KeySums({layer: linear.d_in for layer, linear in maps.items()}, plan.sample_size, plan.seed, experts)
     rows = TokenRows(texts, tokenizer, plan.length, plan.pack)
     if len(rows.prefix) >= plan.length:
         raise SettingError(f"length is {plan.length}: {len(rows.prefix)} tokens of a row are what the tokenizer adds")
@@ -134,7 +136,7 @@ def collect_statistics(
     sums.gather(processes)
     if checkpoint is not None:
         checkpoint.keep(sums, now=True)  # eigenvectors may take longer than the text did
-    check_count(sums.count, plan, maps)
+    check_count(sums.count, plan, maps, {layer: sums.taken(layer) for layer in maps})
     about = {
         **plan.as_dict(), "n_tokens": sums.count, "n_texts": sums.position.n_texts, "text": sums.position.digest,
         "dtype": identity.settings["dtype"], "model": identity.fingerprint.name,
@@ -201,8 +203,11 @@ def _finish(
     writer = None if folder is None else StatisticsWriter(folder, fingerprint, about)
     by_layer: dict[int, LayerStatistics] = {}
     for layer, linear in maps.items():
-        statistics = MomentStatistics(sums.moment(layer), sums.count, sums.sample(layer), f"layer {layer}")
-        logger.info("layer %d (%s): eigenvectors of a matrix %d wide", layer, linear.name, linear.d_in)
+        statistics = MomentStatistics(
+            sums.moment(layer), sums.count, sums.sample(layer), f"layer {layer}", sums.taken(layer)
+        )
+        width = linear.d_in // linear.experts
+        logger.info("layer %d (%s): eigenvectors of %d matrices %d wide", layer, linear.name, linear.experts, width)
         if writer is None:
             by_layer[layer] = statistics
         else:

@@ -147,7 +147,7 @@ def read_projectors(path: File, layers: Sequence[int], model: PreTrainedModel | 
     architecture = None if model is None else find_architecture(model)
     spaces = {}
     for layer, projector in zip(layers, stack, strict=True):
-        width = len(projector) if architecture is None else architecture.ffn(layer).down.d_in
+        width = len(projector) if architecture is None else architecture.edited(layer).d_in
         if width != len(projector):
             raise StatisticsError(
                 f"{path}: the projector of layer {layer} is {len(projector)} wide, and its keys are {width}: it is of "

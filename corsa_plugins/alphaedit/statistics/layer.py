@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, check_moment, decompose
+from corsa_plugins.alphaedit.solver.side_by_side import SideBySide
 from corsa_plugins.errors import CorsaError
 
 __all__ = ["LayerStatistics", "MomentStatistics", "StatisticsError"]
@@ -23,7 +24,12 @@ class LayerStatistics(Protocol):
 
     @property
     def width(self) -> int:
-        """d, the number of features of a key."""
+        """d, the number of features of a key, of all experts together where it has several."""
+        ...
+
+    @property
+    def taken(self) -> tuple[int, ...]:
+        """How many of the tokens took each routed expert; empty where the keys are those of one map."""
         ...
 
     @property
@@ -32,7 +38,7 @@ class LayerStatistics(Protocol):
         ...
 
     def moment(self) -> Tensor:
-        """E[k k^T], (d, d): the mean over all keys."""
+        """E[k k^T], (d, d): the mean over all keys; of E experts (E, d / E, d / E), the blocks on its diagonal."""
         ...
 
     def sample(self) -> Tensor | None:
@@ -49,10 +55,12 @@ class MomentStatistics:
     """Statistics of one layer from a moment in memory; the eigenvectors are computed when they are first asked for.
 
     Attributes:
-        matrix: E[k k^T], (d, d).
+        matrix: E[k k^T], (d, d); of E experts (E, d / E, d / E), see
+            :mod:`~corsa_plugins.alphaedit.solver.side_by_side`.
         count: Number of keys it is the mean of.
         keys: A sample of them, (d, S), or ``None``.
         name: Of the layer, for messages.
+        taken: How many of the tokens took each expert.
 
     Raises:
         MomentError: The matrix is no second moment.
@@ -63,9 +71,11 @@ class MomentStatistics:
     count: int
     keys: Tensor | None = None
     name: str = "the layer"
+    taken: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_moment(self.matrix, f"the second moment of {self.name}")
+        for what, moment in self._moments():
+            check_moment(moment, what)
         if self.keys is not None and (self.keys.dim() != 2 or len(self.keys) != self.width):
             raise StatisticsError(
                 f"{self.name}: the sample of keys is {' x '.join(map(str, self.keys.shape))}, "
@@ -74,7 +84,7 @@ class MomentStatistics:
 
     @property
     def width(self) -> int:
-        return len(self.matrix)
+        return len(self.matrix) * (self.matrix.shape[-1] if self.matrix.dim() == 3 else 1)
 
     def moment(self) -> Tensor:
         return self.matrix
@@ -87,4 +97,11 @@ class MomentStatistics:
 
     @cached_property
     def _basis(self) -> Eigenbasis:
-        return decompose(self.matrix, f"the second moment of {self.name}")
+        bases = [decompose(moment, what) for what, moment in self._moments()]
+        return SideBySide.of(bases) if self.matrix.dim() == 3 else bases[0]
+
+    def _moments(self) -> list[tuple[str, Tensor]]:
+        """Of each expert, or the one that there is, with what it is called."""
+        if self.matrix.dim() != 3:
+            return [(f"the second moment of {self.name}", self.matrix)]
+        return [(f"the second moment of {self.name}, expert {i}", moment) for i, moment in enumerate(self.matrix)]

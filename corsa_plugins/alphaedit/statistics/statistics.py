@@ -77,12 +77,17 @@ class KeyStatistics:
         return self.layer(layer).count
 
     def moment(self, layer: int) -> Tensor:
-        """E[k k^T], (d, d), float64 up to a width of 4096 and float32 beyond, as stored."""
+        """E[k k^T], (d, d), float64 up to a width of 4096 and float32 beyond, as stored; of routed experts
+        (E, d / E, d / E), one for each."""
         return self.layer(layer).moment()
 
     def sample(self, layer: int) -> Tensor | None:
         """Some of the keys, (d, S) float32, drawn uniformly from all tokens; ``None`` where none were kept."""
         return self.layer(layer).sample()
+
+    def taken(self, layer: int) -> tuple[int, ...]:
+        """How many of the tokens took each routed expert; empty where the keys are those of one map."""
+        return self.layer(layer).taken
 
     def eigenvalues(self, layer: int) -> Tensor:
         """Of the second moment: (d,) float64, ascending, none below zero."""
@@ -121,13 +126,19 @@ class KeyStatistics:
                 )
         for layer in self.layers:
             try:
-                width = architecture.ffn(layer).down.d_in
+                edited = architecture.edited(layer)
             except (SettingError, ArchitectureError) as error:
                 raise StatisticsError(f"{self.source} are of a layer {layer}, and this model: {error}") from error
-            if width != self.width(layer):
+            if edited.d_in != self.width(layer):
                 raise StatisticsError(
-                    f"{self.source}: the keys of layer {layer} are {self.width(layer)} wide, and {width} in this "
+                    f"{self.source}: the keys of layer {layer} are {self.width(layer)} wide, and {edited.d_in} in this "
                     "model: these are statistics of another one"
+                )
+            experts = len(self.layer(layer).taken) or 1
+            if experts != edited.experts:
+                raise StatisticsError(
+                    f"{self.source}: the keys of layer {layer} are those of {experts} maps, and of {edited.experts} in "
+                    f"this model ({edited.name}): collect statistics of these"
                 )
 
     def save(self, directory: str | os.PathLike[str]) -> Path:

@@ -3,6 +3,8 @@
 ``statistics.json`` says what there is and binds it together; for each layer, ``layer_4.safetensors`` has the ``moment``
 (d, d) and, if there is one, the ``sample`` (d, S), and ``layer_4.eigen.safetensors`` the ``eigenvalues`` (d,) and the
 ``eigenvectors`` (d, d), one per *row* in the order of the eigenvalues, so that some of them are one piece of the file.
+Of E routed experts the moment is (E, w, w) with w = d / E, and there are E w eigenvalues and rows of w, expert after
+expert.
 
 A manifest (:mod:`corsa_plugins.manifest`) has the checksums of all; each large file is compared with its own when it is
 first read. Statistics that were written before there were manifests are read with a warning.
@@ -25,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, FileVectors, check_moment
+from corsa_plugins.alphaedit.solver.side_by_side import SideBySide
 from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, StatisticsError
 from corsa_plugins.files import atomic_write_tensors, atomic_write_text
 from corsa_plugins.manifest import MANIFEST as CHECKSUMS
@@ -93,15 +96,15 @@ class StatisticsWriter:
             OSError: A file cannot be written.
             MomentError: The moment is no second moment.
         """
-        exact = torch.float64 if statistics.width <= _FLOAT64_WIDTH else torch.float32
-        sample = statistics.sample()
-        tensors = {"moment": statistics.moment().to(exact)}
+        sample, moment, basis = statistics.sample(), statistics.moment(), statistics.basis()
+        exact = torch.float64 if moment.shape[-1] <= _FLOAT64_WIDTH else torch.float32
+        tensors = {"moment": moment.to(exact)}
         if sample is not None:
             tensors["sample"] = sample.to(torch.float32)
-        basis = statistics.basis()
+        bases = basis.parts if isinstance(basis, SideBySide) else (basis,)
         eigen = {
-            "eigenvalues": basis.values.to(torch.float64),
-            "eigenvectors": torch.cat([rows for _, rows in basis.blocks(statistics.width)]),
+            "eigenvalues": torch.cat([each.values.to(torch.float64) for each in bases]),
+            "eigenvectors": torch.cat([rows for each in bases for _, rows in each.blocks(len(each.values))]),
         }
         # From here on the folder is not whole, and says so, until the last file is there.
         for name in (MANIFEST, CHECKSUMS):
@@ -114,6 +117,7 @@ class StatisticsWriter:
             "width": statistics.width,
             "count": statistics.count,
             "sample": 0 if sample is None else sample.shape[1],
+            **({"taken": list(statistics.taken)} if statistics.taken else {}),
             "files": files,
         }
 
@@ -150,6 +154,7 @@ class FileStatistics:
     count: int
     n_sampled: int
     checksums: Checksums | None = None
+    taken: tuple[int, ...] = ()
 
     @property
     def _moment_file(self) -> Path:
@@ -172,17 +177,24 @@ class FileStatistics:
 
     def moment(self) -> Tensor:
         moment = self._read(self._moment_file, "moment")
-        check_moment(moment, f"{self._moment_file}: the second moment")
+        for each in moment if moment.dim() == 3 else (moment,):
+            check_moment(each, f"{self._moment_file}: the second moment")
         return moment
 
     def sample(self) -> Tensor | None:
         return self._read(self._moment_file, "sample") if self.n_sampled else None
 
     def basis(self) -> Eigenbasis:
-        values = self._read(self._eigen_file, "eigenvalues")
-        if not values.isfinite().all() or (values.diff() < 0).any() or float(values[0]) < 0:
+        count = len(self.taken) or 1
+        by_part = self._read(self._eigen_file, "eigenvalues").reshape(count, -1)
+        if not by_part.isfinite().all() or (by_part.diff() < 0).any() or float(by_part.min()) < 0:
             raise StatisticsError(f"{self._eigen_file}: the eigenvalues are damaged; collect the statistics again")
-        return Eigenbasis(values, FileVectors(self._eigen_file, "eigenvectors"))
+        width = by_part.shape[1]
+        bases = [
+            Eigenbasis(values, FileVectors(self._eigen_file, "eigenvectors", first=number * width))
+            for number, values in enumerate(by_part)
+        ]
+        return SideBySide.of(bases) if self.taken else bases[0]
 
 
 class StoredStatistics(NamedTuple):
@@ -217,7 +229,10 @@ def read_statistics(directory: str | os.PathLike[str]) -> StoredStatistics:
         layers: dict[int, LayerStatistics] = {}
         for name, described in content["layers"].items():
             width, count, sampled = (int(described[number]) for number in ("width", "count", "sample"))
-            layer = FileStatistics(folder, int(name), width, count, sampled, kept)
+            taken = tuple(int(number) for number in described.get("taken", ()))
+            if taken and width % len(taken):
+                raise ValueError(f"layer {name}: keys {width} wide of {len(taken)} experts")
+            layer = FileStatistics(folder, int(name), width, count, sampled, kept, taken)
             for file, size in described["files"].items():
                 _check_file(folder / file, int(size), content["id"], layer)
             layers[layer.number] = layer
@@ -274,11 +289,13 @@ def _check_file(path: Path, size: int, identity: str, layer: FileStatistics) -> 
         raise StatisticsError(f"{path} is damaged: {error}") from error
     if metadata.get("statistics") != identity or metadata.get("layer") != str(layer.number):
         raise StatisticsError(f"{path} is of other statistics than {MANIFEST}: do not mix the files of two folders")
-    d = layer.width
-    wanted = (
-        {"eigenvalues": (d,), "eigenvectors": (d, d)}
+    d, count = layer.width, len(layer.taken)
+    own = d // (count or 1)
+    moment = (count, own, own) if count else (d, d)
+    wanted: dict[str, tuple[int, ...]] = (
+        {"eigenvalues": (d,), "eigenvectors": (d, own)}
         if path.name.endswith(".eigen.safetensors")
-        else {"moment": (d, d), **({"sample": (d, layer.n_sampled)} if layer.n_sampled else {})}
+        else {"moment": moment, **({"sample": (d, layer.n_sampled)} if layer.n_sampled else {})}
     )
     if shapes != wanted:
         raise StatisticsError(f"{path} holds {shapes}, and {MANIFEST} says {wanted}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from corsa_plugins.alphaedit.statistics.packing import Position
 from corsa_plugins.alphaedit.statistics.reservoir import Reservoir
 from corsa_plugins.model.processes import Processes
+from corsa_plugins.model.routed import RoutedKeys
 
 __all__ = ["KeySums"]
 
@@ -24,10 +25,14 @@ BLOCK = 512
 class KeySums:
     """Sums of k k^T, and a sample of the keys, over the tokens so far.
 
+    Of routed experts side by side there is a sum for each expert, of the keys weighted by the gates, and no products of
+    one expert's with another's.
+
     Args:
-        widths: d of each layer.
+        widths: d of each layer, of all experts together where it has several.
         sample_size: Keys to keep of each layer.
         seed: Of the sample.
+        experts: How many each layer has, where that is more than one.
 
     Attributes:
         count: Number of tokens.
@@ -35,27 +40,36 @@ class KeySums:
         whole: Whether all layers are at the same token; not while some are being added to.
     """
 
-    def __init__(self, widths: Mapping[int, int], sample_size: int, seed: int) -> None:
+    def __init__(
+        self, widths: Mapping[int, int], sample_size: int, seed: int, experts: Mapping[int, int] | None = None
+    ) -> None:
         self.count = 0
         self.position = Position()
         self.whole = True
         self._reservoir = Reservoir(sample_size, seed)
         self._sums: dict[int, Tensor] = {}
         self._widths = dict(widths)
+        self._experts = {layer: count for layer, count in (experts or {}).items() if count > 1}
+        self._taken = {layer: torch.zeros(count, dtype=torch.float64) for layer, count in self._experts.items()}
         self._samples = {layer: torch.zeros(sample_size, width) for layer, width in widths.items()}
 
-    def add(self, keys: Mapping[int, Tensor], position: Position) -> None:
+    def add(self, keys: Mapping[int, Tensor | RoutedKeys], position: Position) -> None:
         """Add the keys (n, d) of the same ``n`` tokens in every layer, which end at ``position``."""
         n = len(next(iter(keys.values())))
         self.whole = False
         chosen = self._reservoir.take(n)
         slots, sampled = list(chosen), torch.tensor(list(chosen.values()), dtype=torch.long)
         for layer, batch in keys.items():
-            if batch.device.type == "mps":  # it has no float64
-                batch = batch.cpu()
-            self._add_products(layer, batch)
-            if slots:
-                self._samples[layer][slots] = batch[sampled.to(batch.device)].to("cpu", torch.float32)
+            if isinstance(batch, RoutedKeys):
+                for expert, tokens, own in batch.parts:
+                    self._taken[layer][expert] += len(tokens)
+                    self._add_products(layer, own, expert)
+                kept = batch.chosen(sampled).dense() if slots else None
+            else:
+                self._add_products(layer, batch)
+                kept = batch[sampled.to(batch.device)] if slots else None
+            if kept is not None:
+                self._samples[layer][slots] = kept.to("cpu", torch.float32)
         self.count += n
         self.position = position
         self.whole = True
@@ -70,26 +84,39 @@ class KeySums:
 
     def gather(self, processes: Processes) -> None:
         """Have the sums over what all processes have added; every other one passed it over."""
-        for layer, width in self._widths.items():
+        for layer in self._widths:
             if layer not in self._sums:  # there were fewer batches than processes
-                self._sums[layer] = torch.zeros(width, width, dtype=torch.float64)
+                self._sums[layer] = self._zeros(layer)
             self._sums[layer] = processes.sum(self._sums[layer])
+            if layer in self._taken:
+                self._taken[layer] = processes.sum(self._taken[layer])
             if self._samples[layer].numel():
                 self._samples[layer] = processes.sum(self._samples[layer])
 
-    def _add_products(self, layer: int, keys: Tensor) -> None:
+    def _zeros(self, layer: int, device: torch.device | None = None) -> Tensor:
+        count = self._experts.get(layer)
+        width = self._widths[layer] // (count or 1)
+        return torch.zeros(*([count] if count else []), width, width, dtype=torch.float64, device=device)
+
+    def _add_products(self, layer: int, keys: Tensor, expert: int | None = None) -> None:
+        if keys.device.type == "mps":  # it has no float64
+            keys = keys.cpu()
         if layer not in self._sums:
-            width = self._widths[layer]
-            self._sums[layer] = torch.zeros(width, width, dtype=torch.float64, device=keys.device)
+            self._sums[layer] = self._zeros(layer, keys.device)
         total = self._sums[layer] = self._sums[layer].to(keys.device)
         with _full_precision():
             for chunk in keys.split(CHUNK):
-                _add_product(total, chunk)
+                _add_product(total if expert is None else total[expert], chunk)
 
     def moment(self, layer: int) -> Tensor:
-        """E[k k^T], (d, d) float64, symmetric to the last bit; the sum is let go of."""
+        """E[k k^T], (d, d) float64, symmetric to the last bit; of experts (E, width, width), each over all tokens, of
+        which those that do not take it count as keys of zero. The sum is let go of."""
         upper = self._sums.pop(layer).div_(self.count).triu_()
         return upper + upper.triu(1).mT
+
+    def taken(self, layer: int) -> tuple[int, ...]:
+        """How many of the tokens take each expert; of a layer without several, none."""
+        return tuple(int(count) for count in self._taken.get(layer, ()))
 
     def sample(self, layer: int) -> Tensor | None:
         """The kept keys, (d, S)."""
@@ -99,12 +126,15 @@ class KeySums:
     def tensors(self) -> dict[str, Tensor]:
         """What a file needs."""
         sums = {f"sum.{layer}": total for layer, total in self._sums.items()}
-        return {**sums, **{f"sample.{layer}": kept for layer, kept in self._samples.items() if kept.numel()}}
+        taken = {f"taken.{layer}": counts for layer, counts in self._taken.items()}
+        return {**sums, **taken, **{f"sample.{layer}": kept for layer, kept in self._samples.items() if kept.numel()}}
 
     def restore(self, tensors: Mapping[str, Tensor], count: int, position: Position) -> None:
         """The inverse of :meth:`tensors`."""
         for layer in self._widths:
             self._sums[layer] = tensors[f"sum.{layer}"]
+            if layer in self._taken:
+                self._taken[layer] = tensors[f"taken.{layer}"]
             if self._samples[layer].numel():
                 self._samples[layer] = tensors[f"sample.{layer}"]
         self._reservoir.take(count)
