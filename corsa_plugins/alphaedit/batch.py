@@ -170,7 +170,8 @@ class BatchEdit:
         """Of the requests at every edited layer, at the present weights."""
         names = [request.name(index) for index, request in enumerate(self.requests)]
         keys = self.reader.keys(self.requests, self.state.contexts)
-        return request_conflicts(names, keys, self._null_space, self.preserved.sample, self.state)
+        experts = {layer: self.reader.maps[layer].experts for layer in keys}
+        return request_conflicts(names, keys, self._null_space, self.preserved.sample, self.state, experts)
 
     def edit_layers(self, values: Values | None) -> tuple[Values, list[EditedLayer]]:
         """Every layer, which holds its update afterwards; one request after the other, if the settings say so.
@@ -209,7 +210,8 @@ class BatchEdit:
         kept = self._write(layer, edit.update)
         self._refuse_non_finite(layer, "update", kept.left.abs().sum(0) + kept.right.abs().sum(0))
         barred = self.reader.settings.null_space is not None or self.reader.settings.penalty == "weights"
-        report = layer_report(layer, problem, edit, self._null_space(layer) if barred else None)
+        experts = self.reader.maps[layer].experts
+        report = layer_report(layer, problem, edit, self._null_space(layer) if barred else None, experts)
         return EditedLayer(targets, kept, edit.smoothing, report)
 
     def missing(self, position: int, values: Values) -> tuple[Tensor, Tensor]:

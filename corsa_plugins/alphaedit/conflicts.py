@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,14 @@ from corsa_plugins.alphaedit.solver.conflict import pairwise_conflict, sample_co
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.alphaedit.state import EditState
 
-__all__ = ["Conflicts", "LayerConflicts", "RequestConflicts", "layer_conflicts", "request_conflicts"]
+__all__ = [
+    "Conflicts",
+    "LayerConflicts",
+    "RequestConflicts",
+    "experts_of",
+    "layer_conflicts",
+    "request_conflicts",
+]
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,8 @@ class LayerConflicts:
         prior: (N, M) |cos| with the key of each edit in force; M may be 0.
         prior_names: The M edits in force.
         batch: (N, N) |cos| with each other, 0 on the diagonal.
+        experts: For each request the routed experts that its key is of, the one with the longest part first; empty
+            where a layer has no several.
     """
 
     layer: int
@@ -35,6 +44,7 @@ class LayerConflicts:
     prior: Tensor
     prior_names: tuple[str, ...]
     batch: Tensor
+    experts: tuple[tuple[int, ...], ...] = ()
 
 
 def layer_conflicts(
@@ -49,6 +59,18 @@ def layer_conflicts(
         prior=cosines.abs().clamp(max=1).cpu(),
         prior_names=tuple(prior_names),
         batch=pairwise_conflict(keys).cpu(),
+    )
+
+
+def experts_of(keys: Tensor, count: int) -> tuple[tuple[int, ...], ...]:
+    """Of each column of keys (d, N) the experts, of ``count`` side by side, whose part is not zero, the longest first;
+    empty if there is but one."""
+    if count == 1:
+        return ()
+    lengths = keys.unflatten(0, (count, -1)).norm(dim=1).T.cpu()
+    return tuple(
+        tuple(expert for expert in column.argsort(descending=True, stable=True).tolist() if column[expert] > 0)
+        for column in lengths
     )
 
 
@@ -92,6 +114,10 @@ class Conflicts:
             batch_conflict_with=batch[1],
         )
 
+    def experts(self, index: int) -> dict[int, tuple[int, ...]]:
+        """By layer, the routed experts that the key of one request is of, where there are several."""
+        return {layer.layer: layer.experts[index] for layer in self.layers if layer.experts}
+
     def means(self) -> dict[str, float | None]:
         """Means over the requests, as the paper gives them for a data set (Table 1)."""
         requests = [self.of(index) for index in range(len(self.names))]
@@ -107,6 +133,7 @@ def request_conflicts(
     null_space: Callable[[int], NullSpace],
     sample: Callable[[int], Tensor | None],
     state: EditState,
+    experts: Mapping[int, int] | None = None,
 ) -> Conflicts:
     """The conflicts of requests with K0, with the edits in force, and with each other.
 
@@ -116,11 +143,13 @@ def request_conflicts(
         null_space: Of a layer.
         sample: Of the preserved keys of a layer, if kept; asked for one layer after the other.
         state: The edits in force.
+        experts: How many maps lie side by side in a layer; by default one.
     """
     layers = []
     for layer, new in keys.items():
         prior = state.prior_keys(layer, new.shape[0])
-        layers.append(layer_conflicts(layer, new, null_space(layer), sample(layer), prior, state.prior_names(layer)))
+        found = layer_conflicts(layer, new, null_space(layer), sample(layer), prior, state.prior_names(layer))
+        layers.append(replace(found, experts=experts_of(new, (experts or {}).get(layer, 1))))
     return Conflicts(tuple(names), tuple(layers))
 
 

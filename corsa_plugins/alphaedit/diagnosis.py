@@ -35,10 +35,13 @@ class Diagnosis:
     protected: Mapping[int, float] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One mapping of plain data for each request."""
+        """One mapping of plain data for each request; where experts are routed to, with those of its key by layer, the
+        one that has most of it first."""
         rows = []
         for index, name in enumerate(self.conflicts.names):
             row: dict[str, Any] = {"index": index, "name": name, **vars(self.conflicts.of(index))}
+            if experts := self.conflicts.experts(index):
+                row["experts"] = {str(layer): list(taken) for layer, taken in experts.items()}
             if self.reach is not None and self.inconsistency is not None:
                 row |= {"value_probability": self.reach[index], "inconsistency": self.inconsistency[index]}
             rows.append(row)
@@ -50,8 +53,10 @@ class Diagnosis:
         from rich.text import Text
 
         with_values = self.reach is not None
+        with_experts = any(layer.experts for layer in self.conflicts.layers)
         table = Table(title=str(self))
-        for heading in ("request", "K0", "K0 sub.", "Kp", "with", "batch", "with", *(("p(v*)", "|r|") * with_values)):
+        further = (*(("p(v*)", "|r|") * with_values), *(("layer: experts",) * with_experts))
+        for heading in ("request", "K0", "K0 sub.", "Kp", "with", "batch", "with", *further):
             table.add_column(heading)
         for row in sorted(self.rows(), key=lambda row: -_worst(row)):
             cells = [
@@ -65,6 +70,8 @@ class Diagnosis:
             ]
             if with_values:
                 cells += [f"{row['value_probability']:.2f}", f"{row['inconsistency']:.3g}"]
+            if with_experts:
+                cells.append("; ".join(f"{layer}: {', '.join(map(str, e))}" for layer, e in row["experts"].items()))
             table.add_row(*map(Text, cells))
         return table
 

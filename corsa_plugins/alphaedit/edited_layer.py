@@ -40,8 +40,13 @@ def joined_layers(parts: Sequence[EditedLayer]) -> EditedLayer:
         targets=torch.cat([part.targets for part in parts], dim=1),
         update=joined_updates([part.update for part in parts]),
         smoothing=torch.cat([part.smoothing for part in parts]),
-        report=replace(reports[0], objective=(before, after)),
+        report=replace(reports[0], objective=(before, after), experts=_together([each.experts for each in reports])),
     )
+
+
+def _together(experts: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    known = [each for each in experts if each is not None]
+    return tuple(sorted({expert for each in known for expert in each})) if known else None
 
 
 def joined_updates(updates: Sequence[Update]) -> Update:
@@ -49,7 +54,9 @@ def joined_updates(updates: Sequence[Update]) -> Update:
     return Update(*(torch.cat(factors, dim=1) for factors in zip(*updates, strict=True)))
 
 
-def layer_report(layer: int, problem: LayerProblem, edit: LayerEdit, barred: NullSpace | None) -> LayerReport:
+def layer_report(
+    layer: int, problem: LayerProblem, edit: LayerEdit, barred: NullSpace | None, experts: int = 1
+) -> LayerReport:
     """What the solve did at one layer.
 
     Args:
@@ -57,6 +64,7 @@ def layer_report(layer: int, problem: LayerProblem, edit: LayerEdit, barred: Nul
         problem: What was solved.
         edit: What came of it.
         barred: The null space, beyond which edits do not write; ``None`` where they write anywhere, at a price.
+        experts: How many maps lie side by side in the layer.
     """
     solution, choice = edit.relaxed.solution, edit.choice
     return LayerReport(
@@ -71,7 +79,16 @@ def layer_report(layer: int, problem: LayerProblem, edit: LayerEdit, barred: Nul
         prior_weight=float(edit.prior_weighting.mean()) if len(edit.prior_weighting) else None,
         smoothing_step=choice.t if choice else None,
         validation_scores=tuple(choice.scores) if choice else (),
+        experts=_experts(edit.update, experts),
     )
+
+
+def _experts(update: Update, count: int) -> tuple[int, ...] | None:
+    """Those, of ``count`` side by side, whose weights the update changes; ``None`` if there is but one."""
+    if count == 1:
+        return None
+    changed = update.right.unflatten(0, (count, -1)).abs().amax(dim=(1, 2)) > 0
+    return tuple(changed.nonzero()[:, 0].tolist())
 
 
 def _protected(space: NullSpace, grades: Tensor) -> tuple[float, float] | None:

@@ -38,6 +38,7 @@ class LayerReport:
         graded: How many they are where each counts by how far it was added; ``None`` where that was not reported.
         protected: The share of the energy of preserved keys, their mean squared norm, that edits do not reach: before
             anything was added, and after. ``None`` where the null space does not say.
+        experts: Of several routed experts, those whose weights were changed; ``None`` where the layer has no several.
     """
 
     layer: int
@@ -51,6 +52,7 @@ class LayerReport:
     validation_scores: tuple[float, ...]
     graded: float | None = None
     protected: tuple[float, float] | None = None
+    experts: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         """What was added, and what stays protected."""
@@ -59,6 +61,8 @@ class LayerReport:
             found += f" by degrees, as much as {self.graded:.1f} in full"
         if self.protected is not None:
             found += ", protected share {:.2f} -> {:.2f}".format(*self.protected)
+        if self.experts is not None:
+            found += f", in experts {', '.join(map(str, self.experts))}"
         return found
 
     @property
@@ -218,6 +222,7 @@ class EditReport:
                         "objective": tuple(layer["objective"]),
                         "validation_scores": tuple(layer["validation_scores"]),
                         "protected": tuple(layer["protected"]) if layer.get("protected") else None,
+                        "experts": None if layer.get("experts") is None else tuple(layer["experts"]),
                     }
                 )
                 for layer in data["layers"]
