@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from corsa_plugins.alphaedit import AlphaEditor, EditState, StateError
 from corsa_plugins.alphaedit.transaction import EditedWeights
 from corsa_plugins.alphaedit.weights import Site
+from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.quantised import refuse_quantised
@@ -77,6 +78,7 @@ def apply_alphaedit_plus_to_model(
     refuse_quantised(model, "EasyEdit takes weights and gives them back")
     record = record_of(model)
     settings, architecture = hparams.settings(), hparams.architecture(model)
+    _refuse_experts(architecture, settings.layers)
     keys = preserved_keys(model, tok, hparams, architecture, record.statistics)
     if isinstance(keys.statistics, ProjectorKeys):  # which has no order of eigenvectors, as was said when it was found
         settings = replace(settings, search=None)
@@ -95,6 +97,16 @@ def apply_alphaedit_plus_to_model(
             record.state = editor.state
     record.edits.append(AppliedEdit(hparams.METHOD, tuple(edits), report, keys.source))
     return model, originals
+
+
+def _refuse_experts(architecture: Architecture, layers: Sequence[int]) -> None:
+    for layer in layers:
+        edited = architecture.edited(layer)
+        if edited.experts > 1:
+            raise SettingError(
+                f"layers: {edited.name} is {edited.experts} routed experts, and EasyEdit knows one down map a layer: "
+                "edit with corsa edit, or corsa_plugins.alphaedit.AlphaEditor"
+            )
 
 
 def _present_state(

@@ -27,6 +27,7 @@ from tests.fixtures.alphaedit import QUICK, Bench
 from tests.oracles import alphaedit, experts
 from tests.support.families import REQUESTS
 from tests.support.mixtures import COUNT, MIXTURES, TAKEN
+from tests.support.placed import in_parts
 
 SETTINGS = replace(
     QUICK, layers=(1,), n_contexts=0, search=None, smoothing=None, ridge=0.3, ridge_unit="absolute", prior_weight=2.0
@@ -218,3 +219,17 @@ def test_of_another_precision_or_another_models_they_are_refused(experts_bench: 
     other = AutoModelForCausalLM.from_config(hf.AutoConfig.for_model(**experts_bench.model.config.to_dict())).double()
     with pytest.raises(StatisticsError):
         AlphaEditor(other, experts_bench.tokenizer, experts_bench.statistics, SETTINGS)
+
+
+def test_experts_on_disk_are_edited_as_those_in_memory(experts_bench: Bench, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    whole, tokenizer = experts_bench.model.float(), experts_bench.tokenizer
+    parts = in_parts(whole, tokenizer, tmp_path / "model", kept=0)
+    parts.set_experts_implementation("eager")
+    weights = []
+    for model in (whole, parts):
+        own = collect_statistics(model, tokenizer, DOCUMENTS[:8], (1,), n_tokens=10**6, length=96, sample_size=8)
+        assert model is whole or model.model.layers[1].mlp.experts.down_proj.is_meta
+        AlphaEditor(model, tokenizer, own, SETTINGS).edit(REQUESTS[:1], answers=False)
+        weights.append(model.model.layers[1].mlp.experts.down_proj)
+    assert torch.equal(*weights)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import easyedit_ext
 from corsa_plugins.alphaedit import EditState, StateError
@@ -22,6 +22,7 @@ from easyedit_ext.hparams import HparamsError
 from easyedit_ext.records import record_of
 from tests.easyedit_ext.conftest import LAYERS, REQUESTS, TEMPLATES, changed, small_model, weights
 from tests.support.families import family
+from tests.support.mixtures import MIXTURES
 
 METHODS: dict[str, Any] = {"AlphaEditPlus": apply_alphaedit_plus_to_model, "RSFT": apply_rsft_to_model}
 
@@ -364,3 +365,12 @@ def test_a_field_changed_to_nonsense_is_named(small: PreTrainedModel, alphaedit_
         apply_alphaedit_plus_to_model(small, None, REQUESTS, hparams)
     with pytest.raises(HparamsError, match=r"RSFTHyperParams\.from_hparams"):
         apply_rsft_to_model(small, None, REQUESTS, alphaedit_hparams(small))
+
+
+def test_routed_experts_are_refused_by_name(tiny_tokenizer: PreTrainedTokenizerFast, edit: Callable[..., Any]) -> None:
+    config = MIXTURES["mixtral"][0](vocab_size=len(tiny_tokenizer))
+    model = AutoModelForCausalLM.from_config(config).eval()
+    before = weights(model)
+    with pytest.raises(CorsaError, match=r"mlp\.experts is 4 routed experts"):
+        edit(model, fields={"layers": [1]})
+    assert not changed(model, before)

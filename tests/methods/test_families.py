@@ -45,6 +45,7 @@ METHODS = [spec.name for spec in method_specs()] if EVERY else ["alphaedit+", "r
 
 EDITED = [name for name in FAMILIES if name != "llama_square"]
 SHARED = [name for name, (_, _, shared, _, _) in MIXTURES.items() if shared]
+ROUTED = [*(name for name in MIXTURES if name not in SHARED), "jamba"]
 OTHERS: dict[str, Callable[[], Any]] = {
     "mamba": lambda: hf.MambaConfig(hidden_size=HIDDEN, num_hidden_layers=3, state_size=8, **COMMON),
     "mamba2": lambda: hf.Mamba2Config(
@@ -54,12 +55,18 @@ OTHERS: dict[str, Callable[[], Any]] = {
         num_experts=2, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, **GROUPED
     ),
 }
-REFUSED = [*(name for name in MIXTURES if name not in SHARED), *OTHERS]
+REFUSED = [name for name in OTHERS if name not in ROUTED]
 
+ONE_MAP = [
+    "rome", "memit", "emmet", "rect", "prune", "kde", "encore", "sphere", "memit+", "rect+", "prune+", "locft-bf",
+]  # fmt: skip
+"""Methods that do not edit routed experts; the first block of Jamba and LFM2-MoE has none."""
 REFUSALS = {
     *((name, "rsft-mergekit") for name in ("gpt_neox", "granitemoehybrid")),
     *(("llama4", name) for name in ("corsa", "lora-sft")),
-    *((name, "f-learning") for name in SHARED),
+    *((name, "f-learning") for name in (*SHARED, *ROUTED)),
+    ("lfm2_moe", "locft-bf"),
+    *((name, method) for name in ROUTED if name not in ("jamba", "lfm2_moe") for method in ONE_MAP),
 }
 """As the page says."""
 
@@ -77,7 +84,9 @@ def small(name: str, vocabulary: int) -> Any:
         return family(name, vocabulary)
     if name in MIXTURES:
         return build(MIXTURES[name][0](vocab_size=vocabulary, initializer_range=0.2))
-    return build(OTHERS[name]())
+    config = OTHERS[name]()
+    config.vocab_size = vocabulary
+    return build(config)
 
 
 def logits(model: Any) -> Tensor:
@@ -102,7 +111,7 @@ def options(name: str, statistics: KeyStatistics) -> dict[str, Any]:
     return given
 
 
-@pytest.mark.parametrize("name", [*EDITED, *SHARED] if EVERY else LATER)
+@pytest.mark.parametrize("name", [*EDITED, *SHARED, *ROUTED] if EVERY else [*LATER, "mixtral"])
 def test_edited_by_methods_of_every_kind_and_given_back(
     name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -135,14 +144,14 @@ def test_edited_by_methods_of_every_kind_and_given_back(
         assert method_spec(method).changes == ("store",) or not torch.equal(after[0], before), method
 
 
-@pytest.mark.parametrize("name", [*EDITED, *SHARED])
+@pytest.mark.parametrize("name", [*EDITED, *SHARED, *ROUTED])
 def test_the_page_says_what_is_found_edited_and_exported(
     name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     model = small(name, len(tiny_tokenizer))
     parts = find_architecture(model)
-    down = parts.ffn(1).down
-    template = down.name.replace(".1.", ".{}.", 1)
+    down = parts.edited(1)
+    template = f"{down.name}{'.down_proj' * (down.experts > 1)}".replace(".1.", ".{}.", 1)
     place = "block" if adds_output_as_it_is(parts, 1) else "map"
     with_experts = parts.mixture(1) is not None
     adapter = "no: experts are fused" if with_experts else "yes"
@@ -155,6 +164,8 @@ def test_the_page_says_what_is_found_edited_and_exported(
     edited = logits(model)
     save_model(model, tiny_tokenizer, tmp_path / "model")
     assert torch.equal(logits(load_model(tmp_path / "model", device="cpu")[0]), edited)
+    if name in ROUTED:  # which R-SFT trains and not what routes, as the page says
+        assert all(each.startswith(down.name) for each in trainable_parameters(model, RSFTSettings(layer=1)))
     if with_experts:
         with pytest.raises(SettingError, match="mixture of experts"):
             export_state(editor.state, tmp_path / "adapter", base="tiny")
@@ -172,6 +183,3 @@ def test_the_page_says_what_is_refused_and_why(name: str) -> None:
         find_architecture(model).ffn(1)
     (row,) = re.findall(rf"^\| [^|]* \| `{model.config.model_type}` \| (.*) \|$", PAGE, re.M)
     assert row.split(":")[0] in str(refused.value)
-    if name in MIXTURES:  # which R-SFT trains all the same, as the page says
-        experts = f"{find_architecture(model).blocks[1].name}.{MIXTURES[name][1]}."
-        assert all(each.startswith(experts) for each in trainable_parameters(model, RSFTSettings(layer=1)))
