@@ -20,6 +20,7 @@ from corsa_plugins.files import atomic_write_text, sha256_of_file
 __all__ = ["MANIFEST", "DamagedError", "Manifest", "check_folder", "checksums", "read_manifest", "write_manifest"]
 
 MANIFEST = "manifest.json"
+_CARD = "README.md"
 _THREADS = 4
 
 
@@ -70,10 +71,12 @@ class Manifest:
 
 
 def checksums(folder: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, str]:
-    """SHA-256 of files in a folder, by name; by default of all but the manifest, in folders below too."""
+    """SHA-256 of files in a folder, by name; by default of all but the manifest and the card (``README.md``), which
+    is text for people and theirs to change; in folders below too."""
     root = Path(folder)
     if names is None:
         names = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file()]
+        names = [name for name in names if name != _CARD]
     listed = [name for name in names if name != MANIFEST]
     with ThreadPoolExecutor(_THREADS) as pool:
         return dict(zip(listed, pool.map(lambda name: sha256_of_file(root / name), listed), strict=True))

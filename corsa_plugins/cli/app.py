@@ -45,6 +45,7 @@ COMMANDS = {
     "merge-adapters": "merge_adapters:merge_adapters",
     "merge-sweep": "merge_sweep:merge_sweep",
     "report": "report:report",
+    "push": "push:push",
 }
 """The package's own commands in the order in which they are listed: module and function in ``cli/commands``."""
 

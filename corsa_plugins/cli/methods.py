@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from corsa_plugins.alphaedit.auto import Trial
     from corsa_plugins.methods.spec import Method, MethodSpec
 
-__all__ = ["check_edit", "list_methods", "make_methods", "method_table", "own_options", "show_trial"]
+__all__ = ["check_edit", "list_methods", "make_methods", "method_table", "own_options", "plain_settings", "show_trial"]
 
 
 def make_methods(
@@ -139,6 +140,12 @@ def own_options(spec: MethodSpec, given: Sequence[str]) -> dict[str, Any]:
             except ValueError:
                 continue
     return options
+
+
+def plain_settings(method: Method) -> dict[str, Any]:
+    """A method's settings as plain data; empty where it has none, or keeps them to itself."""
+    settings = getattr(method, "settings", None)
+    return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
 
 
 def show_trial(trial: Trial) -> None:

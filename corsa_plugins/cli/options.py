@@ -53,6 +53,8 @@ __all__ = [
     "OptionalWeights",
     "Output",
     "OwnOptions",
+    "Private",
+    "PushToHub",
     "Quiet",
     "Requests",
     "RequestsFiles",
@@ -215,6 +217,11 @@ Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn."
 _OUTPUT = typer.Option("--output", "--out", "-o", help="The file or folder to write; see FILES below.")
 Output = Annotated[Path, _OUTPUT]
 OptionalOutput = Annotated[Path | None, _OUTPUT]
+PushToHub = Annotated[
+    str | None,
+    typer.Option("--push-to-hub", help="Upload it too, with a card: OWNER/NAME on the Hub, or a name of your own."),
+]
+Private = Annotated[bool, typer.Option("--private", help="The repository on the Hub is, or must be, private.")]
 Label = Annotated[str | None, typer.Option("--label", help="What to call this model in tables and files.")]
 Later = Annotated[
     bool,

@@ -63,7 +63,7 @@ def test_a_delta_alone(edits: Path) -> None:
         edits / "delta", "--quiet", "--method", "alphaedit",
     )  # fmt: skip
     assert code == 0
-    assert sorted(path.name for path in (edits / "delta").iterdir()) == ["report.json", "state"]
+    assert sorted(path.name for path in (edits / "delta").iterdir()) == ["README.md", "report.json", "state"]
     results = edits / "results"
     evaluated = ("--requests", edits / "first.jsonl", "--output", results, "--quiet")
     assert _run("evaluate", "--model", model, "--edited", edits / "delta", *evaluated) == 0

@@ -39,7 +39,7 @@ def test_edit_go_on_take_back_evaluate_and_export(edits: Path, corsa: Command) -
     report = json.loads((edits / "one" / "report.json").read_text())
     edited = [request["edited"] for request in report["requests"]]
     assert sum(edited) >= 2
-    assert sorted(path.name for path in (edits / "one").iterdir()) == ["adapter", "report.json", "state"]
+    assert sorted(path.name for path in (edits / "one").iterdir()) == ["README.md", "adapter", "report.json", "state"]
 
     told = corsa("evaluate", *model, *asked, "--edited", edits / "one", "--output", edits / "results")
     assert told.exit_code == 0, told.stderr
@@ -65,4 +65,4 @@ def test_edit_go_on_take_back_evaluate_and_export(edits: Path, corsa: Command) -
     assert "batches in force: two" in told.output
     told = corsa("edit", *model, "--state", edits / "two", "--revert", "two", "--output", edits / "none")
     assert told.exit_code == 0, told.stderr
-    assert sorted(path.name for path in (edits / "none").iterdir()) == ["state"]
+    assert sorted(path.name for path in (edits / "none").iterdir()) == ["README.md", "state"]

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from corsa_plugins.cli import options
-from corsa_plugins.cli.methods import check_edit, own_options, show_trial
+from corsa_plugins.cli.methods import check_edit, own_options, plain_settings, show_trial
+from corsa_plugins.cli.publishing import publisher
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import load, parse_layers, place
 
@@ -32,6 +33,8 @@ def edit(
     delta_only: options.DeltaOnly = False,
     chat_template: options.ChatTemplate = False,
     seed: options.Seed = 0,
+    push_to_hub: options.PushToHub = None,
+    private: options.Private = False,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
     max_memory: options.MaxMemory = None,
@@ -58,7 +61,7 @@ def edit(
       corsa edit --model edited/model --state edited/state --requests more.jsonl --statistics stats \\
           --settings llama3-8b --output edited2
       corsa edit --model edited2/model --state edited2/state --revert 1 --output without_1
-      corsa edit --model M --requests facts.jsonl --method rsft-merged --output trained
+      corsa edit --model M --requests facts.jsonl --method rsft-merged --output trained --push-to-hub me/trained
 
     \b
     FILES
@@ -68,6 +71,7 @@ def edit(
       OUTPUT/facts.jsonl  of in-context: the edits as text; the model stays as it is
       OUTPUT/state/       of AlphaEdit: keys and updates of every batch in force, and the edited layers from before
       OUTPUT/report.json  what became of each request
+      OUTPUT/README.md    a card: what was edited, of which model, by what method and settings, with which figures
 
     \b
     EXIT CODES
@@ -85,6 +89,7 @@ def edit(
         state_folder,
     )
     from corsa_plugins.data.reading import read_probes, read_requests
+    from corsa_plugins.hub import Made, fingerprint_of
     from corsa_plugins.methods.edit import save_update
     from corsa_plugins.methods.registry import method_spec
     from corsa_plugins.methods.spec import in_form
@@ -106,14 +111,17 @@ def edit(
     if spec.needs_statistics:
         arguments["statistics"] = KeyStatistics.load(statistics) if statistics else None
     chosen: Any = in_form(spec(**arguments), chat_template)
+    finish = publisher(push_to_hub, private)
     loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     check_target(loaded, output)
     if not spec.reversible:
+        base = fingerprint_of(loaded)
         saved = save_update(chosen, loaded, tokenizer, facts, output, changes=spec.changes, seed=seed)
         if saved.effect:
             typer.echo(saved.effect)
         parts = " and ".join(folder.name for folder in (saved.model, saved.adapter, saved.store) if folder)
         typer.echo(f"written to {output}: {parts or 'no adapter, as the model gives every new answer already'}")
+        finish(output, Made(model, spec.name, plain_settings(chosen), fingerprint=base, facts=facts))
         return
     choice = chosen.choose(loaded, tokenizer, facts, numbers or (), None if quiet else show_trial)
     if chosen.settings == AUTO:
@@ -125,3 +133,4 @@ def edit(
     save_edits(editor, output, report, whole=not delta_only)
     in_force = ", ".join(batch.name for batch in editor.state.batches) or "none"
     typer.echo(f"written to {output}; batches in force: {in_force}")
+    finish(output, Made(model if earlier is None else None, spec.name))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from corsa_plugins.cli import options
+from corsa_plugins.cli.publishing import publisher
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import load, place
 from corsa_plugins.errors import SettingError
@@ -34,6 +35,8 @@ def export(
         str, typer.Option("--adapter-dtype", help="Of what is written: float32, bfloat16, float16.")
     ] = "float32",
     chat_template: options.ChatTemplate = False,
+    push_to_hub: options.PushToHub = None,
+    private: options.Private = False,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
     max_memory: options.MaxMemory = None,
@@ -51,7 +54,7 @@ def export(
     \b
     EXAMPLES
       corsa export edited --adapter adapter
-      corsa export edited --batch monday --adapter monday
+      corsa export edited --batch monday --adapter monday --push-to-hub me/monday --private
       corsa export edited --model M --rank 16 --statistics stats --adapter small
       corsa export trained --model M --rank 64 --requests facts.jsonl --adapter trained-adapter
 
@@ -59,6 +62,7 @@ def export(
     FILES
       ADAPTER/adapter_config.json, adapter_model.safetensors   a LoRA adapter of the model from before the edits
       ADAPTER/corsa.json                                       which model that is, by its weights, and which batches
+      ADAPTER/README.md                                        a card that says so to people
 
     \b
     EXIT CODES
@@ -67,9 +71,11 @@ def export(
     from corsa_plugins.adapters import AdapterForm
     from corsa_plugins.alphaedit import KeyStatistics
     from corsa_plugins.alphaedit.edited import state_folder
+    from corsa_plugins.hub import Made
     from corsa_plugins.outputs import check_output
 
     check_output(adapter)
+    finish = publisher(push_to_hub, private)
     where = place(device, device_map, max_memory)
     form = AdapterForm(rank, max_rank, adapter_dtype, KeyStatistics.load(statistics) if statistics else None)
     if (state_folder(edits) / "state.json").is_file():
@@ -81,6 +87,7 @@ def export(
             raise SettingError(f"--batch is for edit states, and {edits} holds none")
         exported = _of_model(edits, adapter, form, model, requests, chat_template, where, dtype, quiet)
     _tell(exported)
+    finish(exported.path, Made(model, figures=_figures(exported)))
 
 
 # Eight parameters and more here and below: the command's options, passed on.
@@ -125,6 +132,15 @@ def _of_model(
     edited, _ = load(str(whole_model(edits)), device, dtype, quiet)
     asked = Asked(loaded, tokenizer, chat_template=chat_template)
     return export_difference(edited, asked, adapter, form=form, called=model, requests=facts)
+
+
+def _figures(exported: Exported) -> dict[str, str]:
+    losses = [module.loss for module in exported.modules.values()]
+    told = {"left out, of the norm of the change on the keys, at most": f"{100 * max(losses):.2g} %"}
+    if exported.efficacy:
+        whole, left = exported.efficacy
+        told["efficacy with the whole change, with the adapter"] = f"{100 * whole:.1f} %, {100 * left:.1f} %"
+    return told
 
 
 def _tell(exported: Exported) -> None:
