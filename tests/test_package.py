@@ -32,6 +32,7 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel: Path) -
     assert "corsa_plugins/rsft/presets/testbed.yaml" in names
     assert "corsa_plugins/report/assets/report.css" in names
     assert "lm_eval_ext/tasks/edits.yaml" in names
+    assert "trl_ext/accelerate_configs/fsdp2.yaml" in names
     templates = {path.name for path in (ROOT / "corsa_plugins" / "report" / "templates").iterdir()}
     assert templates == {name.rpartition("/")[2] for name in names if "report/templates/" in name}
     assert "page.html" in templates

@@ -14,15 +14,16 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.settings import read_mapping
 from trl_ext.checks import check_adapter_settings
 from trl_ext.config import CoRSAConfig
+from trl_ext.launching import LAUNCH_OPTIONS, configuration_names
 
-__all__ = ["CoRSAModelConfig", "RequestArguments", "make_parser", "parse_arguments"]
+__all__ = ["CoRSAModelConfig", "RequestArguments", "check_names", "make_parser", "parse_arguments"]
 
 _ABOUT = """\
 Train a CoRSA adapter from a file of edit requests.
 
     corsa train --config run.yaml
     python -m trl_ext.train --model_name_or_path Qwen/Qwen3-4B-Instruct-2507 --requests facts.jsonl --output_dir adapter
-    accelerate launch --multi_gpu -m trl_ext.train --config run.yaml
+    corsa train --accelerate_config multi_gpu --num_processes 8 --config run.yaml
 
 A setting comes from the command line, else from the YAML file, else from the paper. Every field of `CoRSAConfig` (and
 so of `DPOConfig` and `TrainingArguments`) and of TRL's `ModelConfig` is a setting. `output_dir` gets the adapter, the
@@ -40,6 +41,10 @@ examples:
     corsa train --config run.yaml --adapter adapter --requests more_facts.jsonl --output_dir adapter-2
   What it did:
     corsa evaluate --model Qwen/Qwen3-4B-Instruct-2507 --adapter adapter --requests facts.jsonl --chat-template
+
+accelerate configurations:
+  --accelerate_config NAME trains in the processes of `accelerate launch`. NAME is {names}, or a file. Beside it, on
+  the command line, may stand --{options}.
 
 exit codes: 0 done; 2 wrong usage, an unusable file or setting (the message says which); 130 interrupted
 """
@@ -140,7 +145,7 @@ def make_parser(prog: str | None = None) -> TrlParser:
         prog=prog,
         usage=f"{prog or 'python -m trl_ext.train'} [--config FILE.yaml] [--SETTING VALUE ...]",
         description=_ABOUT,
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(names=", ".join(configuration_names()), options=", --".join(LAUNCH_OPTIONS)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -162,6 +167,23 @@ def parse_arguments(
         hint = " Here that is --use_cpu, or use_cpu: true in the YAML file." if "use_cpu" in str(error) else ""
         raise SettingError(f"{error}{hint}") from error
     return request_args, training_args, model_args
+
+
+def check_names(argv: Sequence[str], prog: str | None = None) -> None:
+    """See that a command line names settings that there are, without making any: those of several processes can be made
+    in them alone.
+
+    Raises:
+        SettingError: An unknown setting, or a YAML file that is none.
+    """
+    _check_file(argv)
+    parser = make_parser(prog)
+    parser.add_argument("--config")
+    _, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        raise SettingError(
+            f"{' '.join(unknown)}: no such setting; {prog or 'python -m trl_ext.train'} --help lists them"
+        )
 
 
 def _check_file(arguments: Sequence[str]) -> None:
