@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import lm_eval.api.metrics  # noqa: F401  "mean" is registered there
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter, register_metric
 
