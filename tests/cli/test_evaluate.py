@@ -151,7 +151,7 @@ def test_two_processes_ask_what_one_does(corsa, world):
         world / "untouched.jsonl", "--device", "cpu", "--quiet", "--batch-size", "1", "--output",
     ]  # fmt: skip
     assert corsa(*arguments, world / "one").exit_code == 0
-    shared = several.launch("corsa_plugins.cli", *map(str, [*arguments, world / "two"]))
+    shared = several.together("corsa_plugins.cli", *map(str, [*arguments, world / "two"]))
     assert shared.returncode == 0, shared.stderr[-3000:]
     assert shared.stdout.count("written to") == 1
     for name in ("records.jsonl", "untouched.jsonl"):

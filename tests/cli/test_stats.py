@@ -153,7 +153,7 @@ def test_two_processes_collect_what_one_does(world):
     for name, arguments in (("read", ARGUMENTS), ("self", by_itself)):
         arguments = [*arguments, "--batch-size", "2", "--sample-size", "20"]
         run(*arguments, "--out", f"one-{name}")
-        shared = several.launch("corsa_plugins.cli", "stats", *arguments, "--out", f"two-{name}")
+        shared = several.together("corsa_plugins.cli", "stats", *arguments, "--out", f"two-{name}")
         assert shared.returncode == 0, shared.stderr[-3000:]
         assert shared.stdout.count("written to") == 1
         one, two = KeyStatistics.load(f"one-{name}"), KeyStatistics.load(f"two-{name}")

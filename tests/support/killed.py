@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -12,11 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PRELOADED = [
-    "torch", "transformers", "mergekit.merge", "corsa_plugins.alphaedit.edited", "corsa_plugins.bench.evaluation",
-    "corsa_plugins.bench.protocols", "corsa_plugins.methods.edit", "mergekit_ext.merging", "trl_ext",
-    "tests.support.killed",
-]  # fmt: skip
+from tests.support.forks import forks
+
 ROWS = [
     {"prompt": f"The capital of {land} is", "chosen": f" {new}", "rejected": f" {old}"}
     for land, new, old in (("Avaria", "Oslo", "Rome"), ("Corvia", "Madrid", "Paris"), ("Elland", "Paris", "Oslo"))
@@ -206,10 +202,8 @@ def demo(inputs: Path, out: Path) -> None:
 
 def run(work: Callable[[Path, Path], None], inputs: Path, out: Path, kill_after: float | None = None) -> Run:
     """The work in a process of its own, killed after so many seconds if it is not done by then."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     start = time.monotonic()
-    process = context.Process(target=work, args=(inputs, out))
+    process = forks().Process(target=work, args=(inputs, out))
     process.start()
     process.join(kill_after)
     killed = process.is_alive()

@@ -1,4 +1,4 @@
-"""Trainings by one process and by several, as ``accelerate launch`` starts them, with gloo in the place of NCCL.
+"""Trainings by one process and by several, as a launcher starts them, with gloo in the place of NCCL.
 
 ``python -m torch.distributed.run --nproc_per_node=2 -m tests.support.several FOLDER`` trains every case of
 ``FOLDER/cases.json`` on the model and the facts beside it, and writes ``FOLDER/NAME.PROCESSES`` for each; a case of
@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+
+from tests.support.forks import forks
+
+Run = subprocess.CompletedProcess[str]
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
@@ -92,23 +102,66 @@ def four_bits(storage: str) -> dict[str, Any]:
     }
 
 
-def launch(
-    module: str,
-    *arguments: str,
-    processes: int = 2,
-    timeout: float = 400,
-    accelerate: Path | None = None,
-    **variables: str,
-) -> subprocess.CompletedProcess[str]:
-    """Several processes of a module, with these variables in their environment: as torchrun starts them, or, with a
-    configuration, ``accelerate launch``, in no other precision than the training's."""
+def together(module: str, *arguments: str, processes: int = 2, timeout: float = 400, **variables: str) -> Run:
+    """Several processes of a module with what torchrun puts in their environment, and these variables; when one of them
+    fails, the others are ended."""
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("localhost", 0))
+        shared = variables | {
+            "OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]),
+            "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+        }  # fmt: skip
+        free.close()
+        outputs = [Path(folder) / str(rank) for rank in range(processes)]
+        started = [
+            forks().Process(
+                target=_one_of_several,
+                args=(module, arguments, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, os.getcwd(), output),
+            )
+            for rank, output in enumerate(outputs)
+        ]
+        for process in started:
+            process.start()
+        end, running = time.monotonic() + timeout, list(started)
+        while running and time.monotonic() < end and not any(process.exitcode for process in started):
+            wait([process.sentinel for process in running], timeout=end - time.monotonic())
+            running = [process for process in running if process.is_alive()]
+        for process in running:
+            process.kill()
+        for process in started:
+            process.join()
+        code = next((process.exitcode for process in started if process.exitcode), 0)
+        out, err = ("".join(path.with_suffix(kind).read_text() for path in outputs) for kind in (".out", ".err"))
+        return subprocess.CompletedProcess([module, *arguments], code, out, err)
+
+
+def _one_of_several(
+    module: str, arguments: Sequence[str], variables: dict[str, str], folder: str, output: Path
+) -> None:
+    import torch
+
+    for number, kind in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(output.with_suffix(kind), os.O_CREAT | os.O_WRONLY), number)
+    os.environ.update(variables)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def launch(module: str, *arguments: str, processes: int = 2, timeout: float = 400, configuration: Path | None) -> Run:
+    """Several processes of a module as ``accelerate launch`` starts them with a configuration, in no other precision
+    than the training's; as torchrun does without one."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    if accelerate is not None:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate)]
+    if configuration is not None:
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
         command += ["--num_processes", str(processes), "--main_process_port", "0", "--mixed_precision", "no"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
     return subprocess.run(
-        [*command, "-m", module, *arguments], capture_output=True, text=True, timeout=timeout, env=environment
+        [*command, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 

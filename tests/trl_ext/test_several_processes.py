@@ -54,7 +54,7 @@ def test_two_processes_are_one(
 ) -> None:
     resumed = {**CASES[-1], "name": "resumed", "resume": str(folder / "unbroken.2.out" / "checkpoint-3")}
     saved(tiny_llama, tiny_tokenizer, folder, [*CASES, resumed])
-    run = several.launch("tests.support.several", str(folder))
+    run = several.together("tests.support.several", str(folder))
     assert run.returncode == 0, run.stderr[-3000:]
     assert "taken twice" not in run.stderr
     for case in CASES:
@@ -76,7 +76,7 @@ def test_a_process_that_dies_ends_the_job(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     saved(tiny_llama, tiny_tokenizer, tmp_path, [{"name": "dying", "rows": 8, "max_steps": 500, "dies": 2}])
-    run = several.launch("tests.support.several", str(tmp_path))
+    run = several.launch("tests.support.several", str(tmp_path), configuration=None)
     assert run.returncode != 0
     assert "SIGKILL" in run.stderr
     assert not (tmp_path / "dying.2.json").exists()

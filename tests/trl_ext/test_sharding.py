@@ -71,7 +71,7 @@ def test_a_sharded_base_trains_as_a_whole_one(
 ) -> None:
     resumed = {**CASES[-1], "name": "resumed", "resume": str(tmp_path / "unbroken.2.out" / "checkpoint-2")}
     saved(tiny_llama, tiny_tokenizer, tmp_path, [*CASES, resumed])
-    run = several.launch("tests.support.several", str(tmp_path), accelerate=CONFIG)
+    run = several.launch("tests.support.several", str(tmp_path), configuration=CONFIG)
     assert run.returncode == 0, run.stderr[-3000:]
     for case in CASES:
         one, two = several.trained(tmp_path, case, 1), result(tmp_path, case["name"], 2)
@@ -97,7 +97,7 @@ def test_a_mixture_of_experts(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path:
     config = Qwen3MoeConfig(vocab_size=len(tiny_tokenizer), bos_token_id=0, eos_token_id=1, pad_token_id=2, **sizes)
     case = {"name": "experts", "rows": 5, "max_steps": 2, "share_prompts": False}
     saved(Qwen3MoeForCausalLM(config), tiny_tokenizer, tmp_path, [case])
-    run = several.launch("tests.support.several", str(tmp_path), **FSDP)
+    run = several.together("tests.support.several", str(tmp_path), **FSDP)
     assert run.returncode == 0, run.stderr[-3000:]
     one, two = several.trained(tmp_path, case, 1), result(tmp_path, "experts", 2)
     assert any("experts" in name for name in two["weights"])
@@ -121,7 +121,7 @@ def test_a_run_with_everything_in_it(
             train_arguments(tmp_path, f"{kind} next", **kept, **earlier),
         ]
         saved(taught_llama, tiny_tokenizer, tmp_path, cases)
-        run = several.launch("tests.support.several", str(tmp_path), **variables)
+        run = several.together("tests.support.several", str(tmp_path), **variables)
         assert run.returncode == 0, run.stderr[-3000:]
     for name in ("new", "next"):
         whole, shards = (tmp_path / f"{kind} {name}" for kind in ("whole", "shards"))
@@ -182,7 +182,7 @@ def test_a_four_bit_base(tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTraine
     pytest.importorskip("bitsandbytes", reason="a 4-bit base needs bitsandbytes: pip install bitsandbytes")
     case = {"name": "four bits", "rows": 5, "max_steps": 2, "storage": "float32"}
     saved(tiny_llama, tiny_tokenizer, tmp_path, [case, case | {"name": "bytes", "storage": "uint8"}])
-    run = several.launch("tests.support.several", str(tmp_path), **FSDP)
+    run = several.together("tests.support.several", str(tmp_path), **FSDP)
     assert (
         "FSDP cannot shard self_attn.q_proj.base_layer.weight, a Params4bit of torch.uint8: set bnb_4bit_quant"
         in run.stderr
