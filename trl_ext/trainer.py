@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import textwrap
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from corsa_plugins.corsa.objective import sequence_log_probs
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.limits import longest_text
 from corsa_plugins.model.sharing import SharedRows
+from corsa_plugins.model.short_attention import short_attention
 from corsa_plugins.model.targets import fitted
 from corsa_plugins.outputs import disk_errors
 from trl_ext._trl import REFERENCE, clear_device_cache
@@ -437,7 +439,11 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
             return weights
 
         paired = self.args.dpo_weight > 0
-        return (self._linearization if rows is None else self._linearization_once)(forward, weigh)
+        length = inputs["input_ids"].shape[1] if rows is None else rows.ids.shape[1]
+        with ExitStack() as stack:
+            with self.accelerator.autocast():  # in whose precision attention is run
+                stack.enter_context(short_attention(module, length))
+            return (self._linearization if rows is None else self._linearization_once)(forward, weigh)
 
     # --- Evaluation ---
 

@@ -15,6 +15,7 @@ from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, modes_kept
 from corsa_plugins.model.running import target_logits
+from corsa_plugins.model.short_attention import longest_row, short_attention
 from corsa_plugins.model.tokenization import JoinedIds
 
 __all__ = ["MOST_CHANGED", "Keeper", "kept_sentence"]
@@ -91,9 +92,10 @@ class Keeper:
 
     def _divergence(self, model: nn.Module, step: int) -> Tensor:
         """Of the step's prompts, at each of their held positions."""
-        with modes_kept(model), self.precision():
+        rows = self.rows(step)
+        with modes_kept(model), self.precision(), short_attention(model, longest_row(rows)):
             model.eval()
-            return self._divergence_of(target_logits(model, self.rows(step)), step)
+            return self._divergence_of(target_logits(model, rows), step)
 
     def _divergence_of(self, logits: Sequence[Tensor], step: int) -> Tensor:
         now = torch.cat(list(logits))

@@ -20,6 +20,7 @@ from corsa_plugins.model.architecture import accepts_logits_to_keep
 from corsa_plugins.model.batching import input_device, map_by_length
 from corsa_plugins.model.borrowing import hooked, replaced
 from corsa_plugins.model.running import hidden_states, target_logits, with_hidden_states
+from corsa_plugins.model.short_attention import longest_row, short_attention
 from corsa_plugins.model.tokenization import JoinedIds
 from corsa_plugins.rsft.samples import Sample
 from corsa_plugins.rsft.settings import LossReduction
@@ -113,7 +114,9 @@ class AnswerLoss:
 
         A pass of a few rows takes about as long as one of a single row: most of it is reading the weights.
         """
-        own, *others = target_logits(self.model, [_joined(sample), *rows])
+        together = [_joined(sample), *rows]
+        with short_attention(self.model, longest_row(together)):
+            own, *others = target_logits(self.model, together)
         return self._of(own, sample), others
 
     @torch.no_grad()
@@ -150,7 +153,8 @@ class AnswerLoss:
         # The answer's last token is predicted, never read.
         ids = torch.tensor([sample.prompt_ids + sample.target_ids[:-1]], device=self.device)
         keep = {"logits_to_keep": n_targets} if self.keeps else {}
-        output = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **keep)
+        with short_attention(self.model, ids.shape[1]):
+            output = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **keep)
         return output.logits[0, -n_targets:]
 
     @torch.no_grad()

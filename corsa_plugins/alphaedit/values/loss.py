@@ -17,6 +17,7 @@ from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.model.architecture import Architecture, ArchitectureError
 from corsa_plugins.model.borrowing import hooked, replaced
 from corsa_plugins.model.running import hidden_states, logits_at, with_hidden_states
+from corsa_plugins.model.short_attention import short_attention
 
 __all__ = ["BatchLoss", "Losses", "Reuse"]
 
@@ -161,7 +162,9 @@ class BatchLoss:
 
     def _pass(self) -> Tensor:
         inputs = self.prefix.inputs(self.texts.mask) if self.prefix is not None else {}
-        return logits_at(self.architecture, self.texts.ids, self.texts.mask, *self.texts.wanted, **inputs)
+        length = inputs.get("attention_mask", self.texts.mask).shape[1]
+        with short_attention(self.architecture.model, length):
+            return logits_at(self.architecture, self.texts.ids, self.texts.mask, *self.texts.wanted, **inputs)
 
     @contextmanager
     def _added(self, delta: Tensor) -> Iterator[None]:
