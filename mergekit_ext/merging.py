@@ -26,6 +26,7 @@ from corsa_plugins.merging.recipe import METHOD
 from corsa_plugins.outputs import OutputError, check_output, disk_errors, new_directory
 from mergekit_ext.card import write_card
 from mergekit_ext.checks import RecipeError, check_names, check_recipe
+from mergekit_ext.completeness import missing_from
 from mergekit_ext.merge_method import ToldTensors, scaled_pruned_delta
 from mergekit_ext.recipes import find_recipe
 from mergekit_ext.registration import register
@@ -115,7 +116,7 @@ def merge_recipe(
             with disk_errors(final):
                 write_card(config, text, partial)
         donor = config.base_model or config.referenced_models()[0]
-        _check_whole(partial, stored[donor], options, final, errors)
+        _check_whole(partial, stored[donor], config, options, final, errors)
         with disk_errors(final):
             write_manifest(partial)
     if config.merge_method != METHOD:
@@ -156,8 +157,13 @@ def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, final
         with disk_errors(final), scaled_pruned_delta.told_tensors() as told, warnings.catch_warnings():
             # an adapter without all its tensors: PEFT says so, and puts its own initial values there
             warnings.filterwarnings("error", "Found missing adapter keys")
-            # mergekit's own card asks the Hub about folders, after all the work: it is written by write_card
-            run_merge(config, str(partial), options=options.model_copy(update={"write_model_card": False}))
+            # Planning writes slices into a recipe of whole models, and mergekit's own card, which write_card writes here,
+            # asks the Hub about folders after all the work.
+            run_merge(
+                config.model_copy(deep=True),
+                str(partial),
+                options=options.model_copy(update={"write_model_card": False}),
+            )
         return told
     except CorsaError:
         raise
@@ -178,12 +184,20 @@ def _loaders() -> Iterator[None]:
 
 
 def _check_whole(
-    partial: Path, donor: StoredModel, options: MergeOptions, final: Path, errors: list[logging.LogRecord]
+    partial: Path,
+    donor: StoredModel,
+    config: MergeConfiguration,
+    options: MergeOptions,
+    final: Path,
+    errors: list[logging.LogRecord],
 ) -> None:
     try:
-        read_stored_model(partial, str(final))
+        merged = read_stored_model(partial, str(final))
     except ModelError as error:
         raise OutputError(f"{final} was not written whole: {error}; nothing is left of it") from error
+    problem = missing_from(merged, donor, config, options)
+    if problem is not None:
+        raise OutputError(f"{final}: {problem}; nothing is left of the output")
     if errors and options.copy_tokenizer and any((donor.path / name).exists() for name in _TOKENIZER_FILES):
         cause = errors[0].exc_info[1] if errors[0].exc_info else errors[0].getMessage()
         raise OutputError(f"{final}: the tokenizer could not be copied: {cause}; nothing is left of the output")

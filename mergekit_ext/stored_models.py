@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class StoredModel:
         path: Its folder.
         config: The contents of ``config.json``.
         shapes: The shape of every tensor; empty where the weights are pickled, which would have to be loaded.
+        dtypes: The type of every tensor as its file has it, ``"BF16"`` for instance; empty likewise.
         size: Bytes of all tensors; that of the files where the weights are pickled.
     """
 
@@ -34,6 +35,7 @@ class StoredModel:
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
     size: int
+    dtypes: dict[str, str] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -92,8 +94,9 @@ def read_stored_model(path: Path, label: str) -> StoredModel:
                 _check_pickled(file, label)
             return StoredModel(path, config, {}, sum(file.stat().st_size for file in files))
         shapes: dict[str, tuple[int, ...]] = {}
-        size = sum(_read_header(file, label, shapes) for file in files)
-        return StoredModel(path, config, shapes, size)
+        dtypes: dict[str, str] = {}
+        size = sum(_read_header(file, label, shapes, dtypes) for file in files)
+        return StoredModel(path, config, shapes, size, dtypes)
     raise ModelError(f"model {label}: {path} has no weights (model.safetensors or pytorch_model.bin)")
 
 
@@ -112,11 +115,12 @@ def _check_pickled(file: Path, label: str) -> None:
         raise ModelError(f"model {label}: {file} is no file of torch, or cut short; copy or download it again")
 
 
-def _read_header(file: Path, label: str, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Add the shapes in a safetensors file to ``shapes``; the bytes of its tensors."""
+def _read_header(file: Path, label: str, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, str]) -> int:
+    """Add the shapes and types in a safetensors file to ``shapes`` and ``dtypes``; the bytes of its tensors."""
     try:
-        here, size = read_header(file)
+        here, types, size = read_header(file)
     except (OSError, ValueError) as error:
         raise ModelError(f"model {label}: {file} cannot be read: {error}; copy or download it again") from error
     shapes.update(here)
+    dtypes.update(types)
     return size

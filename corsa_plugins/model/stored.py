@@ -67,8 +67,9 @@ def check_target(model: PreTrainedModel, output: str | os.PathLike[str]) -> None
             )
 
 
-def read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], int]:
-    """The shapes of the tensors in a safetensors file by name, and the bytes of all of them.
+def read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str], int]:
+    """Of the tensors in a safetensors file, by name, their shapes and their types as it has them (``"BF16"``), and the
+    bytes of all of them.
 
     The file is not mapped into memory, as the library would: it may be larger than that.
 
@@ -85,13 +86,14 @@ def read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], int]:
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        dtypes = {name: str(entry["dtype"]) for name, entry in header.items()}
         content = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         missing = 8 + length + content - size
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"no safetensors file, or damaged in its header ({type(error).__name__})") from error
     if missing:
         raise ValueError(f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many")
-    return shapes, content
+    return shapes, dtypes, content
 
 
 def check_stored(folder: Path, what: str) -> None:
