@@ -157,8 +157,8 @@ def _run(config: MergeConfiguration, partial: Path, options: MergeOptions, final
         with disk_errors(final), scaled_pruned_delta.told_tensors() as told, warnings.catch_warnings():
             # an adapter without all its tensors: PEFT says so, and puts its own initial values there
             warnings.filterwarnings("error", "Found missing adapter keys")
-            # Planning writes slices into a recipe of whole models, and mergekit's own card, which write_card writes here,
-            # asks the Hub about folders after all the work.
+            # Planning writes slices into a recipe of whole models: into a copy. mergekit's own card asks the Hub about
+            # folders, after all the work: it is written by write_card.
             run_merge(
                 config.model_copy(deep=True),
                 str(partial),
