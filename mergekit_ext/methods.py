@@ -48,26 +48,32 @@ class RSFTMergekitMethod:
         name: For tables and labels.
         settings: Of R-SFT; ``weight`` and ``density`` are those of the recipe. A recipe has a number: of ``"auto"`` it
             is found before, by merging in memory.
+        shared: A folder of trainings that R-SFT may have made or may want (:meth:`RSFTMethod.sharing`).
     """
 
     name: str = "R-SFT, merged by mergekit"
     settings: RSFTSettings = field(default_factory=lambda: RSFTSettings(weight=0.8, density=0.2))
+    shared: Path | None = None
 
     def describe(self) -> dict[str, Any]:
-        """The settings."""
+        """The settings, without ``shared``: sharing changes nothing."""
         return {"method": "R-SFT, mergekit", "name": self.name, "settings": asdict(self.settings)}
 
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Session:
         """Copies what will train; ``seed`` is not needed, as the settings have their own for the samples' order."""
-        return _Session(model, tokenizer, self.settings)
+        return _Session(model, tokenizer, self)
 
     def in_form(self, chat_template: bool) -> RSFTMergekitMethod:
         """With prompts in this form, unless the settings say in which."""
         return replace(self, settings=settings_in_form(self.settings, chat_template))
 
+    def sharing(self, folder: Path) -> RSFTMergekitMethod:
+        """With the first stage from a folder of trainings that several methods share."""
+        return replace(self, shared=folder)
+
 
 class _Session:
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: RSFTSettings) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, method: RSFTMergekitMethod) -> None:
         # Here, so that the first update is not charged for mergekit's import.
         from mergekit.options import MergeOptions
 
@@ -75,11 +81,10 @@ class _Session:
 
         self.model = model
         self._tokenizer = tokenizer
-        self._settings = settings
+        self._settings = settings = method.settings
         self._merge = partial(merge_recipe, options=MergeOptions(quiet=True))
-        self._first_stage = RSFTMethod("first stage", replace(settings, weight=1.0, density=1.0)).start(
-            model, tokenizer, seed=0
-        )
+        first_stage = RSFTMethod("first stage", replace(settings, weight=1.0, density=1.0), shared=method.shared)
+        self._first_stage = first_stage.start(model, tokenizer, seed=0)
 
     def update(self, requests: Sequence[EditRequest], folder: Path) -> None:
         from safetensors.torch import save_file

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -32,6 +33,8 @@ __all__ = ["Demo", "Rounds", "default_methods", "demo_methods", "in_turn", "run_
 
 _BEFORE = "before"
 """The folder of what the model answers before any edit."""
+_TRAININGS = "trainings"
+"""The folder of trainings that several methods begin with."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,11 @@ def run_method(name: str, output: Path, rounds: Rounds, statistics: Path, world:
         options["statistics"] = KeyStatistics.load(statistics)
     model, tokenizer = world.load()
     news(0.0, "starting")
+    method: Any = spec(**options)
+    if hasattr(method, "sharing"):
+        method = method.sharing(output.parent / _TRAININGS)
     return run_protocol(
-        spec(**options),
+        method,
         world.plan(rounds),
         model,
         tokenizer,
@@ -163,10 +169,13 @@ def in_turn(specs: Mapping[str, MethodSpec]) -> list[str]:
     """The names of methods in the order in which they are begun: the longest first, as a process takes the next one
     when it is free.
 
-    Training takes longer than solving, and an adapter on all layers longer than one layer. Methods that read statistics
-    come last and side by side: where their settings are chosen, one of them chooses and the others wait for it.
+    Adapters on all layers come first. Methods of the same settings find some things once for all of them: settings that
+    are chosen for the model, or a training that they begin with. So the first of each kind comes next, and the others
+    last, when there is hardly anything left to wait for.
     """
-    return sorted(specs, key=lambda name: ("adapter" not in specs[name].changes, specs[name].needs_statistics))
+    kinds = [specs[name].settings for name in specs]
+    later = {name: kinds[:place].count(kinds[place]) for place, name in enumerate(specs)}
+    return sorted(specs, key=lambda name: (0, 0) if "adapter" in specs[name].changes else (1, later[name]))
 
 
 def _chosen(names: Sequence[str], world: World) -> dict[str, MethodSpec]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.effect import EFFECT, write_report
 from corsa_plugins.methods.history import AnswerLooks
+from corsa_plugins.methods.shared import trained_once
 from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.methods.trained import TrainedSession
+from corsa_plugins.model.identity import model_key
 from corsa_plugins.rsft import RSFTReport, RSFTSettings, rsft
 from corsa_plugins.rsft.selection import trainable_parameters
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["RSFTMethod", "RSFTSession", "merged_settings", "rsft_merged", "rsft_plain", "settings_in_form"]
+
+_TRAINED = "trained.json"
+"""The report of a shared training, as the session wants it."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,16 @@ class RSFTMethod:
         settings: As for :func:`corsa_plugins.rsft.rsft`.
         history: Keep the log-probabilities of new and old answers before the training, after each epoch, and after the
             merging, which is one more point at the last step.
+        shared: A folder of trainings that another method may have made or may want; see :meth:`sharing`.
     """
 
     name: str
     settings: RSFTSettings = field(default_factory=RSFTSettings)
     history: bool = True
+    shared: Path | None = None
 
     def describe(self) -> dict[str, Any]:
-        """The settings, without ``history``: looking changes nothing."""
+        """The settings, without ``history`` and ``shared``: neither looking nor sharing changes anything."""
         return {"method": "R-SFT", "name": self.name, "settings": asdict(self.settings)}
 
     def start(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> RSFTSession:
@@ -51,6 +59,11 @@ class RSFTMethod:
     def in_form(self, chat_template: bool) -> RSFTMethod:
         """With prompts in this form, unless the settings say in which."""
         return replace(self, settings=settings_in_form(self.settings, chat_template))
+
+    def sharing(self, folder: Path) -> RSFTMethod:
+        """With trainings in a folder that several methods share, each made by the first of them that wants it; one with
+        a second stage makes its own."""
+        return replace(self, shared=folder)
 
 
 class RSFTSession(TrainedSession):
@@ -70,6 +83,26 @@ class RSFTSession(TrainedSession):
     def update(self, requests: Sequence[EditRequest], folder: Path) -> None:
         # An interrupted update would be saved as a finished one if it kept what it had.
         settings = replace(self._method.settings, on_interrupt="restore")
+        if self._method.shared is None or settings.merges:
+            self._train(requests, settings, folder)
+            return
+
+        def train(new: Path) -> None:
+            self._train(requests, settings, new)
+            (new / _TRAINED).write_text(json.dumps(asdict(self.report)), encoding="utf-8")  # type: ignore[arg-type]
+
+        follows_from = {
+            **model_key(self.model, self._tokenizer),
+            "settings": asdict(settings),
+            "history": self._method.history,
+            "requests": [request.model_dump(mode="json") for request in requests],
+        }
+        if not trained_once(self._method.shared, follows_from, folder, train):
+            self.restore(folder)
+            self.report = RSFTReport.from_dict(json.loads((folder / _TRAINED).read_text(encoding="utf-8")))
+        (folder / _TRAINED).unlink()
+
+    def _train(self, requests: Sequence[EditRequest], settings: RSFTSettings, folder: Path) -> None:
         looks = AnswerLooks(self._tokenizer, requests, chat_template=bool(settings.chat_template))
         records: list[dict[str, Any]] = []
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["RSFTReport", "SampleReport", "undone_in_words"]
 
@@ -71,6 +73,16 @@ class RSFTReport:
     tried: tuple[tuple[float, int], ...] = ()
     kept_changed: tuple[str, ...] = ()
     kept_watched: int = 0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RSFTReport:
+        """From what ``dataclasses.asdict`` made of one, also by way of JSON."""
+        samples = tuple(
+            SampleReport(**{**each, "steps": tuple(each["steps"]), "losses": tuple(map(tuple, each["losses"]))})
+            for each in data["samples"]
+        )
+        lists = {name: tuple(data[name]) for name in ("parameters", "kept_changed")}
+        return cls(**{**data, **lists, "samples": samples, "tried": tuple(map(tuple, data["tried"]))})
 
     @property
     def steps(self) -> int:

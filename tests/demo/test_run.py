@@ -74,14 +74,14 @@ def test_the_tables_are_of_the_moments_that_they_name() -> None:
         ]
 
 
-def test_what_waits_for_a_choice_of_settings_is_begun_last_and_adapters_first() -> None:
+def test_adapters_are_begun_first_and_methods_that_share_something_not_next_to_each_other() -> None:
     specs = demo_methods()
-    begun = in_turn(specs)
-    assert sorted(begun) == sorted(specs)
-    kinds = [("adapter" in specs[name].changes, specs[name].needs_statistics) for name in begun]
-    assert kinds == sorted(kinds, key=lambda kind: (not kind[0], kind[1]))
-    assert kinds[0] == (True, False)
-    assert kinds[-1] == (False, True)
+    begun = in_turn({name: specs[name] for name in default_methods()})
+    assert sorted(begun) == sorted(default_methods())
+    rest = [name for name in begun if "adapter" not in specs[name].changes]
+    assert begun[-len(rest) :] == rest
+    for one, other in (("alphaedit", "alphaedit+"), ("rsft", "rsft-mergekit")):
+        assert rest.index(other) > rest.index(one) + 1
 
 
 def test_the_methods_are_there_and_take_their_options() -> None:

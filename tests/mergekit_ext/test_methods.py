@@ -66,6 +66,31 @@ def test_mergekit_gives_the_weights_of_the_merge_in_memory(
             assert torch.equal(by_mergekit[name], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_the_training_of_rsft_it_gives_what_it_gives_with_its_own(
+    taught_llama: Any, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    plain = replace(SETTINGS, weight=1.0, density=1.0)
+    runs = {"own": SETTINGS, "rsft": plain, "shared": SETTINGS}
+    found, reports = {}, {}
+    for name, settings in runs.items():
+        method: Any = make_method("rsft" if name == "rsft" else "rsft-mergekit", settings=settings)
+        if name != "own":
+            method = method.sharing(tmp_path / "trainings")
+        model = copy.deepcopy(taught_llama).to(dtype)
+        session = method.start(model, tiny_tokenizer, seed=0)
+        for number, requests in enumerate(([FRANCE, BORN], [ITALY])):
+            folder = tmp_path / name / str(number)
+            folder.mkdir(parents=True)
+            session.update(requests, folder)
+        found[name], reports[name] = _weights(model), json.loads((tmp_path / name / "0" / "report.json").read_text())
+    assert all(torch.equal(value, found["shared"][n]) for n, value in found["own"].items())
+    assert reports["shared"]["requests"] == reports["own"]["requests"]
+    # Of the first update alone: the second one begins from other weights.
+    assert [(tmp_path / "shared" / number / "shared.json").is_file() for number in "01"] == [True, False]
+    assert len(list((tmp_path / "trainings").iterdir())) == 3
+
+
 def test_a_folder_may_have_any_name(taught_llama: Any, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     session = make_method("rsft-mergekit", settings=SETTINGS).start(taught_llama, tiny_tokenizer, seed=0)
     for name in ("of two words", "a+b", "user@host", "a@b@c+d+e 'f' \"g\""):

@@ -26,6 +26,7 @@ from corsa_plugins.files import InUseError, atomic_directory, atomic_write_text,
 from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.methods.effect import read_effect
 from corsa_plugins.methods.history import HISTORY, read_history
+from corsa_plugins.methods.shared import shared_seconds
 from corsa_plugins.methods.spec import Method, Session, in_form
 from corsa_plugins.model.identity import model_key
 
@@ -215,7 +216,7 @@ class _Run:
             seconds = time.monotonic() - start
             if (folder / HISTORY).is_file():  # what was looked at on the way is no part of the update
                 seconds -= sum(record.get("seconds", 0.0) for record in read_history(folder / HISTORY))
-            seconds -= read_effect(folder).get("seconds", 0.0)
+            seconds += shared_seconds(folder) - read_effect(folder).get("seconds", 0.0)
             noted = {"seconds": seconds, "model": self._model_key()}
             (folder / UPDATE).write_text(json.dumps(noted) + "\n", encoding="utf-8")
             write_manifest(folder)
