@@ -2,26 +2,51 @@
 
     python -m benchmarks.experts [--families mixtral qwen3_moe] [--seeds 0 1 2] [--output runs/experts]
 
-Each model is trained on the testbed's kind of world once, by a seeded script, and kept in the output folder.
+Each model is trained on the testbed's kind of world once, by a seeded script, and kept in the output folder. 20 facts
+are edited at once, in the first block, by AlphaEdit+ and AlphaEdit; and with what an editor of dense FFNs would assume
+of a mixture: that a token's key is the experts' keys as they are, without the gates, or that one expert is the whole
+FFN. Neighbours are facts of the same old answer about people that no edit is about; other facts of the edited people,
+whose key at the name is the edited one's, are apart. Results are appended to `results.jsonl`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from corsa_plugins.model.architecture import find_architecture
+from benchmarks.family import right_answers
+from benchmarks.intervals import shown
+from benchmarks.rows import append_row, read_rows
+from corsa_plugins.alphaedit import (
+    AlphaEditor,
+    AlphaEditSettings,
+    KeyStatistics,
+    NullSpaceRule,
+    ValueSettings,
+    collect_statistics,
+)
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.model.architecture import Architecture, LinearMap, RoutedExperts, find_architecture
+from corsa_plugins.model.asking import score_targets
 from corsa_plugins.model.borrowing import hooked, random_state_kept
+from corsa_plugins.model.routed import RoutedKeys
+from corsa_plugins.testbed import texts_of_testbed
 from corsa_plugins.testbed.build import Testbed
 from corsa_plugins.testbed.corpus import Corpus, sentences
 from corsa_plugins.testbed.facts import WorldConfig
@@ -52,6 +77,145 @@ FAMILIES: dict[str, Callable[..., Any]] = {
         )
     ),
 }  # fmt: skip
+
+SETTINGS = AlphaEditSettings(
+    layers=(0,),
+    null_space=NullSpaceRule("share", 0.6),
+    ridge=0.02,
+    ridge_unit="relative",
+    prior_weight=1.0,
+    values=ValueSettings(steps=180, lr=0.02, lr_unit="relative", weight_decay=0.0, clamp=4.0, stop_loss=0.1),
+    n_contexts=4,
+)
+"""Chosen on other edits (seed 9) of the Mixtral."""
+PLAIN: dict[str, Any] = {"search": None, "smoothing": None}
+
+FIGURES = ("efficacy", "generality", "neighbours", "untouched", "same subjects")
+
+
+class Ungated(RoutedExperts):
+    """Keys of the experts as if each had the weight 1."""
+
+    def keys(self, args: Sequence[Any], kwargs: Mapping[str, Any], tokens: Tensor | None = None) -> RoutedKeys:
+        hidden, index, weights = args
+        return super().keys((hidden, index, torch.ones_like(weights)), {}, tokens)
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """What is assumed is not so."""
+
+
+class OneExpert(Ungated):
+    """Keys as if the expert of the largest weight were the FFN."""
+
+    def keys(self, args: Sequence[Any], kwargs: Mapping[str, Any], tokens: Tensor | None = None) -> RoutedKeys:
+        hidden, index, weights = args
+        first = weights.argmax(-1, keepdim=True)
+        return super().keys((hidden, index.gather(-1, first), weights.gather(-1, first)), {}, tokens)
+
+
+@dataclass(frozen=True)
+class Assuming(Architecture):
+    """The parts of a mixture, whose experts are taken for something else."""
+
+    kind: type[RoutedExperts] = RoutedExperts
+
+    def edited(self, layer: int) -> LinearMap:
+        found = super().edited(layer)
+        return self.kind(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+METHODS: dict[str, tuple[type[RoutedExperts], dict[str, Any]]] = {
+    "AlphaEdit+": (RoutedExperts, {}),
+    "AlphaEdit": (RoutedExperts, PLAIN),
+    "AlphaEdit, keys without gates": (Ungated, PLAIN),
+    "AlphaEdit, one expert as the FFN": (OneExpert, PLAIN),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--edits", type=int, default=20)
+    parser.add_argument("--output", type=Path, default=Path("runs/experts"))
+    arguments = parser.parse_args(argv)
+    logging.getLogger("corsa_plugins").setLevel(logging.ERROR)  # what was not edited is in the efficacy
+    torch.set_num_threads(1)  # more do nothing for models of this size
+    console, path = Console(width=160), arguments.output / "results.jsonl"
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for family in arguments.families:
+        bed, known = trained(family, arguments.output), {}
+        for seed in arguments.seeds:
+            for method, (kind, _) in METHODS.items():
+                key = {"family": family, "seed": seed, "edits": arguments.edits, "method": method}
+                if any(row.items() >= key.items() for row in read_rows(path)):
+                    continue
+                if kind not in known:
+                    known[kind] = _statistics(bed, kind)
+                row = {**key, **measure(bed, method, known[kind], seed, arguments.edits)}
+                append_row(path, row)
+                console.print(json.dumps(row), soft_wrap=True)
+    rows = [row for row in read_rows(path) if row["seed"] in arguments.seeds and row["edits"] == arguments.edits]
+    console.print(table([row for row in rows if row["family"] in arguments.families]))
+
+
+def measure(bed: Testbed, method: str, statistics: KeyStatistics, seed: int, edits: int) -> dict[str, Any]:
+    """Shares of right answers after the edits, and of neighbours and untouched facts before them."""
+    kind, changes = METHODS[method]
+    plan = bed.world.edit_rounds(1, edits, seed=seed, untouched=80)
+    (requests,) = plan.rounds
+    editor = AlphaEditor(
+        bed.model, bed.tokenizer, statistics, replace(SETTINGS, **changes), architecture=_parts(bed, kind)
+    )
+    before = _spared(bed, requests)
+    editor.edit(requests, answers=False)
+    found = {
+        "efficacy": right_answers(bed.model, bed.tokenizer, requests),
+        "generality": right_answers(bed.model, bed.tokenizer, requests, reworded=True),
+        "neighbours": _spared(bed, requests),
+        "neighbours before": before,
+        "untouched": right_answers(bed.model, bed.tokenizer, plan.untouched),
+        "same subjects": right_answers(bed.model, bed.tokenizer, plan.same_subject),
+    }
+    editor.revert_all()
+    return found
+
+
+def _spared(bed: Testbed, requests: Sequence[EditRequest]) -> float:
+    edited = {request.subject or "" for request in requests}
+    probes = {
+        (probe.prompt, str(probe.answer))
+        for request in requests
+        for probe in request.neighborhood
+        if not any(subject in probe.prompt for subject in edited)
+    }
+    scores = score_targets(bed.model, bed.tokenizer, sorted(probes), batch_size=128)
+    return sum(score.top1 for score in scores) / len(scores)
+
+
+def _parts(bed: Testbed, kind: type[RoutedExperts]) -> Architecture:
+    found = find_architecture(bed.model)
+    return Assuming(**{field.name: getattr(found, field.name) for field in fields(found)}, kind=kind)
+
+
+def _statistics(bed: Testbed, kind: type[RoutedExperts]) -> KeyStatistics:
+    parts = _parts(bed, kind)
+    return collect_statistics(
+        bed.model, bed.tokenizer, texts_of_testbed(bed), SETTINGS.layers, n_tokens=40_000, architecture=parts
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """A row for each family and method: means over the seeds with the half-width of their 95 % interval."""
+    names = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    found = Table(title=f"{len({row['seed'] for row in rows})} seeds, percent; {names}", title_style="")
+    for heading in ("family", "method", *FIGURES, "neighbours before"):
+        found.add_column(heading)
+    for family, method in dict.fromkeys((row["family"], row["method"]) for row in rows):
+        chosen = [row for row in rows if (row["family"], row["method"]) == (family, method)]
+        shares = [shown([row[name] for row in chosen], 100) for name in (*FIGURES, "neighbours before")]
+        found.add_row(family, method, *shares)
+    return found
 
 
 def trained(family: str, folder: Path) -> Testbed:
@@ -110,3 +274,7 @@ def _train(model: Any, tokenizer: Any, world: World) -> Any:
             if step % 20 == 0:
                 progress.set_postfix(loss=f"{loss.item():.3f}", balance=f"{float(balance):.2f}")
     return model.eval()
+
+
+if __name__ == "__main__":
+    main()

@@ -118,6 +118,13 @@ def state_adapter(
             "the one it was made from"
         )
     fused = _fused_experts(state)
+    routed = [name for name in state.modules.values() if any(each.startswith(f"{name}.") for each in fused)]
+    if routed:
+        raise SettingError(
+            f"the edits are in the routed experts of a mixture of experts ({routed[0]}), whose weights are one "
+            "parameter of three axes: an adapter of linear maps, as servers read, has no place for them; serve the "
+            "edited model"
+        )
     if fused:
         raise SettingError(
             f"the model is a mixture of experts with fused weights ({fused[0]}), and PEFT takes an adapter of other "

@@ -17,6 +17,7 @@ from corsa_plugins.model.architecture import Architecture, ArchitectureError, Li
 from corsa_plugins.model.limits import longest_text
 from corsa_plugins.model.parts import as_linear_map
 from corsa_plugins.model.placement import bring_in
+from corsa_plugins.model.quantised import quantised_module
 from corsa_plugins.model.tokenization import join
 
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ def _editable_map(architecture: Architecture, layer: Site) -> LinearMap:
     linear = _named_map(architecture, layer) if isinstance(layer, str) else architecture.edited(layer)
     if linear.quantised:
         return linear  # whatever is changed lies beside it
+    if linear.experts > 1 and (packed := quantised_module(architecture.model)) is not None:
+        raise SettingError(
+            f"{packed} is quantised, and {linear.name} is {linear.experts} routed experts, whose own weights an edit "
+            "changes: the edited model could not be saved; load it in bfloat16 or float32"
+        )
     bring_in(architecture.model, linear.name)
     if linear.parameter.is_meta:
         raise SettingError(f"{linear.name} is on meta, without values: load the model by a device map of accelerate's")

@@ -163,13 +163,18 @@ def plain_values(model: nn.Module, *, buffers: bool = False) -> Iterator[tuple[s
             yield f"{name}.{own}", tensor
 
 
+def quantised_module(model: nn.Module) -> str | None:
+    """The name of its first quantised map; ``None`` if there is none."""
+    return next((name for name, module in model.named_modules() if is_quantised(module)), None)
+
+
 def refuse_quantised(model: nn.Module, what: str) -> None:
     """Where weights are changed in place, or read as numbers: refuse a model with quantised ones.
 
     Raises:
         SettingError: It has some; the first is named.
     """
-    name = next((name for name, module in model.named_modules() if is_quantised(module)), None)
+    name = quantised_module(model)
     if name is not None:
         raise SettingError(
             f"{name} is quantised, and {what}: load the model in bfloat16 or float32, or edit it with alphaedit+, "

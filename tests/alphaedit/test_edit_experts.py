@@ -205,9 +205,21 @@ def test_what_is_defined_for_one_map_is_refused_by_name(experts_bench: Bench, tm
             experts_bench.editor(settings)
     editor = experts_bench.editor()
     editor.edit(REQUESTS[:1])
-    with pytest.raises(SettingError, match="mixture of experts with fused weights"):
+    with pytest.raises(SettingError, match=r"in the routed experts of a mixture of experts \(model\."):
         export_state(editor.state, tmp_path / "adapter", base="tiny")
     assert not (tmp_path / "adapter").exists()
+
+
+def test_beside_quantised_maps_they_are_refused_before_anything_is_done(experts_bench: Bench) -> None:
+    pytest.importorskip("torchao")
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    model = copy.deepcopy(experts_bench.model).float()
+    quantize_(model, Int8WeightOnlyConfig())
+    before = model.model.layers[1].mlp.experts.down_proj.detach().clone()
+    with pytest.raises(SettingError, match=r"is quantised, and model\.layers\.1\.mlp\.experts is 4 routed experts"):
+        AlphaEditor(model, experts_bench.tokenizer, None, SETTINGS)
+    assert torch.equal(model.model.layers[1].mlp.experts.down_proj, before)
 
 
 def test_of_another_precision_or_another_models_they_are_refused(experts_bench: Bench) -> None:
