@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,20 @@ def test_what_cannot_be_pushed_is_not_lost(home: Path, capsys: pytest.CaptureFix
     assert run("--config", str(home / "run.yaml")) == 2
     assert "error: push_to_hub=True, and the Hub cannot be reached" in capsys.readouterr().err
     assert not (home / "adapter").exists()  # it is known before anything is trained
+
+
+@pytest.mark.parametrize(("logger", "told"), [("wandb", "requires wandb to be installed"), ("wandbb", "not supported")])
+def test_a_logger_that_is_not_there_is_one_error(
+    home: Path, capsys: pytest.CaptureFixture[str], logger: str, told: str
+) -> None:
+    if find_spec(logger):
+        pytest.skip(f"{logger} is installed")
+    configure(home, report_to=logger)
+    assert run("--config", str(home / "run.yaml")) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert logger in line
+    assert told in line
+    assert not (home / "adapter").exists()
 
 
 def test_a_bad_line_names_file_line_case_and_field(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

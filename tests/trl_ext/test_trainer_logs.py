@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from datasets import Dataset
-from transformers import (
-    LlamaForCausalLM,
-)
+from transformers import LlamaForCausalLM, TrainerCallback
+from transformers.integrations import integration_utils
 
 from tests.trl_ext.conftest import MakeTrainer, preference_rows
 
@@ -63,3 +64,21 @@ def test_without_dpo_the_reference_is_not_run_either(
     trainer = make_trainer(model=tiny_llama, dpo_weight=0.0, eval_dataset=dataset)
     assert len(calls) <= 2  # two tokens, to see that the head explains the logits
     assert trainer.evaluate()["eval_dpo_loss"] > 0
+
+
+def test_a_logger_of_report_to_gets_our_metrics(
+    make_trainer: MakeTrainer, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[dict[str, float]] = []
+
+    class Logger(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            received.append(dict(logs))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "ours", Logger)
+    trainer = make_trainer(report_to="ours", eval_dataset=dataset, eval_strategy="steps", eval_steps=2, max_steps=2)
+    trainer.train()
+    trained = next(logs for logs in received if "sft_loss" in logs)
+    assert trained.keys() >= OURS | TRLS
+    assert all(isinstance(trained[name], float) for name in OURS)  # what loggers take
+    assert any("eval_sft_loss" in logs for logs in received)
