@@ -94,9 +94,12 @@ def _begin(target: Path, folder: bool) -> tuple[int | None, Path]:
 
 def _make(target: Path, folder: bool) -> Path:
     prefix, suffix = f".{target.name}.", ".new"
-    if folder:
-        return Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=suffix))
-    opened, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=suffix)
+    try:
+        if folder:
+            return Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=suffix))
+        opened, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=suffix)
+    except OSError as error:  # of the name that was drawn, which says nothing to anybody
+        raise OSError(error.errno, error.strerror, str(target)) from error
     os.close(opened)
     return Path(name)
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from corsa_plugins.bench.evaluation.checkpoint import finished_records, input_key, open_checkpoint
 from corsa_plugins.bench.evaluation.evaluation import Evaluation
 from corsa_plugins.bench.evaluation.judge import Judge
-from corsa_plugins.bench.evaluation.prompts import Prompts, answer_length, as_probe
+from corsa_plugins.bench.evaluation.prompts import Prompts, answer_length, as_probe, check_lengths
 from corsa_plugins.bench.evaluation.records import ProbeAnswer, Record
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
@@ -87,12 +87,14 @@ def evaluate(  # a keyword for each thing that a user says of how to ask; `_Aski
         SettingError: There is nothing to evaluate, or a setting is out of range.
         CheckpointError: The checkpoint belongs to another evaluation: of another model, other requests or settings.
         TokenizationError: A prompt or a target gives no tokens, or there is no chat template.
+        RequestError: Prompts are longer than the model reads.
     """
     probes = [as_probe(fact) for fact in untouched or ()]
     items: list[EditRequest | Probe] = [*requests, *probes]
     if not items:
         raise SettingError("nothing to evaluate: give requests, untouched facts, or both")
     _check(batch_size=batch_size, max_new_tokens=max_new_tokens, fluency_tokens=fluency_tokens)
+    check_lengths(model, tokenizer, Prompts(items), chat_template)
     length = answer_length(tokenizer, items) if max_new_tokens is None else max_new_tokens
     asking = _Asking(batch_size, length, chat_template, fluency_tokens)
     answered = _answers(_Asker(model, tokenizer, asking, processes), items, checkpoint=checkpoint, progress=progress)

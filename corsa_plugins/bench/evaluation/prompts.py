@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from corsa_plugins.data.requests import EditRequest, Probe
+from corsa_plugins.data.requests import EditRequest, Probe, RequestError, quoted
+from corsa_plugins.model.limits import longest_text
+from corsa_plugins.model.tokenization import TokenizationError, encode_prompt, join
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Prompts", "answer_length", "as_probe"]
+__all__ = ["Prompts", "answer_length", "as_probe", "check_lengths"]
 
 ROOM = 16
 """Tokens that an answer may have beyond the longest one to be found."""
@@ -52,6 +54,33 @@ def answer_length(tokenizer: PreTrainedTokenizerBase, items: Sequence[EditReques
     targets = {target for _, target in prompts.pairs} | prompts.aliases
     longest = max((len(tokenizer(target, add_special_tokens=False)["input_ids"]) for target in targets), default=0)
     return longest + ROOM
+
+
+def check_lengths(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, chat_template: bool
+) -> None:
+    """Refuse what is longer than the model reads: it would fail, or its answers would mean nothing.
+
+    Raises:
+        RequestError: Naming the prompts.
+    """
+    limit = longest_text(model)
+    if limit is None:
+        return
+    problems = []
+    for prompt, target in [*prompts.pairs, *((prompt, "") for prompt in prompts.prompts)]:
+        if not chat_template and len(f"{prompt} {target}".encode()) < limit:
+            continue  # no tokenizer makes more tokens than there are bytes, and one for the beginning
+        try:
+            parts = join(tokenizer, prompt, target, chat_template) if target else None
+        except TokenizationError:
+            continue  # said where it is asked
+        length = sum(map(len, parts)) if parts else len(encode_prompt(tokenizer, prompt, chat_template))
+        if length > limit:
+            problems.append(f"the prompt {quoted(prompt)}: {length} tokens, and the model reads {limit}: shorten it")
+    if problems:
+        problems = list(dict.fromkeys(problems))
+        raise RequestError(problems, f"{len(problems)} prompts are too long")
 
 
 def as_probe(fact: Probe | EditRequest) -> Probe:

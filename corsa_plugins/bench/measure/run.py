@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from corsa_plugins.bench.evaluation import load_evaluation
-from corsa_plugins.bench.evaluation.storage import SUMMARY
+from corsa_plugins.bench.evaluation.storage import RECORDS, SUMMARY
 from corsa_plugins.bench.measure.questions import BASELINE, Measured, Questions
 from corsa_plugins.bench.measure.subject import Subject
 from corsa_plugins.errors import SettingError
@@ -68,7 +68,7 @@ def measure(
     before: Measured | None = None
     if subject.baseline:
         results = Path(subject.baseline).expanduser()
-        saved = load_evaluation(results) if (results / SUMMARY).exists() else None
+        saved = load_evaluation(results) if any((results / name).exists() for name in (SUMMARY, RECORDS)) else None
         if saved and output and output.resolve() == results.resolve():
             raise SettingError(f"--output {output} holds the baseline, which would be lost: name another folder")
     own, other = subject.labels(saved)
