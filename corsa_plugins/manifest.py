@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_write_text, sha256_of_file
 
-__all__ = ["MANIFEST", "DamagedError", "Manifest", "check_folder", "checksums", "read_manifest", "write_manifest"]
+__all__ = [
+    "MANIFEST",
+    "DamagedError",
+    "Manifest",
+    "check_folder",
+    "checksums",
+    "read_manifest",
+    "versions",
+    "write_manifest",
+]
 
 MANIFEST = "manifest.json"
 _CARD = "README.md"
@@ -82,8 +93,19 @@ def checksums(folder: str | os.PathLike[str], names: Iterable[str] | None = None
         return dict(zip(listed, pool.map(lambda name: sha256_of_file(root / name), listed), strict=True))
 
 
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, as far as installed."""
+    installed = {"python": platform.python_version()}
+    for name in ("corsa-plugins", "torch", "transformers", "peft", "trl", "mergekit"):
+        try:
+            installed[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return installed
+
+
 def write_manifest(folder: str | os.PathLike[str], files: Mapping[str, str] | None = None, **about: Any) -> None:
-    """Write ``manifest.json``.
+    """Write ``manifest.json``, with the versions of what the files were made by.
 
     Args:
         folder: With the files.
@@ -93,7 +115,7 @@ def write_manifest(folder: str | os.PathLike[str], files: Mapping[str, str] | No
     Raises:
         OSError: It cannot be written.
     """
-    content = {**about, "sha256": checksums(folder) if files is None else dict(files)}
+    content = {**about, "versions": versions(), "sha256": checksums(folder) if files is None else dict(files)}
     atomic_write_text(Path(folder) / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from corsa_plugins.bench.evaluation import Evaluation, Interval, Metric
+from corsa_plugins.manifest import versions
 
 __all__ = ["Column", "Comparison", "Report", "versions"]
 
@@ -79,14 +78,3 @@ class Report:
     parts: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     later: bool = False
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on, as far as installed: for :attr:`Report.asked`."""
-    installed = {"python": platform.python_version()}
-    for name in ("corsa-plugins", "torch", "transformers", "peft", "trl"):
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return installed

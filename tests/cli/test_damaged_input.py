@@ -260,3 +260,41 @@ def test_an_output_that_cannot_be_written_is_named_and_nothing_is_lost(
     assert (code, contents(world)) == (2, before), said
     assert str(unwritable / "made") in said
     assert not os.path.lexists(unwritable / "made")
+
+
+MADE_BY = {
+    "edited/state/manifest.json": "versions",
+    "edited/state/state.json": "fingerprint.digest batches.0.settings batches.0.requests",
+    "edited/report.json": "settings",
+    "edited/model/manifest.json": "versions",
+    "stats/manifest.json": "versions",
+    "stats/statistics.json": "fingerprint.digest about.seed about.n_tokens about.text about.dtype",
+    "results/summary.json": "versions settings inputs.model inputs.tokenizer inputs.requests",
+    "exported/manifest.json": "versions",
+    "exported/corsa.json": "fingerprint.digest batches",
+    "merge/manifest.json": "versions",
+    "protocol/rsft/run.json": "model tokenizer seed method.settings sets.0.requests",
+    "protocol/rsft/summary.json": "versions method",
+    "protocol/rsft/updates/001-update/update.json": "model",
+    "protocol/rsft/updates/001-update/manifest.json": "versions",
+}
+"""By file: values that are there and say something."""
+
+
+def test_what_is_written_says_what_it_was_made_by_and_of(world: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mergekit")
+    for name in ("merge", "merge-sweep", "protocol"):
+        assert call(world, COMMANDS[name], tmp_path / name) == 0
+    for name, paths in MADE_BY.items():
+        content = json.loads((world / name if (world / name).exists() else tmp_path / name).read_text())
+        for path in paths.split():
+            value = content
+            for step in path.split("."):
+                value = value[int(step) if isinstance(value, list) else step]
+            assert value not in (None, "", [], {}), (name, path)
+            if path == "versions":
+                assert {"corsa-plugins", "torch", "transformers"} <= set(value)
+    assert (tmp_path / "merge" / "mergekit_config.yml").read_text() == (world / "recipe.yaml").read_text()
+    head = json.loads((tmp_path / "merge-sweep" / "sweep.jsonl").read_text().splitlines()[0])
+    assert {"requests", "untouched", "base", "edited", "tokenizer", "settings"} <= set(head)
+    assert "transformers" in (tmp_path / "merge-sweep" / "best.yaml").read_text().splitlines()[0]

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,9 +97,13 @@ def evaluate(  # a keyword for each thing that a user says of how to ask; `_Aski
     check_lengths(model, tokenizer, Prompts(items), chat_template)
     length = answer_length(tokenizer, items) if max_new_tokens is None else max_new_tokens
     asking = _Asking(batch_size, length, chat_template, fluency_tokens)
-    answered = _answers(_Asker(model, tokenizer, asking, processes), items, checkpoint=checkpoint, progress=progress)
+    asker, key = _Asker(model, tokenizer, asking, processes), {}
+    if checkpoint is not None and processes.is_first:
+        key = asker.key(items)
+    answered = _answers(asker, items, key, checkpoint=checkpoint, progress=progress)
     n = len(requests)
-    evaluation = Evaluation(label, tuple(answered[:n]), tuple(answered[n:]), asking.settings)  # type: ignore[arg-type]
+    inputs = {name: value for name, value in key.items() if name in ("model", "tokenizer", "requests")}
+    evaluation = Evaluation(label, tuple(answered[:n]), tuple(answered[n:]), asking.settings, inputs)  # type: ignore[arg-type]
     broken = sum(not math.isfinite(record.edit.log_prob_new) for record in evaluation.records)
     if broken:
         logger.warning("log-probabilities of %d of %d requests are not finite numbers", broken, n)
@@ -175,6 +179,7 @@ class _Asker:
 def _answers(
     ask: _Asker,
     items: Sequence[EditRequest | Probe],
+    key: Mapping[str, Any],
     *,
     checkpoint: str | os.PathLike[str] | None,
     progress: bool,
@@ -186,7 +191,7 @@ def _answers(
     with contextlib.ExitStack() as stack:
         journal: Journal | None = None
         if checkpoint is not None and processes.is_first:
-            journal = stack.enter_context(open_checkpoint(checkpoint, ask.key(items)))
+            journal = stack.enter_context(open_checkpoint(checkpoint, key))
         finished = processes.of_first(None if journal is None else finished_records(journal)) or []
         answered = [_from_json(item, row) for item, row in zip(items, finished, strict=False)]
         hidden = None if progress and processes.is_first else True

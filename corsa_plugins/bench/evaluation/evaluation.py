@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from corsa_plugins.bench.evaluation.intervals import Interval, bootstrap_mean
@@ -21,12 +22,15 @@ class Evaluation:
         records: One per request, in the order of the requests.
         untouched: One per untouched fact, in order.
         settings: What the answers depend on besides the model: ``max_new_tokens``, ``chat_template``.
+        inputs: Hashes of the model's weights, the tokenizer and the questions, where they were taken, which an
+            evaluation with a checkpoint does.
     """
 
     label: str
     records: tuple[Record, ...]
     untouched: tuple[ProbeAnswer, ...] = ()
     settings: dict[str, Any] | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def rows(self, of: Of) -> tuple[Record, ...] | tuple[ProbeAnswer, ...]:
         """What metrics of requests, or of untouched facts, have a value for."""

@@ -16,7 +16,7 @@ from corsa_plugins.bench.evaluation.moments import pair_metrics
 from corsa_plugins.bench.evaluation.records import ProbeAnswer, Record
 from corsa_plugins.bench.evaluation.same_questions import ReportError
 from corsa_plugins.files import atomic_write_text, sha256_of_file
-from corsa_plugins.manifest import checksums
+from corsa_plugins.manifest import checksums, versions
 
 __all__ = ["RECORDS", "SUMMARY", "is_evaluation", "load_evaluation", "save_evaluation"]
 
@@ -64,6 +64,8 @@ def save_evaluation(
         "requests": len(evaluation.records),
         "untouched": len(evaluation.untouched),
         "settings": evaluation.settings,
+        **({"inputs": dict(evaluation.inputs)} if evaluation.inputs else {}),
+        "versions": versions(),
         "sha256": checksums(folder, (RECORDS, UNTOUCHED)),
         "metrics": {
             name: {**_finite(interval), "definition": METRICS[name].meaning}
@@ -112,7 +114,8 @@ def load_evaluation(directory: str | os.PathLike[str]) -> Evaluation:
         for name, (found, written) in counted.items():
             if found != written:
                 raise ReportError(f"{folder / name} has {found} lines, and {written} were written: restore it")
-        return Evaluation(summary["label"], tuple(records), tuple(untouched), summary["settings"])
+        inputs = summary.get("inputs", {})
+        return Evaluation(summary["label"], tuple(records), tuple(untouched), summary["settings"], inputs)
     except (KeyError, TypeError, AttributeError) as error:
         raise ReportError(f"{folder / SUMMARY} is no summary this version can read: {error!r}") from error
 

@@ -14,6 +14,7 @@ from corsa_plugins.bench.protocols.plan import UpdatePlan, folder_name
 from corsa_plugins.bench.protocols.result import ProtocolResult
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_write_text
+from corsa_plugins.manifest import versions
 from corsa_plugins.methods.history import HISTORY, read_history
 from corsa_plugins.methods.spec import REPORT
 
@@ -131,6 +132,7 @@ class RunFolder:
         """Write the summary of the finished run."""
         ends = {name: [_short(result.measured[moment, name]) for moment in self.ends] for name in self.measures}
         head = {"protocol": self.plan.name, "method": result.method, "measures_before_and_after": ends}
+        head["versions"] = versions()
         text = json.dumps({**head, **result.summary().as_dict()}, indent=2)
         atomic_write_text(self.path / _SUMMARY, text + "\n")
 

@@ -71,6 +71,7 @@ def merge_sweep(
     from corsa_plugins.bench.merge_sweep import SweepGrid, best_point, sweep, sweep_table
     from corsa_plugins.data.reading import read_probes, read_requests
     from corsa_plugins.files import atomic_write_text
+    from corsa_plugins.manifest import versions
     from corsa_plugins.merging.recipe import delta_recipe
     from corsa_plugins.model.loading import load_model
     from corsa_plugins.report.sweep_plot import sweep_plot
@@ -123,7 +124,8 @@ def merge_sweep(
         per_row=per_row,
         prune_vectors=prune_vectors,
     )
-    atomic_write_text(output / "best.yaml", yaml.safe_dump(recipe, sort_keys=False))
+    made = ", ".join(" ".join(item) for item in versions().items())
+    atomic_write_text(output / "best.yaml", f"# {made}\n{yaml.safe_dump(recipe, sort_keys=False)}")
     typer.echo(
         f"best: weight {best.weight:g}, density {best.density:g}, retains {100 * best.retained:.1f} %; "
         f"corsa merge {output / 'best.yaml'} OUT"
