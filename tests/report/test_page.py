@@ -37,6 +37,8 @@ def two(taught_llama, tiny_llama, tiny_tokenizer):
     ]
     facts = [Probe(prompt=ATTACK, answer="Rome"), Probe(prompt="The capital of Spain is", answer="Madrid")]
     options = {"untouched": facts, "max_new_tokens": 6, "progress": False}
+    for model in (tiny_llama, taught_llama):
+        model.config.max_position_embeddings = 512  # an attack is long where letters are tokens
     return [
         evaluate(tiny_llama, tiny_tokenizer, requests, label="before" + ATTACK, **options),
         evaluate(taught_llama, tiny_tokenizer, requests, label="after", **options),
