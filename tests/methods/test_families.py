@@ -63,6 +63,7 @@ ONE_MAP = [
 """Methods that do not edit routed experts; the first block of Jamba and LFM2-MoE has none."""
 REFUSALS = {
     *((name, "rsft-mergekit") for name in ("gpt_neox", "granitemoehybrid")),
+    *((name, "rsft-mergekit") for name in (*SHARED, *ROUTED) if name not in ("gpt_oss", "llama4", "gemma4_moe")),
     *(("llama4", name) for name in ("corsa", "lora-sft")),
     *((name, "f-learning") for name in (*SHARED, *ROUTED)),
     ("lfm2_moe", "locft-bf"),
