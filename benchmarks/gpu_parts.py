@@ -163,6 +163,10 @@ class _AxisStatistics:
     def count(self) -> int:
         return 10 * len(self.values)
 
+    @property
+    def taken(self) -> tuple[int, ...]:
+        return ()  # no experts
+
     def moment(self) -> Tensor:
         return torch.diag(self.values)
 

@@ -10,6 +10,7 @@ import pytest
 
 from corsa_plugins import __version__
 from corsa_plugins.cli.app import COMMANDS, GROUP, main
+from tests.support.python import error_of
 
 
 @pytest.fixture
@@ -158,5 +159,4 @@ def test_the_script_exits_with_the_code_and_writes_errors_to_stderr(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(f"error: {tmp_path / 'no.jsonl'}: no such file")
-    assert len(done.stderr.splitlines()) == 1
+    assert error_of(done.stderr).startswith(f"error: {tmp_path / 'no.jsonl'}: no such file")

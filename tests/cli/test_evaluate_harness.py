@@ -21,7 +21,7 @@ from corsa_plugins.cli.app import main
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.loading import load_model
-from tests.test_imports import blocked
+from tests.support.python import blocked, error_of
 
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (the extra 'eval' brings it)"
@@ -279,7 +279,8 @@ def test_without_lm_eval_it_is_one_line_before_anything_is_loaded(home: Path) ->
         "import io, sys\nfrom corsa_plugins.cli.app import main\nsys.stderr = io.StringIO()\n"
         f"try: main({arguments!r})\nexcept SystemExit as exit: print(exit.code, sys.stderr.getvalue())"
     )
-    assert blocked(["lm_eval"], code).strip() == "2 error: --harness needs lm-eval: pip install 'corsa-plugins[eval]'"
+    code, _, said = blocked(["lm_eval"], code).partition(" ")
+    assert (code, error_of(said)) == ("2", "error: --harness needs lm-eval: pip install 'corsa-plugins[eval]'")
 
 
 @needs_harness

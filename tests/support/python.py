@@ -36,6 +36,14 @@ def python(code):
     return done.stdout
 
 
+def error_of(text):
+    """The one line of an error in what a process wrote; packages that are installed may warn before it."""
+    assert "Traceback" not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert text.rstrip().endswith(line)
+    return line
+
+
 def blocked(modules, code):
     """What ``code`` prints where ``modules`` are not installed."""
     return python(f"BLOCKED = {set(modules)!r}\n{BLOCKER}\n{code}")

@@ -43,6 +43,9 @@ def home(taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
     return tmp_path
 
 
+without_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+
+
 def configure(home: Path, **changes: Any) -> Path:
     settings = {
         "model_name_or_path": str(home / "model"),
@@ -185,7 +188,7 @@ def test_chat_models(home: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Non
         ({"report_to": "no_such_logger"}, "no_such_logger"),
         ({"use_liger_kernel": True}, "liger"),
         ({"attn_implementation": "flash_attention_2"}, "FlashAttention2"),
-        ({"load_in_4bit": True}, "bitsandbytes"),
+        pytest.param({"load_in_4bit": True}, "bitsandbytes", marks=[without_bitsandbytes]),
         ({"eval_strategy": "steps"}, "give `--eval_requests`"),
         ({"history_looks": -1}, "history_looks is -1"),
         (
