@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -23,7 +22,7 @@ from corsa_plugins.model.architecture import Architecture, ArchitectureError, fi
 from corsa_plugins.model.running import adds_output_as_it_is
 from tests.conftest import TEXTS
 from tests.fixtures.alphaedit import SETTINGS
-from tests.model.test_architecture import GROUPED, build
+from tests.model.test_architecture import build
 from tests.support.families import NAMES, REQUESTS, family
 from tests.support.mixtures import MIXTURES
 
@@ -174,15 +173,3 @@ def test_the_expert_that_every_token_takes_is_an_ffn_like_any_other(
     assert all(down.startswith(f"{expert}.") for down, expert in zip(downs, shared, strict=True))
     _edit_and_take_back(_editor(model, tiny_tokenizer), downs, tmp_path / "edits")
     assert adds_output_as_it_is(parts, 1) == (name in ("deepseek_v3", "llama4", "granitemoeshared"))
-
-
-def test_experts_are_refused_before_anything_is_done(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    config = hf.MixtralConfig(num_local_experts=2, **GROUPED | {"vocab_size": len(tiny_tokenizer)})
-    model = build(config)
-    before = _weights(model)
-    message = r"model\.layers\.0 .*mixture of experts, which has no one FFN.*ffn= and down="
-    with pytest.raises(ArchitectureError, match=message):
-        AlphaEditor(model, tiny_tokenizer, None, QUICK)
-    with pytest.raises(ArchitectureError, match=message):
-        _editor(model, tiny_tokenizer)
-    assert not _changed(before, _weights(model))

@@ -36,7 +36,7 @@ def test_a_stopped_run_goes_on_and_gives_the_model_back(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(family, "_right", stopped)
+        patch.setattr(family, "right_answers", stopped)
         with pytest.raises(KeyboardInterrupt):
             measure("stopped")
     assert all(p.equal(before[n]) for n, p in bed.model.named_parameters())

@@ -56,8 +56,10 @@ def options_of(name: str) -> frozenset[str] | None:
     if name == "train":  # TRL reads them
         pytest.importorskip("trl")
         from trl_ext.arguments import make_parser
+        from trl_ext.launching import LAUNCH_OPTIONS
 
-        return frozenset(option for action in make_parser()._actions for option in action.option_strings) | {"--config"}
+        settings = {option for action in make_parser()._actions for option in action.option_strings}
+        return frozenset({"--config", "--accelerate_config", *settings, *(f"--{name}" for name in LAUNCH_OPTIONS)})
     if name == "merge":  # mergekit reads them
         pytest.importorskip("mergekit")
         from mergekit_ext.merge_command import merge_command

@@ -18,6 +18,7 @@ from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
 from corsa_plugins.alphaedit.statistics.plan import CollectionPlan
+from corsa_plugins.alphaedit.values.anchor import NormAnchorSettings
 from corsa_plugins.alphaedit.values.settings import ValueSettings
 from corsa_plugins.bench.conflict_sets import ConflictPlan
 from corsa_plugins.corsa import CorsaSettings
@@ -30,8 +31,8 @@ from corsa_plugins.testbed.recipe import ModelConfig, TestbedRecipe, TrainingCon
 
 OURS: list[Any] = [
     AlphaEditSettings, CollectionPlan, ConflictPlan, CorsaSettings, InContextSettings, LocFTSettings, ModelConfig,
-    NeighbourSettings, NullSpaceRule, RestraintSettings, RSFTSettings, SearchSettings, SmoothingSettings, TestbedRecipe,
-    TrainingConfig, ValueSettings, WorldConfig,
+    NeighbourSettings, NormAnchorSettings, NullSpaceRule, RestraintSettings, RSFTSettings, SearchSettings,
+    SmoothingSettings, TestbedRecipe, TrainingConfig, ValueSettings, WorldConfig,
 ]  # fmt: skip
 NEEDED: dict[Any, dict[str, Any]] = {
     AlphaEditSettings: {"layers": [4]},
