@@ -22,6 +22,7 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.history import read_history
 from corsa_plugins.model.loading import load_model
 from tests.conftest import CHAT_TEMPLATE, llama
+from tests.support import several
 from tests.support.flips import flipped_copies
 from tests.support.gguf import write_gguf
 from tests.trl_ext.conftest import trained_adapter
@@ -294,15 +295,12 @@ def test_prompts_to_keep_are_those_of_a_file_or_made(home: Path, named: bool) ->
     assert kept["of"] == 1 if named else kept["of"] > 1
 
 
-def launch(home: Path, *launcher: str) -> None:
+def test_it_runs_under_accelerate_launch(home: Path) -> None:
+    configure(home, max_steps=1)
+    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=1", "--mixed_precision=no"]
     command = [sys.executable, "-m", *launcher, "-m", "trl_ext.train", "--config", str(home / "run.yaml")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stderr[-3000:]
-
-
-def test_it_runs_under_accelerate_launch(home: Path) -> None:
-    configure(home, max_steps=1)
-    launch(home, "accelerate.commands.launch", "--cpu", "--num_processes=1", "--mixed_precision=no")
     assert edited(home).peft_config["default"].r == 4
 
 
@@ -322,8 +320,9 @@ def test_two_processes_average_their_updates(home: Path) -> None:
     write_requests(home / "requests.jsonl", [*REQUESTS, more])
     # One of the two follows the answers besides, and the other waits for it.
     configure(home, **settings, ddp_backend="gloo", output_dir=str(home / "two"), history_looks=3)
-    # What `accelerate launch --multi_gpu` starts, with gloo in the place of NCCL.
-    launch(home, "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    # As `accelerate launch --multi_gpu` starts them, with gloo in the place of NCCL.
+    both = several.together("trl_ext.train", "--config", str(home / "run.yaml"))
+    assert both.returncode == 0, both.stderr[-3000:]
     alone = settings | {"gradient_accumulation_steps": 2, "history_looks": 1}
     configure(home, **alone, output_dir=str(home / "one"))
     assert run("--config", str(home / "run.yaml")) == 0
