@@ -12,12 +12,13 @@ from corsa_plugins.methods.effect import RequestEffect, effect_of
 from corsa_plugins.methods.locft.train import LocFTReport, locft, weights_of
 from easyedit_ext.hparams import LocFTBFHyperParams
 from easyedit_ext.hparams.base import expect
+from easyedit_ext.in_place import train_in_place
 from easyedit_ext.method import EasyEditMethod
-from easyedit_ext.records import AppliedEdit, copied, record_of
-from easyedit_ext.requests import to_requests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from corsa_plugins.data.requests import EditRequest
 
 __all__ = ["EASYEDIT", "TaughtRequests", "apply_locft_bf_to_model"]
 
@@ -71,18 +72,22 @@ def apply_locft_bf_to_model(
         NonFiniteLossError: NaN or infinity. The weights are as before, bit for bit.
     """
     expect(hparams, LocFTBFHyperParams)
-    edits = to_requests(requests)
-    if copy:
-        model = copied(model)
     settings = hparams.settings()
-    parameters = weights_of(model, settings)
-    originals = {}
-    if return_orig_weights:
-        originals = {name: weight.detach().to("cpu", copy=True) for name, weight in parameters.items()}
-    training = locft(model, tok, edits, settings, seed=hparams.seed)
-    effect = effect_of(model, tok, edits, chat_template=bool(settings.chat_template))
-    record_of(model).edits.append(AppliedEdit(hparams.METHOD, tuple(edits), TaughtRequests(training, effect.requests)))
-    return model, originals
+
+    def teach(model: PreTrainedModel, edits: list[EditRequest]) -> TaughtRequests:
+        training = locft(model, tok, edits, settings, seed=hparams.seed)
+        effect = effect_of(model, tok, edits, chat_template=bool(settings.chat_template))
+        return TaughtRequests(training, effect.requests)
+
+    return train_in_place(
+        model,
+        requests,
+        hparams,
+        lambda model: weights_of(model, settings),
+        teach,
+        copy=copy,
+        originals=return_orig_weights,
+    )
 
 
 EASYEDIT = EasyEditMethod(LocFTBFHyperParams.METHOD, apply_locft_bf_to_model, "left")

@@ -11,9 +11,8 @@ from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.rsft import rsft, trainable_parameters
 from easyedit_ext.hparams import RSFTHyperParams
 from easyedit_ext.hparams.base import expect
+from easyedit_ext.in_place import train_in_place
 from easyedit_ext.method import EasyEditMethod
-from easyedit_ext.records import AppliedEdit, copied, record_of
-from easyedit_ext.requests import to_requests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,17 +50,16 @@ def apply_rsft_to_model(
         NonFiniteLossError: NaN or infinity, naming the request. The weights are as before, bit for bit.
     """
     expect(hparams, RSFTHyperParams)
-    edits = to_requests(requests)
-    if copy:
-        model = copied(model)
     settings = hparams.settings(_modules(model, hparams))
-    parameters = trainable_parameters(model, settings)
-    originals = {}
-    if return_orig_weights:
-        originals = {name: weight.detach().to("cpu", copy=True) for name, weight in parameters.items()}
-    report = rsft(model, tok, edits, settings)
-    record_of(model).edits.append(AppliedEdit(hparams.METHOD, tuple(edits), report))
-    return model, originals
+    return train_in_place(
+        model,
+        requests,
+        hparams,
+        lambda model: trainable_parameters(model, settings),
+        lambda model, edits: rsft(model, tok, edits, settings),
+        copy=copy,
+        originals=return_orig_weights,
+    )
 
 
 EASYEDIT = EasyEditMethod(RSFTHyperParams.METHOD, apply_rsft_to_model, "left")

@@ -47,6 +47,7 @@ def call(folder: Path, line: str, output: Path | None = None) -> int:
     return int(stop.value.code or 0)
 
 
+NEEDS = {"merge": "mergekit", "train": "trl"}
 RUN = "--device cpu -q"
 MEASURED = f"-r @/requests.jsonl --untouched @/untouched.jsonl --max-new-tokens 4 {RUN}"
 EDITED = f"-r @/requests.jsonl -s @/stats --settings @/quick.yaml {RUN}"
@@ -210,10 +211,8 @@ def test_a_damaged_file_is_named_and_nothing_is_lost(
     command: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is neither the output nor the damaged file is as it was; what is read again is the file, once restored."""
-    if command == "merge":
-        pytest.importorskip("mergekit")
-    if command == "train":
-        pytest.importorskip("trl")
+    if command in NEEDS:
+        pytest.importorskip(NEEDS[command])
     for number, (name, damages) in enumerate(DAMAGE[command].items()):
         file, good = world / name, (world / name).read_bytes()
         for how in damages.split():
@@ -249,10 +248,8 @@ def unwritable(tmp_path: Path) -> Path:
 def test_an_output_that_cannot_be_written_is_named_and_nothing_is_lost(
     command: str, world: Path, unwritable: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if command == "merge":
-        pytest.importorskip("mergekit")
-    if command == "train":
-        pytest.importorskip("trl")
+    if command in NEEDS:
+        pytest.importorskip(NEEDS[command])
     before = contents(world)
     capsys.readouterr()
     code = call(world, COMMANDS[command], unwritable / "made")
