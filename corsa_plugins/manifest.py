@@ -25,6 +25,7 @@ __all__ = [
     "Manifest",
     "check_folder",
     "checksums",
+    "known_checksums",
     "read_manifest",
     "versions",
     "write_manifest",
@@ -91,6 +92,23 @@ def checksums(folder: str | os.PathLike[str], names: Iterable[str] | None = None
     listed = [name for name in names if name != MANIFEST]
     with ThreadPoolExecutor(_THREADS) as pool:
         return dict(zip(listed, pool.map(lambda name: sha256_of_file(root / name), listed), strict=True))
+
+
+def known_checksums(folder: str | os.PathLike[str], names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 by name of those of the files that are there; where the folder's manifest lists one, as it says.
+
+    Args:
+        folder: Compared with its manifest already, if it has one.
+        names: Relative to it.
+
+    Raises:
+        DamagedError: The manifest cannot be read.
+    """
+    manifest = read_manifest(folder)
+    known = {} if manifest is None else manifest.files
+    there = [name for name in names if (Path(folder) / name).is_file()]
+    read = checksums(folder, [name for name in there if name not in known])
+    return {name: known.get(name) or read[name] for name in there}
 
 
 def versions() -> dict[str, str]:

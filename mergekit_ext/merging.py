@@ -27,6 +27,7 @@ from corsa_plugins.outputs import OutputError, check_output, disk_errors, new_di
 from mergekit_ext.card import write_card
 from mergekit_ext.checks import RecipeError, check_names, check_recipe
 from mergekit_ext.completeness import missing_from
+from mergekit_ext.inputs import input_digests
 from mergekit_ext.merge_method import ToldTensors, scaled_pruned_delta
 from mergekit_ext.recipes import find_recipe
 from mergekit_ext.registration import register
@@ -107,6 +108,7 @@ def merge_recipe(
     final = check_output(out)
     config, text = read_recipe(recipe)
     stored = check_recipe(config, options, final)
+    inputs = input_digests(stored)
     with new_directory(final) as partial, _loaders(), _logged_errors() as errors:
         with tempfile.TemporaryDirectory(dir=partial.parent, prefix="adapters-") as adapters:
             if options.lora_merge_cache is None and any(model.lora for model in stored):
@@ -118,7 +120,7 @@ def merge_recipe(
         donor = config.base_model or config.referenced_models()[0]
         _check_whole(partial, stored[donor], config, options, final, errors)
         with disk_errors(final):
-            write_manifest(partial)
+            write_manifest(partial, inputs=inputs)
     if config.merge_method != METHOD:
         return Merged(final, None)
     merged = Merged(final, tuple(told.changed), tuple(told.lost))

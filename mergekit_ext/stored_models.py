@@ -29,6 +29,7 @@ class StoredModel:
         shapes: The shape of every tensor; empty where the weights are pickled, which would have to be loaded.
         dtypes: The type of every tensor as its file has it, ``"BF16"`` for instance; empty likewise.
         size: Bytes of all tensors; that of the files where the weights are pickled.
+        files: The names of the files with the weights.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class StoredModel:
     shapes: dict[str, tuple[int, ...]]
     size: int
     dtypes: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -81,30 +83,36 @@ def read_stored_model(path: Path, label: str) -> StoredModel:
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = path / f"{name}.index.json"
         if index.exists():
-            files = [path / file for file in _indexed_files(index, label)]
+            names = _indexed_files(index, label)
         elif (path / name).exists():
-            files = [path / name]
+            names = (name,)
         else:
             continue
+        files = [path / file for file in names]
         for file in files:
             if not file.exists():
                 raise ModelError(f"model {label}: shard {file.name} is missing from {path}: copy or download it again")
         if name.endswith(".bin"):
             for file in files:
                 _check_pickled(file, label)
-            return StoredModel(path, config, {}, sum(file.stat().st_size for file in files))
+            size = sum(file.stat().st_size for file in files)
+            return StoredModel(path, config, {}, size, files=names)
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, str] = {}
         size = sum(_read_header(file, label, shapes, dtypes) for file in files)
-        return StoredModel(path, config, shapes, size, dtypes)
+        return StoredModel(path, config, shapes, size, dtypes, names)
     raise ModelError(f"model {label}: {path} has no weights (model.safetensors or pytorch_model.bin)")
 
 
-def _indexed_files(index: Path, label: str) -> list[str]:
+def _indexed_files(index: Path, label: str) -> tuple[str, ...]:
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"model {label}: {index} is not an index of shards: {error!r}") from error
+    if outside:
+        raise ModelError(f"model {label}: {index} names {outside[0]}, which is not in the model's folder")
+    return tuple(names)
 
 
 def _check_pickled(file: Path, label: str) -> None:

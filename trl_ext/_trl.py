@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -112,6 +113,7 @@ CONTRACT = (
     Need(_DPO, "_prepare_inputs", ("inputs",)),
     Need(_DPO, "_save", ("output_dir", "state_dict")),
     Need(_DPO, "_save_checkpoint", ("model", "trial")),
+    Need(_DPO, "_get_output_dir", ("trial",)),
     Need(_DPO, "save_model", ("output_dir", "_internal_call")),
     Need(_DPO, "_set_signature_columns_if_needed"),
     Need(_DPO, "_signature_columns", instance=True),
@@ -128,6 +130,8 @@ CONTRACT = (
     Need(_DPO, "neftune_noise_alpha", instance=True),
     Need(_DPO, "is_fsdp_enabled", instance=True),
     Need("transformers:Trainer", "create_accelerator_and_postprocess"),
+    Need("transformers.trainer_utils", "rotate_checkpoints",
+         ("output_dir", "save_total_limit", "best_model_checkpoint", "use_mtime")),
     Need("accelerate:Accelerator", "prepare_model", ("model", "device_placement", "evaluation_mode")),
     Need("trl.trainer.utils", "add_fused_lm_head", ("model", "outputs")),
     Need("trl.trainer.utils", "FusedCausalLMOutput",
@@ -169,6 +173,7 @@ from accelerate.utils.memory import clear_device_cache  # noqa: E402
 from peft import PeftModel  # noqa: E402
 from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: E402
 from transformers import PreTrainedModel  # noqa: E402
+from transformers.trainer_utils import rotate_checkpoints  # noqa: E402
 from trl import DPOTrainer  # noqa: E402
 from trl.trainer.utils import FusedCausalLMOutput  # noqa: E402
 
@@ -177,8 +182,8 @@ class PreferenceTrainer(DPOTrainer):
     """`DPOTrainer`, its private parts under public names.
 
     A subclass says who it is where it is declared, ``class Mine(PreferenceTrainer, title=..., tags=..., paper=...)``,
-    overrides :meth:`check_dataset`, :meth:`check_prepared`, :meth:`add_reference`, :meth:`evaluation_loss` and
-    :meth:`before_checkpoint`, and calls the others.
+    overrides :meth:`check_dataset`, :meth:`check_prepared`, :meth:`add_reference`, :meth:`evaluation_loss`,
+    :meth:`before_checkpoint` and :meth:`after_checkpoint`, and calls the others.
     """
 
     # Of the base class, whose annotations are not read:
@@ -191,6 +196,9 @@ class PreferenceTrainer(DPOTrainer):
     _metrics: dict[str, Any]
     _signature_columns: list[str] | None
     _total_train_tokens: float
+
+    _limit: tuple[int | None, ...] = ()
+    """How many checkpoints are to be kept, while one is written."""
 
     def __init_subclass__(
         cls,
@@ -226,12 +234,11 @@ class PreferenceTrainer(DPOTrainer):
         """The loss of a batch outside training; with ``return_outputs`` a pair of it and the model's outputs."""
         return self.preference_loss(model, inputs, return_outputs)
 
-    def before_checkpoint(self, name: str) -> None:
-        """Do what is to be done before anything of a checkpoint is written.
+    def before_checkpoint(self, folder: Path) -> None:
+        """Do what is to be done before anything of a checkpoint is written to its folder."""
 
-        Args:
-            name: Of its folder, in that of the output.
-        """
+    def after_checkpoint(self, folder: Path) -> None:
+        """Do what is to be done when all of it is written, by every process, before older ones are removed."""
 
     # --- To call ---
 
@@ -313,15 +320,33 @@ class PreferenceTrainer(DPOTrainer):
             self._signature_columns.append(self.args.length_column_name)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.before_checkpoint(f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+        output = Path(self._get_output_dir(trial=trial))
+        folder = output / f"checkpoint-{self.state.global_step}"
+        self.before_checkpoint(folder)
+        args, self._limit = self.args, (self.args.save_total_limit,)
+        args.save_total_limit = None  # `Trainer` would remove older ones before this one is known to be whole
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            (args.save_total_limit,), self._limit = self._limit, ()
+        self.after_checkpoint(folder)
+        if args.should_save:
+            rotate_checkpoints(
+                output_dir=str(output),
+                save_total_limit=args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # The trained adapter alone: a frozen copy that is the reference is a means of training, not a result.
         self.model.save_pretrained = functools.partial(self.model.save_pretrained, selected_adapters=[TRAINED])
+        within = self.args.save_total_limit
+        (self.args.save_total_limit,) = self._limit or (within,)  # the arguments are saved as they were given
         try:
             super()._save(output_dir, state_dict)
         finally:
+            self.args.save_total_limit = within
             del self.model.save_pretrained
 
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.manifest import MANIFEST, DamagedError, check_folder, checksums, write_manifest
 from corsa_plugins.temporaries import temporary_beside
 
-__all__ = ["ManifestCallback", "begin_checkpoint", "checkpoint_to_resume", "save_adapter"]
+__all__ = ["begin_checkpoint", "checkpoint_to_resume", "finish_checkpoint", "save_adapter"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +45,12 @@ def _was_cut_off(folder: Path) -> bool:
         return False
 
 
-class ManifestCallback(TrainerCallback):
-    """Gives every checkpoint a manifest when all of it has been written, by all processes."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """The checkpoint of this step is written."""
-        folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-        PartialState().wait_for_everyone()
-        if state.is_world_process_zero and folder.is_dir():
-            write_manifest(folder)
+def finish_checkpoint(folder: Path) -> None:
+    """Give a checkpoint its manifest, once every process has written its part; every process calls this."""
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process and folder.is_dir():
+        write_manifest(folder)
 
 
 def save_adapter(trainer: Any, folder: Path) -> None:

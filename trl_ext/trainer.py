@@ -40,7 +40,7 @@ from corsa_plugins.model.targets import fitted
 from corsa_plugins.outputs import disk_errors
 from trl_ext._trl import REFERENCE, clear_device_cache
 from trl_ext.attending import AttentiveTrainer
-from trl_ext.checkpoints import ManifestCallback, begin_checkpoint, checkpoint_to_resume
+from trl_ext.checkpoints import begin_checkpoint, checkpoint_to_resume, finish_checkpoint
 from trl_ext.checks import (
     check_adapter,
     check_backbone,
@@ -209,7 +209,6 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         if self.precompute_ref_logps:
             self._add_references()
         self.train_dataset = with_lengths(self.train_dataset, args)
-        self.add_callback(ManifestCallback())
         self.attend(kept)
 
     # --- Before training ---
@@ -296,10 +295,14 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         with disk_errors(self.args.output_dir or ".", "make room and go on from the newest whole checkpoint, if any"):
             return super().train(checkpoint, *args, **kwargs)
 
-    def before_checkpoint(self, name: str) -> None:
+    def before_checkpoint(self, folder: Path) -> None:
         """The checkpoint says that it is unfinished until all of it is written."""
         if self.args.should_save:
-            begin_checkpoint(Path(self.args.output_dir or ".") / name)
+            begin_checkpoint(folder)
+
+    def after_checkpoint(self, folder: Path) -> None:
+        """It is whole."""
+        finish_checkpoint(folder)
 
     # --- A step ---
 

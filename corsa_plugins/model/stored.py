@@ -19,9 +19,14 @@ from corsa_plugins.model.placement import files_read, is_offloaded, state_to_sav
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["auto_class", "check_stored", "read_header", "reading", "refuse_missing", "save_model"]
+__all__ = ["ADAPTER_FILES", "auto_class", "check_stored", "read_header", "reading", "refuse_missing", "save_model"]
 
 logger = logging.getLogger(__name__)
+
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+
+ADAPTER_FILES = ("adapter_config.json", *_ADAPTERS)
+"""What PEFT reads of an adapter, where it is there."""
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str]) -> None:
@@ -121,7 +126,6 @@ def check_stored(folder: Path, what: str) -> None:
 
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model", "*.tiktoken", "tekken.json")
-_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def _damaged_in(folder: Path) -> str | None:

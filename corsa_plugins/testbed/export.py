@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.files import atomic_write_text
-from corsa_plugins.outputs import OutputError, new_directory
+from corsa_plugins.outputs import new_directory
+from corsa_plugins.testbed.build import Testbed, build_testbed, read_testbed
+from corsa_plugins.testbed.recipe import TestbedRecipe
 from corsa_plugins.testbed.texts import texts_of_testbed
 
-if TYPE_CHECKING:
-    from corsa_plugins.testbed.build import Testbed
-
-__all__ = ["write_testbed"]
+__all__ = ["rebuild_testbed", "write_testbed"]
 
 MODEL = "model"
 """The folder of the model, within that of all files."""
@@ -27,11 +25,10 @@ def write_testbed(
     """Write a testbed as what commands read.
 
     Args:
-        testbed: Its model is copied to ``folder/model``, if it is not there.
-        folder: New or empty, but for the testbed's own model; it is there whole or not at all. It gets
-            ``round_1.jsonl``, ``round_2.jsonl``, ... (edit requests), ``untouched.jsonl`` (500 facts of people whom no
-            round edits), ``same_subject.jsonl`` (the other facts of the edited people), and ``texts.txt`` (documents of
-            the kind it was trained on).
+        testbed: Its model is copied to ``folder/model``.
+        folder: New or empty; it is there whole or not at all. It gets ``round_1.jsonl``, ``round_2.jsonl``, ... (edit
+            requests), ``untouched.jsonl`` (500 facts of people whom no round edits), ``same_subject.jsonl`` (the other
+            facts of the edited people), and ``texts.txt`` (documents of the kind it was trained on).
         seed: Which facts are edited, and to what.
         rounds: How many rounds.
         size: Edits in a round.
@@ -42,18 +39,28 @@ def write_testbed(
     Raises:
         OutputError: The folder is not empty, or cannot be written.
     """
-    target = Path(folder)
-    if Path(testbed.path).resolve() == (target / MODEL).resolve():
-        others = sorted(path.name for path in target.iterdir() if path.name != MODEL)
-        if others:
-            raise OutputError(f"{folder} is not empty, it has {others[0]}: name a new folder, or remove what is there")
-        return _write_files(testbed, target, seed, rounds, size)
-    with new_directory(target) as partial:
+    with new_directory(folder) as partial:
         shutil.copytree(testbed.path, partial / MODEL)
         return _write_files(testbed, partial, seed, rounds, size)
 
 
-def _write_files(testbed: Testbed, target: Path, seed: int, rounds: int, size: int) -> list[str]:
+def rebuild_testbed(
+    recipe: TestbedRecipe, folder: str | os.PathLike[str], *, seed: int = 0
+) -> tuple[Testbed, list[str]]:
+    """Train a testbed from nothing and write it as :func:`write_testbed` does; one that is killed begins anew.
+
+    Returns:
+        The testbed, as read from ``folder/model``, and the names of what was written.
+
+    Raises:
+        OutputError: The folder is not empty, or cannot be written.
+    """
+    with new_directory(folder) as partial:
+        written = _write_files(build_testbed(recipe, partial / MODEL), partial, seed)
+    return read_testbed(Path(folder) / MODEL), written
+
+
+def _write_files(testbed: Testbed, target: Path, seed: int, rounds: int = 3, size: int = 100) -> list[str]:
     plan = testbed.world.edit_rounds(n_rounds=rounds, size=size, seed=seed, untouched=500)
     files = {f"round_{number}": requests for number, requests in enumerate(plan.rounds, start=1)}
     files |= {"untouched": plan.untouched, "same_subject": plan.same_subject}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from mergekit.options import MergeOptions
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 
+from corsa_plugins.manifest import checksums, read_manifest, write_manifest
 from corsa_plugins.outputs import OutputError
 from mergekit_ext import register
 from mergekit_ext.merging import merge_recipe
@@ -97,6 +99,24 @@ class TestOutput:
             file.write(len(header).to_bytes(8, "little") + header)
             file.truncate(8 + len(header) + 4 * terabyte)  # a file of holes
         refuse("refused needs 4398.0 GB", **two)
+
+    def test_the_manifest_has_the_checksums_of_what_was_merged(self, workshop, base_model, two):
+        peft = pytest.importorskip("peft")
+        base, edited = two["base_model"], two["models"][0]["model"]
+        sharded = workshop.save("sharded", changed(base_model, 2), max_shard_size="60KB")
+        adapter = workshop.folder / "adapter"
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+        peft.get_peft_model(base_model, config).save_pretrained(adapter)
+        two["models"] += [{"model": sharded}, {"model": f"{base}+{adapter}"}]
+        write_manifest(edited)
+        workshop.merge(**two)
+        inputs = read_manifest(workshop.merged.path).about["inputs"]
+        assert set(inputs) == {base, edited, sharded, str(adapter)}
+        for folder, digests in inputs.items():
+            weights = [name for name in files(Path(folder)) if name.endswith(".safetensors")]
+            assert {*weights, "adapter_config.json" if folder == str(adapter) else "config.json"} == set(digests)
+            assert digests == checksums(folder, digests)
+        assert len(inputs[sharded]) > 2
 
     def test_a_model_that_changed_on_disk_is_read_again(self, workshop, base_model, two):
         first = workshop.merge(**two)

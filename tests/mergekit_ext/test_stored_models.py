@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,6 +47,19 @@ class TestIncomplete:
         refuse("Found missing adapter keys", **two)
         file.write_bytes(file.read_bytes()[:-1])
         refuse(rf"adapter {file.parent} cannot be loaded: {file} cannot be read: 1 bytes are missing", **two)
+
+    @pytest.mark.parametrize(
+        ("index", "message"),
+        [
+            ({"weight_map": {"a": "../base/model.safetensors"}}, r"names \.\./base/model\.safetensors, which is not"),
+            ({"weight_map": {"a": "/etc/passwd"}}, "names /etc/passwd, which is not in"),
+            ({"weight_map": {"a": 1, "b": "x"}}, "is not an index of shards"),
+            ([], "is not an index of shards"),
+        ],
+    )
+    def test_an_index_that_leads_elsewhere_or_nowhere(self, refuse, workshop, two, index, message):
+        (workshop.folder / "edited" / "model.safetensors.index.json").write_text(json.dumps(index))
+        refuse(message, **two)
 
     def test_no_model_there(self, refuse, workshop, two):
         refuse("no such folder: ./nowhere", **{**two, "models": [{"model": "./nowhere"}]})

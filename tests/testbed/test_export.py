@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corsa_plugins.data.reading import read_requests
+from corsa_plugins.files import atomic_write_text
+from corsa_plugins.manifest import checksums
 from corsa_plugins.outputs import OutputError
-from corsa_plugins.testbed import load_testbed
-from corsa_plugins.testbed.export import write_testbed
+from corsa_plugins.testbed import TestbedRecipe, WorldConfig, export, load_testbed, reduced_recipe
+from corsa_plugins.testbed.build import read_testbed
+from corsa_plugins.testbed.export import rebuild_testbed, write_testbed
+from corsa_plugins.testbed.manifest import check_manifest
+from tests.support.forks import forks
 
 
 def test_files_are_the_world_and_its_model(tmp_path: Path) -> None:
@@ -32,15 +40,38 @@ def test_files_are_the_world_and_its_model(tmp_path: Path) -> None:
     assert (model(ids).logits == bed.model(ids).logits).all()
 
 
-def test_a_model_that_lies_there_already_is_not_copied_onto_itself(tmp_path: Path) -> None:
-    shutil.copytree(load_testbed().path, tmp_path / "model")
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "model").iterdir()}
-    bed = load_testbed()
-    object.__setattr__(bed, "path", tmp_path / "model")
-    write_testbed(bed, tmp_path, rounds=1, size=2)
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "model").iterdir()} == before
-    with pytest.raises(OutputError, match=r"is not empty, it has round_1\.jsonl"):
-        write_testbed(bed, tmp_path, rounds=1, size=2)
+SMALL = TestbedRecipe(
+    world=WorldConfig(n_subjects=200, n_relations=5, n_answers=6), model=reduced_recipe().model,
+    training=replace(reduced_recipe().training, steps=1),
+)  # fmt: skip
+"""What is trained hardly at all; its world is large enough to draw rounds from."""
+
+
+def rebuild(folder: Path, killed_at: str | None = None) -> None:
+    """Builds a testbed; is killed where a file of such a name is to be written."""
+
+    def write(path: Path, text: str) -> None:
+        if path.name == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        atomic_write_text(path, text)
+
+    export.atomic_write_text = write  # type: ignore[assignment]
+    torch.set_num_threads(1)
+    rebuild_testbed(SMALL, folder, seed=1)
+
+
+def test_a_rebuilt_testbed_is_there_whole_or_not_at_all_and_the_same_call_begins_anew(tmp_path: Path) -> None:
+    for killed_at in ("texts.txt", None):
+        process = forks().Process(target=rebuild, args=(tmp_path / "world", killed_at))
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if killed_at else 0)
+        assert (tmp_path / "world").exists() == (killed_at is None)
+    assert [path.name for path in tmp_path.iterdir()] == ["world"], "what was killed has left nothing"
+    bed = read_testbed(tmp_path / "world" / "model")
+    check_manifest(bed.path, SMALL.key())
+    write_testbed(bed, tmp_path / "again", seed=1)
+    assert checksums(tmp_path / "world") == checksums(tmp_path / "again")
 
 
 def test_what_is_there_is_kept(tmp_path: Path) -> None:

@@ -115,6 +115,32 @@ def test_where_no_checkpoint_was_ever_finished_the_training_begins(
     assert check_folder(cut), "it is written whole now"
 
 
+def test_the_old_checkpoint_goes_when_the_new_one_is_whole(
+    checkpoints: tuple[Path, torch.Tensor], make_trainer: MakeTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With room for one, a training that is stopped before that goes on from the old one."""
+    folder, settings = tmp_path / "one", SETTINGS | {"save_total_limit": 1, "output_dir": str(tmp_path / "one")}
+    trainer = make_trainer(**settings)
+    finish = trainer.after_checkpoint
+
+    def stop(checkpoint: Path) -> None:
+        if checkpoint.name == "checkpoint-2":
+            raise KeyboardInterrupt
+        finish(checkpoint)
+
+    trainer.after_checkpoint = stop
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["checkpoint-1", "checkpoint-2"]
+    trainer = make_trainer(**settings)
+    trainer.train(resume_from_checkpoint=True)
+    assert "there is no checkpoint" not in caplog.text
+    assert torch.equal(flat(trainer._parameters), checkpoints[1])
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["checkpoint-4"]
+    assert trainer.args.save_total_limit == 1
+    assert torch.load(folder / "checkpoint-4" / "training_args.bin", weights_only=False).save_total_limit == 1
+
+
 def test_a_saved_adapter_replaces_the_one_before_it_whole(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer = make_trainer(max_steps=1)
     save_adapter(trainer, tmp_path / "saved")

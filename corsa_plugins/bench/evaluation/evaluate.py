@@ -81,7 +81,8 @@ def evaluate(  # a keyword for each thing that a user says of how to ask; `_Aski
         processes: That share the questions, each with the model; all get the result. The first has the checkpoint.
 
     Returns:
-        One record per request, from which every metric follows.
+        One record per request, from which every metric follows, and digests of the model, its tokenizer and what it
+        was asked.
 
     Raises:
         SettingError: There is nothing to evaluate, or a setting is out of range.
@@ -97,9 +98,8 @@ def evaluate(  # a keyword for each thing that a user says of how to ask; `_Aski
     check_lengths(model, tokenizer, Prompts(items), chat_template)
     length = answer_length(tokenizer, items) if max_new_tokens is None else max_new_tokens
     asking = _Asking(batch_size, length, chat_template, fluency_tokens)
-    asker, key = _Asker(model, tokenizer, asking, processes), {}
-    if checkpoint is not None and processes.is_first:
-        key = asker.key(items)
+    asker = _Asker(model, tokenizer, asking, processes)
+    key: dict[str, Any] = processes.of_first(asker.key(items) if processes.is_first else None)
     answered = _answers(asker, items, key, checkpoint=checkpoint, progress=progress)
     n = len(requests)
     inputs = {name: value for name, value in key.items() if name in ("model", "tokenizer", "requests")}

@@ -22,8 +22,9 @@ class Evaluation:
         records: One per request, in the order of the requests.
         untouched: One per untouched fact, in order.
         settings: What the answers depend on besides the model: ``max_new_tokens``, ``chat_template``.
-        inputs: Hashes of the model's weights, the tokenizer and the questions, where they were taken, which an
-            evaluation with a checkpoint does.
+        inputs: Digests of what it is of, ``"model"`` and ``"tokenizer"``, as
+            :func:`corsa_plugins.model.identity.model_key` gives them, and ``"requests"``; empty in those that earlier
+            versions saved.
     """
 
     label: str

@@ -15,10 +15,11 @@ from corsa_plugins.bench.merge_adapters.combine import COMBINATIONS, MERGED, com
 from corsa_plugins.bench.merge_adapters.forgetting import AdapterForgetting
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError, require
-from corsa_plugins.manifest import write_manifest
+from corsa_plugins.manifest import known_checksums, write_manifest
 from corsa_plugins.merging.ranges import check_weight
 from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
 from corsa_plugins.model.placement import Where
+from corsa_plugins.model.stored import ADAPTER_FILES
 from corsa_plugins.outputs import check_output, new_directory
 
 __all__ = ["MergedAdapters", "WeightedAdapter", "load_together", "merge_adapters", "weighted_adapters"]
@@ -135,6 +136,10 @@ def merge_adapters(
     _check_settings(paths, combination)
     check_output(out)
     combined, tokenizer, names = load_together(paths, model, device=device, dtype=dtype)
+    inputs = [
+        {"path": path, "weight": adapter.weight, "sha256": known_checksums(path, ADAPTER_FILES)}
+        for path, adapter in zip(paths, adapters, strict=True)
+    ]
     weights = [adapter.weight for adapter in adapters]
     distance, size = combine_adapters(combined, names, weights, combination=combination, density=density)
     if size < NOTHING:
@@ -153,7 +158,7 @@ def merge_adapters(
         if saved != partial:
             partial.rmdir()
             saved.rename(partial)
-        write_manifest(partial)
+        write_manifest(partial, combination=combination, density=density, adapters=inputs)
     forgetting = []
     for name, path, adapter in zip(names, paths, adapters, strict=True):
         if not adapter.requests:

@@ -47,17 +47,21 @@ def get_testbed(
     from rich.table import Table
 
     from corsa_plugins.outputs import check_output
-    from corsa_plugins.testbed import TestbedRecipe, build_testbed, load_testbed
+    from corsa_plugins.testbed import TestbedRecipe, load_testbed
     from corsa_plugins.testbed.checks import check_testbed
-    from corsa_plugins.testbed.export import MODEL, write_testbed
+    from corsa_plugins.testbed.export import rebuild_testbed, write_testbed
 
     if rebuild and output is None:
         raise SettingError("--rebuild needs --output: name the folder to build into")
     if output:
         check_output(output)
-    bed = build_testbed(TestbedRecipe(), output / MODEL) if rebuild and output else load_testbed()
+    if output and rebuild:
+        bed, written = rebuild_testbed(TestbedRecipe(), output, seed=seed)
+    else:
+        bed = load_testbed()
+        written = write_testbed(bed, output, seed=seed) if output else []
     if output:
-        typer.echo(f"written to {output}: {', '.join(write_testbed(bed, output, seed=seed))}")
+        typer.echo(f"written to {output}: {', '.join(written)}")
     elif not check:
         typer.echo(f"the testbed is in {bed.path}; write it and its edit requests to a folder with --output")
     if not check:

@@ -37,6 +37,17 @@ def test_a_model_that_is_known_gets_the_verdicts_it_deserves(taught_llama, tiny_
     assert [record.case_id for record in result.records] == ["france", None, None]
 
 
+def test_it_says_which_model_was_asked_and_what(taught_llama, tiny_tokenizer):
+    first, again = (run(taught_llama, tiny_tokenizer).inputs for _ in range(2))
+    assert first == again
+    assert set(first) == {"model", "tokenizer", "requests"}
+    assert run(taught_llama, tiny_tokenizer, [BARE]).inputs["requests"] != first["requests"]
+    with torch.no_grad():
+        taught_llama.model.layers[0].mlp.down_proj.weight[0, 0] += 1e-3
+    other = run(taught_llama, tiny_tokenizer).inputs
+    assert {name for name in first if other[name] != first[name]} == {"model"}
+
+
 def test_outputs_are_the_models_own_and_margins_follow_from_the_log_probs(taught_llama, tiny_tokenizer):
     result = run(taught_llama, tiny_tokenizer)
     assert result.records[1].edit.output == " Rome."

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.bench.merge_adapters import WeightedAdapter, merge_adapters, weighted_adapters
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.manifest import checksums, read_manifest
 from corsa_plugins.model.loading import load_model
 from tests.support.disk import no_file_larger_than
 from tests.support.flips import flipped_copies
@@ -45,6 +46,11 @@ def test_the_merged_adapter_is_the_weighted_sum_of_the_weights(two_adapters):
     want = weighted_sum(base, merged, (0.5, -0.25))
     for name, tensor in loaded.state_dict().items():
         torch.testing.assert_close(tensor, want[name], rtol=1e-5, atol=1e-5)
+    about = read_manifest(folder / "ab").about
+    assert about["combination"] == "cat"
+    for noted, name, weight in zip(about["adapters"], "ab", (0.5, -0.25), strict=True):
+        digests = checksums(folder / name, ["adapter_config.json", "adapter_model.safetensors"])
+        assert noted == {"path": str(folder / name), "weight": weight, "sha256": digests}
 
 
 def test_weight_1_and_0_give_the_first_adapter(two_adapters):
