@@ -5,7 +5,8 @@ edits in force. So nothing is fitted, and nothing is lost.
 
 * :mod:`~corsa_plugins.adapters.low_rank`: a change of a weight as a product;
 * :mod:`~corsa_plugins.adapters.compression`: the best product of a smaller rank, in the norm of the keys;
-* :mod:`~corsa_plugins.adapters.sites`: the modules that a state knows by the number of their block;
+* :mod:`~corsa_plugins.adapters.routed`: a change of routed experts as a product for each;
+* :mod:`~corsa_plugins.adapters.sites`: what a state changes, by name;
 * :mod:`~corsa_plugins.adapters.servers`: which ranks a server takes;
 * :mod:`~corsa_plugins.adapters.folder`: the folder that PEFT, vLLM and llama.cpp's converter read;
 * :mod:`~corsa_plugins.adapters.efficacy`: what a model answers with a change in its weights;

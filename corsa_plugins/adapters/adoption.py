@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from corsa_plugins.adapters.folder import AdapterError, LoraAdapter
 from corsa_plugins.adapters.low_rank import LowRank
+from corsa_plugins.adapters.routed import RoutedLowRank
 from corsa_plugins.adapters.sites import down_maps
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, EditBatch, EditState
 from corsa_plugins.alphaedit.checks import editable_maps
@@ -22,18 +23,29 @@ __all__ = ["adapter_sites", "adopt_adapter", "adopting_editor"]
 
 
 def adapter_sites(adapter: LoraAdapter, architecture: Architecture) -> dict[Site, LowRank]:
-    """The changes of an adapter as an edit state names them: FFN down maps by the block, other linear maps by name.
+    """The changes of an adapter as an edit state names them: FFN down maps, and routed experts, by the block, other
+    linear maps by name.
 
     Raises:
-        AdapterError: It changes a module that the model does not have, or has in another shape.
+        AdapterError: It changes a module that the model does not have, or has in another shape, or other experts.
         SettingError, ArchitectureError: A weight cannot be changed: quantised, offloaded, shared, or no linear map's.
     """
-    modules = {name for name, _ in architecture.model.named_modules()}
-    foreign = [name for name in adapter.updates if name not in modules]
+    downs = down_maps(architecture)
+    there = {name for name, _ in architecture.model.named_modules()}
+    there |= {name for name, _ in architecture.model.named_parameters()}
+    foreign = [name for name in adapter.updates if name not in there]
     if foreign:
         raise AdapterError(f"the adapter changes {_few(foreign)}, which this model has not: it is of another base")
-    downs = down_maps(architecture)
-    sites: dict[Site, LowRank] = {downs.get(name, name): update for name, update in adapter.updates.items()}
+    unknown = [n for n, update in adapter.updates.items() if isinstance(update, RoutedLowRank) and n not in downs]
+    if unknown:
+        raise AdapterError(
+            f"the adapter changes {_few(unknown)}: of experts a state knows the down maps of routed ones, where no "
+            f"expert is shared ({_few(list(downs))})"
+        )
+    sites: dict[Site, LowRank] = {
+        downs.get(name, name): update if isinstance(update, LowRank) else update.side_by_side()
+        for name, update in adapter.updates.items()
+    }
     for site, linear in editable_maps(architecture, sites).items():
         shape = (len(sites[site].left), len(sites[site].right))
         if shape != (linear.d_out, linear.d_in):

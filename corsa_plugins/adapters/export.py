@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,9 @@ from corsa_plugins.adapters.compression import KeyMoment, compress
 from corsa_plugins.adapters.efficacy import Asked, changed, share_answered
 from corsa_plugins.adapters.folder import DTYPES, LoraAdapter, write_adapter
 from corsa_plugins.adapters.low_rank import LowRank, joined
+from corsa_plugins.adapters.routed import RoutedLowRank, compress_experts
 from corsa_plugins.adapters.servers import VLLM_RANKS, check_rank
+from corsa_plugins.adapters.sites import changed_names, experts_at, fused_experts
 from corsa_plugins.alphaedit import EditBatch, EditState, KeyStatistics, StateError
 from corsa_plugins.alphaedit.checks import editable_maps
 from corsa_plugins.alphaedit.weights import Site
@@ -59,7 +60,7 @@ class AdapterForm:
 
 @dataclass(frozen=True)
 class ModuleExport:
-    """What became of one module's change.
+    """What became of one module's change; of routed experts, of the one with most of each.
 
     Attributes:
         ranks: Of the change.
@@ -82,12 +83,14 @@ class Exported:
         modules: By name.
         efficacy: Shares of the edits' prompts answered as asked, with the whole change and with the adapter; ``None``
             where no model was given to ask, or there was nothing to ask it.
+        beside_experts: Whether the model has fused experts: PEFT alone loads the adapter then.
     """
 
     path: Path
     rank: int
     modules: Mapping[str, ModuleExport]
     efficacy: tuple[float, float] | None = None
+    beside_experts: bool = False
 
 
 def state_adapter(
@@ -117,35 +120,19 @@ def state_adapter(
             "their settings (RECT, PRUNE), and an adapter would add that sum: export the edited model, compared with "
             "the one it was made from"
         )
-    fused = _fused_experts(state)
-    routed = [name for name in state.modules.values() if any(each.startswith(f"{name}.") for each in fused)]
-    if routed:
-        raise SettingError(
-            f"the edits are in the routed experts of a mixture of experts ({routed[0]}), whose weights are one "
-            "parameter of three axes: an adapter of linear maps, as servers read, has no place for them; serve the "
-            "edited model"
-        )
-    if fused:
-        raise SettingError(
-            f"the model is a mixture of experts with fused weights ({fused[0]}), and PEFT takes an adapter of other "
-            "FFNs for one of these, by their names: it would not be the edit; export the edited model instead"
-        )
     base = base or state.fingerprint.name
     if not base:
         raise SettingError("the edit state does not say what its model is called: give the model")
-    updates: dict[str, LowRank] = {}
+    updates: dict[str, LowRank | RoutedLowRank] = {}
     told: dict[str, ModuleExport] = {}
-    for layer in [site for site in state.modules if any(site in batch.layers for batch in chosen)]:
-        update = joined([part for batch in chosen if layer in batch.layers for part in state.parts(batch, layer)])
-        keys = torch.cat([batch.layers[layer].keys for batch in chosen if layer in batch.layers], 1)
-        compressed = compress(update, form.rank or update.rank, form.moment(layer, keys))
-        name = state.modules[layer]
-        updates[name] = compressed.update.narrowed()
-        told[name] = ModuleExport(update.rank, updates[name].rank, compressed.loss)
+    for layer, name in changed_names(state).items():
+        held_by = [batch for batch in chosen if layer in batch.layers]
+        if held_by:
+            updates[name], told[name] = _module(state, layer, held_by, form)
     largest = max(told, key=lambda name: told[name].rank)
     check_rank(told[largest].rank, form.max_rank, f"the edits in force at {largest}", _ways(chosen))
-    adapter = LoraAdapter(base, updates, _transposed(state, next(iter(updates))), _about(state, chosen))
-    return adapter, told
+    transposed = _transposed(state, next(site for site in state.modules if any(site in b.layers for b in chosen)))
+    return LoraAdapter(base, updates, transposed, _about(state, chosen), bool(fused_experts(state))), told
 
 
 def export_state(
@@ -157,7 +144,8 @@ def export_state(
     base: str | None = None,
     asked: Asked | None = None,
 ) -> Exported:
-    """Write a state's edits as a LoRA adapter that PEFT, vLLM and llama.cpp's converter read.
+    """Write a state's edits as a LoRA adapter that PEFT, vLLM and llama.cpp's converter read; of a model with fused
+    experts PEFT alone (0.19 and later), by ``target_parameters``.
 
     Without a smaller rank it is equal to the edited model: W0 + left right^T in either, but for rounding.
 
@@ -183,7 +171,7 @@ def export_state(
     if asked is not None and any(module.rank < module.ranks for module in told.values()):
         efficacy = _efficacy(state, [state.batch(name) for name in batches] or list(state.batches), adapter, asked)
     path = write_adapter(adapter, out, form.dtype)
-    return Exported(path, adapter.rank, told, efficacy)
+    return Exported(path, adapter.rank, told, efficacy, adapter.beside_experts)
 
 
 def check_base(state: EditState, asked: Asked) -> None:
@@ -216,13 +204,14 @@ def _efficacy(
     told = [batch for batch in batches if batch.requests]
     if not told:
         return None
-    layers = {name: layer for layer, name in state.modules.items()}
+    layers = {name: layer for layer, name in changed_names(state).items()}
     found = editable_maps(asked.parts, state.modules)
     maps = {name: found[layers[name]] for name in adapter.updates}
     whole = {name: joined([b.layers[layers[name]] for b in batches if layers[name] in b.layers]) for name in maps}
+    left = {name: u if isinstance(u, LowRank) else u.side_by_side() for name, u in adapter.updates.items()}
     total = sum(len(batch.requests) for batch in told)
     shares = []
-    for updates in (whole, adapter.updates):
+    for updates in (whole, left):
         with changed(maps, updates):
             answered = sum(
                 len(batch.requests) * share_answered(asked, batch.requests, bool(batch.settings.values.chat_template))
@@ -232,6 +221,21 @@ def _efficacy(
     return shares[0], shares[1]
 
 
+def _module(
+    state: EditState, layer: Site, batches: Sequence[EditBatch], form: AdapterForm
+) -> tuple[LowRank | RoutedLowRank, ModuleExport]:
+    """The change that some batches make of a layer, as it is in an adapter."""
+    update = joined([part for batch in batches for part in state.parts(batch, layer)])
+    moment = form.moment(layer, torch.cat([batch.layers[layer].keys for batch in batches], 1))
+    experts = experts_at(state, layer)
+    if experts > 1:
+        routed = compress_experts(update, experts, form.rank, moment)
+        return routed.update, ModuleExport(routed.needed, routed.update.rank, routed.loss)
+    compressed = compress(update, form.rank or update.rank, moment)
+    narrow = compressed.update.narrowed()
+    return narrow, ModuleExport(update.rank, narrow.rank, compressed.loss)
+
+
 def _ways(batches: Sequence[EditBatch]) -> str:
     if len(batches) == 1:
         return "--rank compresses it"
@@ -239,29 +243,15 @@ def _ways(batches: Sequence[EditBatch]) -> str:
     return f"--batch exports single batches ({counts}), and --rank compresses"
 
 
-def _transposed(state: EditState, module: str) -> bool:
+def _transposed(state: EditState, layer: Site) -> bool:
     """Whether the model stores these weights as (d_in, d_out); of square ones the model's type tells."""
-    layer = next(layer for layer, name in state.modules.items() if name == module)
     if state.originals[layer].dim() == 3:  # quantised maps are never stored as Conv1D stores its weight
         return False
     d_out, d_in = state.originals[layer].shape
-    stored = state.fingerprint.shapes.get(f"{module}.weight")
+    stored = state.fingerprint.shapes.get(f"{state.modules[layer]}.weight")
     return stored == (d_in, d_out) if d_in != d_out else state.fingerprint.model_type in ("gpt2", "openai-gpt")
 
 
 def _about(state: EditState, batches: Sequence[EditBatch]) -> dict[str, object]:
     named = [{"name": batch.name, "requests": len(batch.requests)} for batch in batches]
     return {"fingerprint": replace(state.fingerprint).as_dict(), "batches": named}
-
-
-def _fused_experts(state: EditState) -> list[str]:
-    """Experts' fused weights beside what is edited: parameters of three axes in the same list of blocks, one of the
-    last two being the hidden width. Convolutions (depthwise ones have an axis of 1) and what a model sees or hears with
-    are none."""
-    lists = {re.split(r"\.\d+\.", name)[0] for name in state.modules.values()}
-    widths = {original.shape[0] for original in state.originals.values()}
-    return [
-        name
-        for name, shape in state.fingerprint.shapes.items()
-        if re.split(r"\.\d+\.", name)[0] in lists and len(shape) == 3 and 1 not in shape and widths & set(shape[1:])
-    ]

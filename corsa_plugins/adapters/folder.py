@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from corsa_plugins.adapters.low_rank import LowRank
+from corsa_plugins.adapters.routed import RoutedLowRank
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.outputs import new_directory
@@ -38,7 +39,6 @@ _REFUSED = {
     "use_dora": "DoRA, whose change depends on the weight",
     "lora_bias": "biases",
     "trainable_token_indices": "trained tokens",
-    "target_parameters": "parameters that are no module's weight, as fused experts have",
     "alora_invocation_tokens": "an activation by tokens (aLoRA)",
     "layer_replication": "repeated layers",
     "use_qalora": "QALoRA",
@@ -56,19 +56,22 @@ class AdapterError(CorsaError, ValueError):
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """Changes of a model's linear maps as products.
+    """Changes of a model's linear maps as products, and of routed experts as a product for each.
 
     Attributes:
         base: The model they go onto: a name on the Hub, or a path.
-        updates: By the name of the module.
+        updates: By the name of the module; of routed experts by that of their parameter.
         transposed: Whether the modules store their weights as (d_in, d_out), as GPT-2's do.
         about: What ``corsa.json`` says; empty for an adapter of another tool.
+        beside_experts: Whether the model has fused experts. PEFT takes target modules for experts of such a model where
+            they have the names that these once had; as target parameters they are what they say.
     """
 
     base: str
-    updates: Mapping[str, LowRank]
+    updates: Mapping[str, LowRank | RoutedLowRank]
     transposed: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
+    beside_experts: bool = False
 
     @property
     def rank(self) -> int:
@@ -77,6 +80,9 @@ class LoraAdapter:
 
     def config(self) -> dict[str, Any]:
         """``adapter_config.json``."""
+        modules, parameters = list(self.updates), []
+        if self.beside_experts:
+            modules, parameters = [], [_parameter(name, update) for name, update in self.updates.items()]
         return {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -85,7 +91,8 @@ class LoraAdapter:
             "inference_mode": True,
             "r": self.rank,
             "lora_alpha": self.rank,
-            "target_modules": list(self.updates),
+            "target_modules": modules,
+            **({"target_parameters": parameters} if parameters else {}),
             "fan_in_fan_out": self.transposed,
             "bias": "none",
             "lora_dropout": 0.0,
@@ -116,12 +123,12 @@ def write_adapter(adapter: LoraAdapter, out: str | os.PathLike[str], dtype: str 
     if dtype not in DTYPES:
         raise SettingError(f"the adapter's dtype is {dtype!r}: choose one of {', '.join(DTYPES)}")
     tensors: dict[str, Tensor] = {}
-    for module, update in adapter.updates.items():
-        factors = update.balanced().padded(adapter.rank)
-        for part, tensor in (("lora_A", factors.right.T), ("lora_B", factors.left)):
+    for name, update in adapter.updates.items():
+        module = _parameter(name, update).rpartition(".")[0] if adapter.beside_experts else name
+        for part, tensor in zip(("lora_A", "lora_B"), update.factors(adapter.rank), strict=True):
             rounded = tensor.to(getattr(torch, dtype)).contiguous()
             if not rounded.isfinite().all():
-                raise SettingError(f"{module}: NaN or infinity in {part} as {dtype}; take float32 or bfloat16")
+                raise SettingError(f"{name}: NaN or infinity in {part} as {dtype}; take float32 or bfloat16")
             tensors[f"{_PREFIX}{module}.{part}.weight"] = rounded
     with new_directory(out) as folder:
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
@@ -157,9 +164,27 @@ def read_adapter(folder: str | os.PathLike[str]) -> LoraAdapter:
         factors.setdefault(match[1], {})[match[2]] = tensor
     if not factors:
         raise AdapterError(f"{path} changes nothing: there are no factors in {TENSORS}")
-    updates = {module: _update(path, config, module, parts) for module, parts in factors.items()}
+    asked = [str(name) for name in config.get("target_parameters") or []]
+    updates = dict(_update(path, config, module, asked, parts) for module, parts in factors.items())
     base, transposed = str(config.get("base_model_name_or_path") or ""), bool(config.get("fan_in_fan_out"))
-    return LoraAdapter(base, updates, transposed, _json(path, ABOUT) or {})
+    return LoraAdapter(base, updates, transposed, _json(path, ABOUT) or {}, bool(asked))
+
+
+def _parameter(name: str, update: LowRank | RoutedLowRank) -> str:
+    """What is changed, as a parameter."""
+    return name if isinstance(update, RoutedLowRank) else f"{name}.weight"
+
+
+def _target(path: Path, module: str, parameters: Sequence[str]) -> str | None:
+    """The target parameter that the factors at a module are of; ``None``: the module itself is the target."""
+    pairs = [parameter.rpartition(".")[::2] for parameter in parameters]
+    own = {name for holder, name in pairs if f".{module}".endswith(f".{holder}" if holder else "")}
+    if ".base_layer" in module or len(own) > 1:
+        raise AdapterError(
+            f"{path} changes several parameters of one module, {module.replace('.base_layer', '')}: of routed experts "
+            "an edit changes the down maps alone, and only such a change can be taken up"
+        )
+    return f"{module}.{own.pop()}" if own else None
 
 
 def _json(path: Path, name: str) -> dict[str, Any] | None:
@@ -198,13 +223,19 @@ def _check_kind(path: Path, config: Mapping[str, Any]) -> None:
         raise AdapterError(f"{path} has {'; '.join(problems)}: only plain LoRA can be taken up")
 
 
-def _update(path: Path, config: Mapping[str, Any], module: str, parts: Mapping[str, Tensor]) -> LowRank:
+def _update(
+    path: Path, config: Mapping[str, Any], module: str, parameters: Sequence[str], parts: Mapping[str, Tensor]
+) -> tuple[str, LowRank | RoutedLowRank]:
+    """By the name that :class:`LoraAdapter` knows it by, the change that two factors are."""
+    target = _target(path, module, parameters)
     if set(parts) != {"A", "B"} or any(part.dim() != 2 for part in parts.values()):
         raise AdapterError(f"{path} is damaged: {module} has no two factors that are matrices")
     right, left = parts["A"].T, parts["B"]
-    rank = _by_pattern(config.get("rank_pattern"), module, config.get("r"))
-    alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha"))
-    if left.shape[1] != right.shape[1] or left.shape[1] != rank or not isinstance(alpha, int | float):
+    rank = _by_pattern(config.get("rank_pattern"), target or module, config.get("r"))
+    alpha = _by_pattern(config.get("alpha_pattern"), target or module, config.get("lora_alpha"))
+    usable = isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)
+    experts, rest = divmod(left.shape[1], rank) if usable else (0, 0)
+    if left.shape[1] != right.shape[1] or rest or experts < 1 or (experts > 1 and target is None):
         shapes = f"{tuple(parts['B'].shape)} and {tuple(parts['A'].shape)}"
         raise AdapterError(f"{path} is damaged: {module} has factors {shapes}, and {CONFIG} says rank {rank}")
     for part in (left, right):
@@ -212,8 +243,10 @@ def _update(path: Path, config: Mapping[str, Any], module: str, parts: Mapping[s
             raise AdapterError(f"{path} is damaged: {module} holds NaN or infinity")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     wide = torch.promote_types(left.dtype, torch.float32)
-    used = ((left != 0).any(0) & (right != 0).any(0)).nonzero().flatten()  # not what is padded
-    return LowRank((left[:, used].double() * scale).to(wide), right[:, used].to(wide).contiguous())
+    left, right = (left.double() * scale).to(wide), right.to(wide)
+    if experts > 1 and target is not None:
+        return target, RoutedLowRank.of_factors(right.T, left, rank)
+    return module, LowRank(left, right).without_zeros()
 
 
 def _by_pattern(pattern: Any, module: str, otherwise: Any) -> Any:

@@ -57,6 +57,16 @@ class LowRank:
         left, right = (torch.cat([part, part.new_zeros(len(part), missing)], 1) for part in (self.left, self.right))
         return LowRank(left, right)
 
+    def factors(self, rank: int) -> tuple[Tensor, Tensor]:
+        """PEFT's two factors, by ``rank`` columns: A (rank, d_in) and B (d_out, rank)."""
+        update = self.balanced().padded(rank)
+        return update.right.T, update.left
+
+    def without_zeros(self) -> LowRank:
+        """The same product without the columns that give nothing."""
+        used = ((self.left != 0).any(0) & (self.right != 0).any(0)).nonzero().flatten()
+        return LowRank(self.left[:, used], self.right[:, used])
+
     def narrowed(self) -> LowRank:
         """The same Delta, in float64, by no more columns than it has rows, or columns; itself where it has no more."""
         return self if self.rank <= min(len(self.left), len(self.right)) else LowRank.of(self.delta())

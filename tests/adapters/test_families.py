@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerFast
 from corsa_plugins.adapters import Asked, adopt_adapter, adopting_editor, export_state, read_adapter, read_directions
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings
 from corsa_plugins.alphaedit.weights import LayerUpdate
-from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, ArchitectureError, find_architecture
 from tests.model.test_architecture import HIDDEN, build
 from tests.support.families import LATER, NAMES, REQUESTS, family
@@ -97,15 +96,8 @@ def test_a_convolution_is_no_experts(tiny_tokenizer: PreTrainedTokenizerFast, tm
     assert export_state(editor.state, tmp_path / "out", base="tiny").rank == 3
 
 
-def test_an_edit_beside_fused_experts_is_refused_as_an_adapter(
-    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_beside_fused_experts_an_adapter_is_not_put_where_it_reads(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     """PEFT would put it onto the experts, by its name."""
     model = build(MIXTURES["qwen2_moe"][0](vocab_size=len(tiny_tokenizer)))
-    editor = AlphaEditor(model, tiny_tokenizer, None, AlphaEditSettings(layers=LAYERS))
-    changed(editor, find_architecture(model), 0)
-    with pytest.raises(SettingError, match=r"mixture of experts.*mlp\.experts\.gate_up_proj"):
-        export_state(editor.state, tmp_path / "out", base="tiny")
-    assert not (tmp_path / "out").exists()
     with pytest.raises(ArchitectureError, match="mixture of experts"):
         read_directions(model, tiny_tokenizer, REQUESTS, LAYERS)

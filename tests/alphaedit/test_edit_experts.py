@@ -14,7 +14,6 @@ import torch
 import transformers as hf
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from corsa_plugins.adapters import export_state
 from corsa_plugins.alphaedit import AlphaEditor, EditReport, EditState, KeyStatistics, SearchSettings, StateError
 from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
@@ -43,13 +42,17 @@ def mixture(vocabulary: int, name: str = "mixtral") -> Any:
     return model
 
 
+def made(tokenizer: PreTrainedTokenizerFast, name: str = "mixtral") -> Bench:
+    model = mixture(len(tokenizer), name)
+    statistics = collect_statistics(
+        model, tokenizer, DOCUMENTS[KEPT], (0, 1), n_tokens=10**6, pack=False, length=96, sample_size=32
+    )
+    return Bench(model=model, tokenizer=tokenizer, statistics=statistics, settings=SETTINGS)
+
+
 @pytest.fixture(scope="module")
 def _module_experts(_session_tokenizer: PreTrainedTokenizerFast) -> Bench:
-    model = mixture(len(_session_tokenizer))
-    statistics = collect_statistics(
-        model, _session_tokenizer, DOCUMENTS[KEPT], (0, 1), n_tokens=10**6, pack=False, length=96, sample_size=32
-    )
-    return Bench(model=model, tokenizer=_session_tokenizer, statistics=statistics, settings=SETTINGS)
+    return made(_session_tokenizer)
 
 
 @pytest.fixture
@@ -194,7 +197,7 @@ def test_few_tokens_are_named_and_too_few_refused(experts_bench: Bench, caplog: 
         collect_statistics(model, tokenizer, DOCUMENTS[:1], (1,), n_tokens=50, length=32)
 
 
-def test_what_is_defined_for_one_map_is_refused_by_name(experts_bench: Bench, tmp_path: Path) -> None:
+def test_what_is_defined_for_one_map_is_refused_by_name(experts_bench: Bench) -> None:
     others = (
         replace(SETTINGS, penalty="outputs"),
         replace(SETTINGS, null_space=None),
@@ -203,11 +206,6 @@ def test_what_is_defined_for_one_map_is_refused_by_name(experts_bench: Bench, tm
     for settings in others:
         with pytest.raises(SettingError, match=r"model\.layers\.1\.mlp\.experts is 4 routed experts"):
             experts_bench.editor(settings)
-    editor = experts_bench.editor()
-    editor.edit(REQUESTS[:1])
-    with pytest.raises(SettingError, match=r"in the routed experts of a mixture of experts \(model\."):
-        export_state(editor.state, tmp_path / "adapter", base="tiny")
-    assert not (tmp_path / "adapter").exists()
 
 
 def test_beside_quantised_maps_they_are_refused_before_anything_is_done(experts_bench: Bench) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import transformers as hf
+
+PEFT_READS_EXPERTS = tuple(map(int, version("peft").split(".")[:2])) >= (0, 19)
+"""Before, the factors of (experts, out, in) had each other's shapes."""
 
 HIDDEN, INNER, EXPERT = 16, 40, 8
 COUNT, TAKEN = 4, 2

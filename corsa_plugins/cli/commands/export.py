@@ -50,6 +50,7 @@ def export(
     before the edits, the edits' prompts are asked with and without what is left out. Of an edited model (R-SFT, a
     merge) the difference to --model is written, which is exact where the rank suffices; --requests says what to ask it.
     vLLM's largest rank is 16 if nothing else is said to it, and 512 at most: the command prints the flag that it needs.
+    Of a mixture of experts the adapter is for PEFT alone.
 
     \b
     EXAMPLES
@@ -159,4 +160,6 @@ def _tell(exported: Exported) -> None:
         typer.echo(f"efficacy with the whole change {100 * whole:.1f} %, with the adapter {100 * left:.1f} %")
     flag = vllm_rank(exported.rank)
     serve = f"vLLM: --enable-lora --max-lora-rank {flag}" if flag else "vLLM takes no rank above 512"
+    if exported.beside_experts:
+        serve = "PEFT 0.19 and later load it; for vLLM and llama.cpp serve the edited model, whose experts are fused"
     typer.echo(f"written to {exported.path}: rank {exported.rank}; {serve}")
