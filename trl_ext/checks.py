@@ -82,12 +82,6 @@ class _DeclaredAdapter:
 
 # --- Settings ---
 
-_NO_DEEPSPEED = (
-    "DeepSpeed is not supported: its engine does the backward pass, and CoRSA takes two gradients from one. ZeRO-1 and "
-    "ZeRO-2 share out gradients and optimizer states, which of an adapter are small: use plain data parallelism "
-    "(`accelerate launch --multi_gpu`). ZeRO-3 shares out the base as well: use FSDP (`fsdp_version: 2`) for that."
-)
-
 
 def check_config(config: DPOConfig) -> None:
     """What a :class:`~trl_ext.config.CoRSAConfig` may say, apart from CoRSA's own settings
@@ -122,8 +116,6 @@ def check_config(config: DPOConfig) -> None:
             "optimizer sees them, outside the gradient scaler's reach, and unscaled fp16 gradients underflow. "
             "Use bf16=True, or bf16=False for float32."
         )
-    if config.deepspeed:
-        raise SettingError(_NO_DEEPSPEED)
     if config.use_liger_kernel and not is_liger_kernel_available():
         raise SettingError("use_liger_kernel=True needs liger: pip install liger-kernel, or leave it out")
     if config.torch_compile:
@@ -165,10 +157,8 @@ def check_launch(args: TrainingArguments) -> None:
     """How the training is launched, as far as ``accelerate`` says it beside the configuration.
 
     Raises:
-        SettingError: with DeepSpeed, or FSDP of a kind that cannot work.
+        SettingError: with DeepSpeed or FSDP of a kind that cannot work.
     """
-    if args.deepspeed_plugin is not None:
-        raise SettingError(_NO_DEEPSPEED)
     sharding_asked_for(args)
 
 

@@ -10,8 +10,10 @@ from trl import DPOConfig
 
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.corsa.pcgrad import PCGradForm
+from corsa_plugins.model.borrowing import attribute
 from trl_ext.activations import adopt
 from trl_ext.checks import REFERENCES, check_checkpointing, check_config
+from trl_ext.zero import LAUNCHED, read_zero, variables_hidden
 
 __all__ = ["CoRSAConfig", "paper_lora_config"]
 
@@ -175,10 +177,12 @@ class CoRSAConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         self.corsa_settings()  # says which setting is out of range
+        self.zero = read_zero(self.deepspeed)
         check_config(self)
         self.router_aux_loss_coef = 0.0
         adopt(self)
-        super().__post_init__()
+        with variables_hidden(LAUNCHED), attribute(self, "deepspeed", None):  # the trainer does what is asked of it
+            super().__post_init__()
         check_checkpointing(self)  # after it, because it reads JSON given on a command line
 
     def corsa_settings(self) -> CorsaSettings:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from corsa_plugins.model.borrowing import eval_mode
+from corsa_plugins.model.limits import full_shape
 from trl_ext._trl import FusedCausalLMOutput
 
 __all__ = ["add_completion_head", "has_completion_head", "remove_completion_head"]
@@ -141,7 +142,7 @@ def _score(hidden: Tensor, targets: Tensor, head: torch.nn.Module, logit_map: _L
             fields = entropy, torch.logsumexp(2 * log_p, -1), logits.mean(-1), logits.argmax(-1) == t
         return (log_p.gather(-1, t[:, None]).squeeze(-1), *fields)
 
-    vocabulary: int = head.weight.shape[0]  # type: ignore[index, assignment]
+    vocabulary = full_shape(head.weight)[0]  # type: ignore[arg-type]
     rows = max(1, _LOGITS_AT_ONCE // vocabulary)
     if len(targets) <= rows:
         return piece(hidden, targets)

@@ -6,6 +6,7 @@ and how many processes there are goes to ``accelerate launch``, all else to the 
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ def configuration(name: str) -> Path:
     """The file of a configuration: one of ours by its name, or any by its path.
 
     Raises:
-        SettingError: There is none, or it holds no settings.
+        SettingError: There is none, it holds no settings, or it is launched by DeepSpeed, which is not installed.
     """
     path = CONFIGS / f"{name}.yaml"
     if name not in configuration_names():
@@ -65,7 +66,12 @@ def configuration(name: str) -> Path:
             raise SettingError(
                 f"--{_NAME} {name}: neither a configuration nor a file: {did_you_mean(name, known, 'there are')}"
             )
-    read_mapping(path, f"--{_NAME} {name}")
+    settings = read_mapping(path, f"--{_NAME} {name}")
+    if settings.get("distributed_type") == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None:
+        raise SettingError(
+            f"--{_NAME} {name}: accelerate launches it with DeepSpeed, which is not installed: pip install deepspeed, "
+            "or use fsdp2 or multi_gpu."
+        )
     return path
 
 

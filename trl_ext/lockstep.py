@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from corsa_plugins.corsa import TwoBackwards, TwoPasses
 from corsa_plugins.errors import SettingError
 from trl_ext._trl import PreferenceTrainer
-from trl_ext.sharding import largest, not_by_accelerate, shard, sharding_asked_for
+from trl_ext.sharding import first_process_reads, largest, not_by_accelerate, shard, sharding_asked_for
 
 __all__ = ["LockstepTrainer"]
 
@@ -21,6 +22,12 @@ class LockstepTrainer(PreferenceTrainer):
     Attributes:
         sharding: How, or ``None``: the whole model is in every process.
     """
+
+    _parameters: list[nn.Parameter]
+
+    def __init__(self, model: Any, ref_model: Any, args: Any, *positional: Any, **kwargs: Any) -> None:
+        with first_process_reads(sharding_asked_for(args)):
+            super().__init__(model, ref_model, args, *positional, **kwargs)
 
     def create_accelerator_and_postprocess(self) -> None:
         """As :class:`~transformers.Trainer`'s, for an accelerator that leaves the sharding to this trainer."""
@@ -47,7 +54,7 @@ class LockstepTrainer(PreferenceTrainer):
                 "ref_model is not sharded: leave it out, and the reference is the model without its adapter."
             )
         if not self.accelerator.even_batches:
-            raise SettingError("even_batches=False in accelerator_config is not supported with FSDP: leave it out.")
+            raise SettingError("even_batches=False in accelerator_config is not supported in shards: leave it out.")
         shard(self.model, self.sharding, self.args.device)
         prepare = self.accelerator.prepare_model
 
@@ -60,6 +67,12 @@ class LockstepTrainer(PreferenceTrainer):
     def largest(self, here: int) -> int:
         """The largest of the numbers of the processes that run in step; without sharding, the one that is given."""
         return here if self.sharding is None else largest(here, self.args.device)
+
+    def two_backwards(self) -> TwoBackwards:
+        """Both gradients from a backward pass each: with ZeRO-3, which gathers a layer once for what ran forward once,
+        from a forward pass each as well."""
+        by_zero = self.sharding is not None and self.sharding.zero is not None
+        return (TwoPasses if by_zero else TwoBackwards)(self._parameters)
 
     def in_any_process(self, here: bool) -> bool:
         """Whether it is so in any of the processes that run in step; without sharding, whether it is so here."""

@@ -1,8 +1,9 @@
 """A base model in shards: each process keeps a part of every decoder layer, and has all of a layer while it runs.
 
-FSDP2 shards, as ``accelerate``'s configuration asks for it. What is sharded is the frozen base, by the layer; the
-adapter, the embeddings and the head stay whole in every process. So norms, inner products and perturbations are those
-of whole tensors, and an adapter is saved and resumed as without sharding.
+FSDP2 shards, or DeepSpeed's ZeRO-3 (:mod:`trl_ext.zero`), as ``accelerate``'s configuration asks for it. What is
+sharded is the frozen base; the adapter stays whole in every process, and with FSDP2 the embeddings and the head do too.
+So norms, inner products and perturbations are those of whole tensors, and an adapter is saved and resumed as without
+sharding.
 
 The trainer shards by itself, before anything is run, and accelerate goes on as with plain data parallelism. What
 accelerate does would shard the adapter too, and when training begins, which is behind the first pass.
@@ -31,10 +32,27 @@ from transformers import PreTrainedModel, TrainingArguments
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.batching import base_model, input_device
 from corsa_plugins.model.borrowing import attribute, eval_mode
+from trl_ext.zero import (
+    LAUNCHED,
+    Zero,
+    adapters_apart,
+    check_adapters,
+    is_partitioned,
+    partitioning,
+    variables_hidden,
+)
 
-__all__ = ["Sharding", "is_sharded", "largest", "not_by_accelerate", "shard", "sharding_asked_for"]
+__all__ = [
+    "Sharding",
+    "first_process_reads",
+    "is_sharded",
+    "largest",
+    "not_by_accelerate",
+    "shard",
+    "sharding_asked_for",
+]
 
-_LAUNCHED = "ACCELERATE_USE_FSDP"
+_BY_FSDP = "ACCELERATE_USE_FSDP"
 
 
 @dataclass(frozen=True)
@@ -43,9 +61,11 @@ class Sharding:
 
     Attributes:
         layers: Names of the classes that are sharded by themselves; empty for what the model says cannot be split.
+        zero: By ZeRO-3; ``None``: by FSDP2.
     """
 
     layers: tuple[str, ...] = ()
+    zero: Zero | None = None
 
 
 def sharding_asked_for(args: TrainingArguments) -> Sharding | None:
@@ -54,8 +74,12 @@ def sharding_asked_for(args: TrainingArguments) -> Sharding | None:
     Raises:
         SettingError: It cannot be done with CoRSA; the message names the setting.
     """
+    zero: Zero | None = getattr(args, "zero", None)
+    if zero is not None:
+        zero.check(args)
+        return Sharding(zero=zero) if zero.stage == 3 else None
     settings = getattr(args, "fsdp_plugin_args", None)
-    if settings is None and os.environ.get(_LAUNCHED, "false").lower() != "true":
+    if settings is None and os.environ.get(_BY_FSDP, "false").lower() != "true":
         return None
     version = int(settings["fsdp_version"] if settings else os.environ.get("FSDP_VERSION", "1"))
     if version != 2:
@@ -112,18 +136,31 @@ def _check(plugin: FullyShardedDataParallelPlugin) -> None:
 @contextmanager
 def not_by_accelerate(args: TrainingArguments) -> Iterator[None]:
     """Within the block nobody asks accelerate to shard what it prepares."""
-    launched = os.environ.pop(_LAUNCHED, None)
-    try:
-        with attribute(args, "fsdp_plugin_args", None):
+    with variables_hidden(_BY_FSDP, LAUNCHED), attribute(args, "fsdp_plugin_args", None):
+        yield
+
+
+@contextmanager
+def first_process_reads(sharding: Sharding | None) -> Iterator[None]:
+    """Within the block transformers reads a model's weights in the first process of a machine alone, where that is
+    asked for with ZeRO-3: what :func:`shard` gives to the others. With FSDP the launcher asks for it."""
+    if sharding is None or sharding.zero is None or not sharding.zero.first_reads:
+        yield
+        return
+    asked = {_BY_FSDP: "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    with variables_hidden(*asked):
+        os.environ.update(asked)
+        try:
             yield
-    finally:
-        if launched is not None:
-            os.environ[_LAUNCHED] = launched
+        finally:
+            for name in asked:
+                os.environ.pop(name, None)
 
 
 def is_sharded(model: Any) -> bool:
     """Whether :func:`shard` has sharded the model, or the one inside a ``PeftModel``."""
-    return isinstance(base_model(model), FSDPModule)
+    base = base_model(model)
+    return isinstance(base, FSDPModule) or is_partitioned(base)
 
 
 def shard(model: Any, sharding: Sharding, device: torch.device) -> None:
@@ -140,12 +177,36 @@ def shard(model: Any, sharding: Sharding, device: torch.device) -> None:
     Raises:
         SettingError: Its weights are quantised in a way that has no shards, or it has no such layers.
     """
-    adapters = {parameter for name, parameter in model.named_parameters() if "lora_" in name}
+    base: PreTrainedModel = base_model(model)
     if is_sharded(model):
         for parameter in (p for name, p in model.named_parameters() if "lora_" in name):
             dist.broadcast(parameter.data, src=0)
-        return
-    base: PreTrainedModel = base_model(model)
+    elif sharding.zero is not None:
+        _partition(base, sharding.zero, device)
+    else:
+        _shard(base, sharding, device)
+    if is_partitioned(base):
+        check_adapters(base)
+
+
+def _partition(base: PreTrainedModel, zero: Zero, device: torch.device) -> None:
+    if getattr(base, "is_quantized", False):
+        raise SettingError("ZeRO-3 of a quantised base is not supported: use FSDP2, which shards one of 4 bits.")
+    received: dict[Tensor, Tensor] = {}
+    with adapters_apart(base) as adapters:
+        for adapter in adapters:
+            _from_first_process(adapter, device)
+        layers = _layers(base, ())
+        with partitioning(base, zero) as part:
+            for layer in layers:  # a layer is all that is ever whole at once
+                _from_first_process(layer, device, received=received)
+                part(layer)
+            _from_first_process(base, device, but=layers, received=received)
+            part(base)
+
+
+def _shard(base: PreTrainedModel, sharding: Sharding, device: torch.device) -> None:
+    adapters = {parameter for name, parameter in base.named_parameters() if "lora_" in name}
     layers = _layers(base, sharding.layers)
     _check_storage(layers)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
@@ -170,8 +231,8 @@ def _layers(base: PreTrainedModel, names: Sequence[str]) -> list[nn.Module]:
     layers = [module for module in base.modules() if type(module).__name__ in classes]
     if not layers:
         raise SettingError(
-            f"FSDP shards a base by the layer, and {type(base).__name__} has no layers of the classes "
-            f"{sorted(classes)}: name theirs in fsdp_transformer_layer_cls_to_wrap."
+            f"A base is sharded by the layer, and {type(base).__name__} has no layers of the classes "
+            f"{sorted(classes)}: use FSDP2, and name theirs in fsdp_transformer_layer_cls_to_wrap."
         )
     return layers
 
@@ -190,15 +251,21 @@ def _check_storage(layers: Sequence[nn.Module]) -> None:
 
 
 def _from_first_process(
-    module: nn.Module, device: torch.device, but: Sequence[nn.Module] = ()
+    module: nn.Module,
+    device: torch.device,
+    but: Sequence[nn.Module] = (),
+    received: dict[Tensor, Tensor] | None = None,
 ) -> list[tuple[nn.Parameter, nn.Parameter]]:
     """Give the tensors of a module, those of ``but`` left out, the values of the first process, on the device.
+
+    Args:
+        received: What other modules, whose tensors it may share, have got already; gets what this one does.
 
     Returns:
         Each of its parameters as it was and as it is: another one where it had no memory.
     """
     left_out = {part for layer in but for part in layer.modules()}
-    received: dict[Tensor, Tensor] = {}
+    received = {} if received is None else received
     for part in module.modules():
         if part in left_out:
             continue

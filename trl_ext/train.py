@@ -37,7 +37,7 @@ from trl_ext.checkpoints import save_adapter
 from trl_ext.config import CoRSAConfig
 from trl_ext.effect import learned
 from trl_ext.history import HistoryCallback
-from trl_ext.sharding import is_sharded, shard, sharding_asked_for
+from trl_ext.sharding import first_process_reads, is_sharded, shard, sharding_asked_for
 from trl_ext.trainer import CoRSATrainer
 
 __all__ = ["main", "train"]
@@ -140,6 +140,7 @@ def _load_model(
     adapter: str | None, training_args: CoRSAConfig, model_args: ModelConfig
 ) -> PreTrainedModel | PeftModel:
     what = f"model_name_or_path={model_args.model_name_or_path}"
+    sharding = sharding_asked_for(training_args)
     with reading(f"{what} cannot be loaded", folder=model_args.model_name_or_path):
         settings = {
             "revision": model_args.model_revision,
@@ -156,8 +157,8 @@ def _load_model(
             folder = Path(model_args.model_name_or_path).expanduser()
             if folder.is_dir():
                 check_stored(folder, what)
-            model = load_whole(model_args.model_name_or_path, what, **settings)
-    sharding = sharding_asked_for(training_args)
+            with first_process_reads(sharding):
+                model = load_whole(model_args.model_name_or_path, what, **settings)
     if sharding is not None:
         shard(model, sharding, training_args.device)
     return model if adapter is None else put_adapters(model, {"default": adapter}, "the model", trainable=True)

@@ -200,7 +200,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         add_completion_head(self.model.get_base_model(), own_forward)
         self._prompts = PromptsOnce(self.model.get_base_model(), args.share_prompts, self.largest)
         self._linearization = self._choose_linearization()
-        self._linearization_once: Linearization = TwoBackwards(self._parameters) if args.pcgrad else self._linearization
+        self._linearization_once: Linearization = self.two_backwards() if args.pcgrad else self._linearization
         if args.dpo_weight > 0:
             self._prompts.look()
         self._noisy = is_noisy(self.model, self.neftune_noise_alpha)
@@ -275,10 +275,10 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         elif self.use_weighting or self.ld_alpha is not None:
             obstacle = "`use_weighting` and `ld_alpha` weigh the tokens of a sequence differently"
         if obstacle is None:
-            return OneBackward(self.model, self._parameters, self.in_any_process)
+            return OneBackward(self.model, self._parameters, self.in_any_process, self.two_backwards())
         check_offloading(self.args, obstacle)
         logger.info("Two backward passes for the two gradients: %s.", obstacle)
-        return TwoBackwards(self._parameters)
+        return self.two_backwards()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As [`~transformers.Trainer.train`]; a checkpoint that the training could not go on from as if it had never
@@ -514,7 +514,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         reason = getattr(self._linearization, "fallback_reason", None)
         if reason is not None:
             logger.warning("One backward pass cannot serve both losses here (%s): running two from now on.", reason)
-            self._linearization = TwoBackwards(self._parameters)
+            self._linearization = self.two_backwards()
 
 
 def _drop_own_reference(model: PeftModel) -> None:

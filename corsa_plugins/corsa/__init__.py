@@ -15,7 +15,14 @@ The rooms, in the order a step walks through them:
 * :mod:`~corsa_plugins.corsa.rates`: a learning rate found by trying.
 """
 
-from corsa_plugins.corsa.gradients import Linearization, OneBackward, SummedBackward, TaskGradients, TwoBackwards
+from corsa_plugins.corsa.gradients import (
+    Linearization,
+    OneBackward,
+    SummedBackward,
+    TaskGradients,
+    TwoBackwards,
+    TwoPasses,
+)
 from corsa_plugins.corsa.objective import (
     NonFiniteGradientError,
     TokenWeights,
@@ -43,6 +50,7 @@ __all__ = [
     "TaskGradients",
     "TokenWeights",
     "TwoBackwards",
+    "TwoPasses",
     "corsa_step",
     "dpo_loss",
     "margin",

@@ -3,7 +3,8 @@
 The losses see the parameters only through the per-token log-probabilities, so each gradient is J^T w for the same
 Jacobian J and a weight vector w known without the model (:mod:`corsa_plugins.corsa.objective`). Two ways to get them:
 
-* :class:`TwoBackwards` pulls each w through the graph. It serves every model and every loss.
+* :class:`TwoBackwards` pulls each w through the graph. It serves every model and every loss. :class:`TwoPasses` does so
+  through a graph each, where what one backward pass needs is gone after it.
 * :class:`OneBackward` pulls through the graph once. Within a sequence every completion token weighs the same in L_sft,
   and the same in L_dpo, so both w are one common vector scaled by a factor per sequence. The base is frozen: nearly all
   of a backward pass goes into the gradient of the activations, which is that of the common vector; what depends on the
@@ -27,8 +28,9 @@ from torch import Tensor, nn
 
 from corsa_plugins.corsa.objective import TokenWeights
 from corsa_plugins.corsa.pcgrad import MergeWeights
+from corsa_plugins.model.borrowing import remember_random_state
 
-__all__ = ["Linearization", "OneBackward", "SummedBackward", "TaskGradients", "TwoBackwards"]
+__all__ = ["Linearization", "OneBackward", "SummedBackward", "TaskGradients", "TwoBackwards", "TwoPasses"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,20 @@ class TwoBackwards:
         return TaskGradients(sft, dpo)
 
 
+class TwoPasses(TwoBackwards):
+    """A forward and a backward pass for each loss, both of them with the same random numbers."""
+
+    def __call__(self, forward: Callable[[], Tensor], weigh: Callable[[Tensor], TokenWeights]) -> TaskGradients:
+        put_back = remember_random_state()
+        log_probs = forward()
+        weights = weigh(log_probs)
+        sft = _pull(log_probs, self.parameters, weights.sft)
+        if weights.dpo is None:
+            return TaskGradients(sft, None)
+        put_back()
+        return TaskGradients(sft, _pull(forward(), self.parameters, weights.dpo))
+
+
 class SummedBackward:
     """One backward pass for the weighted sum of the losses.
 
@@ -103,6 +119,7 @@ class OneBackward:
         parameters: those weights, in the order the gradients are wanted in.
         anywhere: whether something holds in any of the processes that run the model in step, each of them asking;
             what fits here but not there is then not done here either.
+        plain: what answers a call that does not fit; by default :class:`TwoBackwards`.
 
     When a batch turns out not to fit (a loss that weighs the tokens of a sequence differently; a layer that mixes
     sequences, such as a mixture of experts; a weight that is used past its layer, as PEFT does with adapters of fused
@@ -110,7 +127,13 @@ class OneBackward:
     why.
     """
 
-    def __init__(self, module: nn.Module, parameters: Sequence[nn.Parameter], anywhere: Callable[[bool], bool] = bool):
+    def __init__(
+        self,
+        module: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        anywhere: Callable[[bool], bool] = bool,
+        plain: TwoBackwards | None = None,
+    ):
         reason = self.obstacle(module, parameters)
         if reason is not None:
             raise ValueError(f"One backward pass cannot serve both losses here: {reason}. Use TwoBackwards.")
@@ -118,7 +141,7 @@ class OneBackward:
         self.fallback_reason: str | None = None
         self._linears = _linears_of(module, self.parameters)
         self._anywhere = anywhere
-        self._plain = TwoBackwards(self.parameters)
+        self._plain = plain or TwoBackwards(self.parameters)
 
     @staticmethod
     def obstacle(module: nn.Module, parameters: Sequence[nn.Parameter]) -> str | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Size, Tensor
     from transformers import PreTrainedModel
 
-__all__ = ["longest_text", "vocabulary_size"]
+__all__ = ["full_shape", "longest_text", "vocabulary_size"]
 
 
 def longest_text(model: PreTrainedModel) -> int | None:
@@ -20,4 +21,10 @@ def longest_text(model: PreTrainedModel) -> int | None:
 def vocabulary_size(model: PreTrainedModel) -> int:
     """How many tokens the model embeds, those that its tokenizer never writes included."""
     embedding: Any = model.get_input_embeddings()
-    return int(embedding.weight.shape[0])
+    return int(full_shape(embedding.weight)[0])
+
+
+def full_shape(parameter: Tensor) -> Size:
+    """The shape of a parameter; of one that DeepSpeed has put in parts, which shows nothing by itself, of the whole."""
+    shape: Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape

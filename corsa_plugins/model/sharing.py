@@ -17,6 +17,7 @@ from torch import Tensor
 
 from corsa_plugins.model.batching import input_device
 from corsa_plugins.model.borrowing import eval_mode
+from corsa_plugins.model.limits import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -204,7 +205,7 @@ def _difference(model: PreTrainedModel, shared: int, first: int, second: int) ->
 def _pair(model: PreTrainedModel, shared: int, first: int, second: int) -> tuple[Tensor, Tensor]:
     """Two rows of any tokens that begin alike, and their attention mask."""
     device, width = input_device(model), shared + max(first, second)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_size(model)
     ids = (torch.arange(2 * width, device=device) * 7919 + 13).remainder(vocabulary).view(2, width)
     ids[1, :shared] = ids[0, :shared]
     # Neither the first rest nor that read backwards begins as the second does.

@@ -15,6 +15,7 @@ from corsa_plugins.corsa import (
     OneBackward,
     TaskGradients,
     TwoBackwards,
+    TwoPasses,
     dpo_loss,
     sft_loss,
     token_weights,
@@ -126,6 +127,16 @@ def test_one_backward_with_lora_dropout_follows_the_masks_of_its_own_forward() -
     one = OneBackward(model, phi)(*closures(model))
     torch.manual_seed(7)
     assert_same(one, TwoBackwards(phi)(*closures(model)), 1e-12)
+
+
+@pytest.mark.parametrize("dpo", [True, False], ids=["both", "sft-alone"])
+def test_two_passes_have_the_masks_of_one(dpo: bool) -> None:
+    model = with_adapter(gpt2().double(), lora_dropout=0.3).train()
+    phi = parameters(model)
+    torch.manual_seed(7)
+    passes = TwoPasses(phi)(*closures(model, dpo))
+    torch.manual_seed(7)
+    assert_same(passes, TwoBackwards(phi)(*closures(model, dpo)), FLOAT64)
 
 
 def test_layers_are_themselves_again_after_a_call(tiny_llama: LlamaForCausalLM) -> None:

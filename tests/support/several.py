@@ -46,6 +46,7 @@ def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+    from corsa_plugins.model.limits import full_shape
     from trl_ext import CoRSAConfig, CoRSATrainer
 
     case = dict(case)
@@ -84,8 +85,8 @@ def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any
     trainer.save_model(str(folder / f"{name}.{processes}.out" / "adapter"))
     parameters = dict(trainer.model.named_parameters())
     return {
-        "here": sum(getattr(p, "_local_tensor", p).numel() for p in parameters.values()),
-        "all": sum(p.numel() for p in parameters.values()),
+        "here": sum(getattr(p, "ds_tensor", getattr(p, "_local_tensor", p)).numel() for p in parameters.values()),
+        "all": sum(full_shape(p).numel() for p in parameters.values()),
         "log": trainer.state.log_history,
         "step": trainer.state.global_step,
         "weights": {n: p.detach().flatten().tolist() for n, p in trainer.model.named_parameters() if "lora_" in n},
@@ -169,6 +170,10 @@ def main(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED"):
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would compile a minute for what gloo does
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     for case in json.loads((folder / "cases.json").read_text()):
         if "arguments" in case:  # of `corsa train`

@@ -21,6 +21,8 @@ CASES = [
     {"name": "accumulated", "rows": 7, "max_steps": 2, "accumulation": 2, "evaluated": 3, "eval_strategy": "epoch"},
     {"name": "left over", "rows": 9, "num_train_epochs": 2, "accumulation": 2, "sam_interval": 2},
     {"name": "shared", "rows": 7, "num_train_epochs": 2, "pcgrad": False, "precompute_ref_log_probs": True},
+    {"name": "zero", "rows": 7, "num_train_epochs": 1, "accumulation": 2,
+     "deepspeed": {"zero_optimization": {"stage": 2}, "gradient_accumulation_steps": "auto"}},
     {"name": "without dpo", "rows": 7, "num_train_epochs": 2, "dpo_weight": 0.0, "learned_at": 0.9},
     {"name": "unbroken", "rows": 5, "max_steps": 6, "save_strategy": "steps", "save_steps": 3},
 ]  # fmt: skip

@@ -108,35 +108,42 @@ def test_a_mixture_of_experts(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path:
 def test_a_run_with_everything_in_it(
     taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    write_requests(tmp_path / "requests.jsonl", REQUESTS)
-    write_requests(tmp_path / "followed.jsonl", REQUESTS[:3])
+    shards_come_to_what_the_whole_does(taught_llama, tiny_tokenizer, tmp_path, FSDP)
+
+
+def shards_come_to_what_the_whole_does(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, variables: dict[str, str]
+) -> None:
+    """Two runs of `corsa train` with everything in them, on two processes with the variables and without any."""
+    write_requests(folder / "requests.jsonl", REQUESTS)
+    write_requests(folder / "followed.jsonl", REQUESTS[:3])
     several_looks = {"fill_target_old": True, "history_looks": 3, "learned_at": 0.9, "eval_strategy": "epoch",
-                     "eval_requests": tmp_path / "followed.jsonl", "find_learning_rate": True}  # fmt: skip
+                     "eval_requests": folder / "followed.jsonl", "find_learning_rate": True}  # fmt: skip
     kept = {"keep_weight": 0.5, "keep_prompts": 4, "fill_target_old": True, "bf16": True}
-    earlier = {"adapter": tmp_path / "start", "reference": "adapter"}
-    trained_adapter(copy.deepcopy(taught_llama)).save_pretrained(tmp_path / "start")
-    for kind, variables in (("whole", {}), ("shards", FSDP)):
+    earlier = {"adapter": folder / "start", "reference": "adapter"}
+    trained_adapter(copy.deepcopy(model)).save_pretrained(folder / "start")
+    for kind, of_kind in (("whole", {}), ("shards", variables)):
         cases = [
-            train_arguments(tmp_path, f"{kind} new", **several_looks),
-            train_arguments(tmp_path, f"{kind} next", **kept, **earlier),
+            train_arguments(folder, f"{kind} new", **several_looks),
+            train_arguments(folder, f"{kind} next", **kept, **earlier),
         ]
-        saved(taught_llama, tiny_tokenizer, tmp_path, cases)
-        run = several.together("tests.support.several", str(tmp_path), **variables)
+        saved(model, tokenizer, folder, cases)
+        run = several.together("tests.support.several", str(folder), **of_kind)
         assert run.returncode == 0, run.stderr[-3000:]
     for name in ("new", "next"):
-        whole, shards = (tmp_path / f"{kind} {name}" for kind in ("whole", "shards"))
+        whole, shards = (folder / f"{kind} {name}" for kind in ("whole", "shards"))
         assert sorted(path.name for path in shards.iterdir()) == sorted(path.name for path in whole.iterdir())
-        ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (shards, whole))
+        ours, theirs = (load_file(path / "adapter_model.safetensors") for path in (shards, whole))
         assert ours.keys() == theirs.keys()
         for tensor in theirs:
             torch.testing.assert_close(ours[tensor], theirs[tensor], rtol=1e-5, atol=1e-6)
-        said = [json.loads((folder / "report.json").read_text()) for folder in (shards, whole)]
+        said = [json.loads((path / "report.json").read_text()) for path in (shards, whole)]
         for report in said:
             del report["effect"]["seconds"]
         assert said[0]["effect"] == said[1]["effect"]
-        assert (tmp_path / f"shards {name}" / "requests.jsonl").read_text() == (whole / "requests.jsonl").read_text()
+        assert (shards / "requests.jsonl").read_text() == (whole / "requests.jsonl").read_text()
     assert said[0]["kept"] == said[1]["kept"]
-    looks = [read_history(tmp_path / f"{kind} new" / "history.json") for kind in ("shards", "whole")]
+    looks = [read_history(folder / f"{kind} new" / "history.json") for kind in ("shards", "whole")]
     assert [look["step"] for look in looks[0]] == [look["step"] for look in looks[1]]
     for look, expected in zip(*looks, strict=True):
         assert look["history/edit/margin"] == pytest.approx(expected["history/edit/margin"], rel=1e-4, abs=1e-4)
