@@ -1,10 +1,12 @@
-"""The paper's ablation (papers/corsa.md, Table 9) on the testbed: what each part of CoRSA adds.
+"""The paper's ablation (papers/corsa.md, Table 9) on the testbed or a pretrained model: what each part of CoRSA adds.
 
     python -m benchmarks.ablation [--seeds 3 4 5] [--output runs/ablation]
+    python -m benchmarks.ablation --atlas FOLDER --size 60 --untouched 100
 
-Two rounds of 100 edits on one adapter, for every method with the same adapter, data, learning rate, epochs and order.
-A seed decides which facts are edited to what, the adapter's initial values, and the order of the data. Results are
-appended to `results.jsonl` as they come; a stopped run goes on where it was, and several may share a folder.
+Two rounds of edits on one adapter, for every method with the same adapter, data, learning rate, epochs and order; on
+what `corsa atlas` found a model to know, with the preset `careful`. A seed decides which facts are edited to what, the
+adapter's initial values, and the order of the data. Results are appended to `results.jsonl` as they come; a stopped run
+goes on where it was, and several may share a folder.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.intervals import shown
 from benchmarks.rows import append_row, read_rows
-from corsa_plugins.bench.protocols import run_protocol, temporal_stream
+from corsa_plugins.bench.protocols import run_protocol
 from corsa_plugins.bench.protocols.plan import folder_name
 from corsa_plugins.demo.processes import News, side_by_side
+from corsa_plugins.demo.worlds import AtlasWorld, Rounds, TestbedWorld, World
 from corsa_plugins.drawing import new_figure, write_figure
-from corsa_plugins.testbed import load_testbed
+from corsa_plugins.methods.registry import method_spec
 from trl_ext.methods.lora import LORA_SFT, LoraMethod
-from trl_ext.methods.settings import TESTBED_SETTINGS, adapter_settings
+from trl_ext.methods.settings import adapter_settings
 
 ABLATION: dict[str, Mapping[str, Any]] = {
     "LoRA SFT": LORA_SFT,
@@ -47,6 +50,7 @@ COLUMNS = {
     "efficacy": "efficacy",
     "generality": "generality",
     "retention": "old answers retained",
+    "neighbours": "neighbours",
     "untouched": "untouched facts",
     "second generality": "generality of round 2",
     "later generality": "generality of round 1 after round 2",
@@ -59,53 +63,66 @@ COLUMNS = {
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
+    parser.add_argument("--only", nargs="+", choices=list(ABLATION), default=list(ABLATION), help="these variants")
+    parser.add_argument("--atlas", type=Path, help="a folder of corsa atlas, in place of the testbed")
+    parser.add_argument("--size", type=int, default=100, help="edits in a round")
+    parser.add_argument("--untouched", type=int, default=500, help="facts to watch, at most")
+    parser.add_argument("--workers", type=int, help="processes at a time; by default one for each core")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--plot", type=Path, help="draw the table as a picture (needs matplotlib)")
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "results.jsonl"
     console = Console()
+    world: World = AtlasWorld(arguments.atlas) if arguments.atlas else TestbedWorld()
     done = {(row["method"], row["seed"]) for row in read_rows(path)}
     work = {
-        f"{name}, seed {seed}": partial(_run, name, seed, arguments.output)
+        f"{name}, seed {seed}": partial(
+            _run, name, Rounds(arguments.size, seed, arguments.untouched), world, arguments.output
+        )
         for seed in arguments.seeds
-        for name in ABLATION
+        for name in arguments.only
         if (name, seed) not in done
     }
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(name, total=1.0) for name in work}
-        for _, row in side_by_side(work, report=lambda name, share, _: progress.update(bars[name], completed=share)):
+
+        def report(name: str, share: float, _: str) -> None:
+            progress.update(bars[name], completed=share)
+
+        for _, row in side_by_side(work, workers=arguments.workers, report=report):
             append_row(path, row)
     rows = [row for row in read_rows(path) if row["seed"] in arguments.seeds]
     wide = console if console.is_terminal else Console(width=200)
-    wide.print(table(rows))
+    wide.print(table(rows, f"{world.model}, two rounds of {arguments.size} edits"))
     if arguments.plot:
         plot(rows, arguments.plot)
 
 
-def _run(name: str, seed: int, output: Path, news: News) -> dict[str, float | str | int]:
+def _run(name: str, rounds: Rounds, world: World, output: Path, news: News) -> dict[str, float | str | int]:
     """One variant and seed: shares in [0, 1], and seconds of training."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the frameworks, about each other
     disable_progress_bar()
-    testbed = load_testbed()
-    plan = testbed.world.edit_rounds(n_rounds=2, size=100, seed=seed, untouched=500)
+    model, tokenizer = world.load()
+    settings = adapter_settings(world.options(method_spec("corsa"))["settings"])
     result = run_protocol(
-        LoraMethod(name, ABLATION[name], adapter_settings("testbed")),
-        temporal_stream(plan.rounds, untouched=plan.untouched),
-        testbed.model,
-        testbed.tokenizer,
-        output / f"seed-{seed}" / folder_name(name),
-        seed=seed,
-        progress=False,
-        news=news,
+        LoraMethod(name, ABLATION[name], settings),
+        world.plan(rounds),
+        model,
+        tokenizer,
+        output / f"seed-{rounds.seed}" / folder_name(name),
+        seed=rounds.seed,
+        progress=news,
+        before=output / f"seed-{rounds.seed}" / "before",
     )
     one, two = result.summary().updates
     return {
         "method": name,
-        "seed": seed,
+        "seed": rounds.seed,
         "efficacy": one.right_after["efficacy"].mean,
         "generality": one.right_after["generality"].mean,
         "retention": one.right_after["old_retention"].mean,
+        "neighbours": one.right_after["specificity"].mean,
         "untouched": one.untouched["untouched"].mean,
         "second generality": two.right_after["generality"].mean,
         "later generality": one.at_the_end["generality"].mean,
@@ -116,14 +133,12 @@ def _run(name: str, seed: int, output: Path, news: News) -> dict[str, float | st
     }
 
 
-def table(rows: Sequence[dict[str, float | str]]) -> Table:
+def table(rows: Sequence[dict[str, float | str]], what: str) -> Table:
     """A row for each method: the mean over seeds with the half-width of its 95 % interval, in percent."""
     seeds = sorted({row["seed"] for row in rows})
     versions = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
-    settings = ", ".join(f"{k} {v}" for k, v in TESTBED_SETTINGS.items() if not isinstance(v, bool))
     drawn = Table(
-        title=f"Testbed, two rounds of 100 edits, seeds {seeds}; {settings}; "
-        f"{', '.join(' '.join(item) for item in versions.items())}; one CPU thread each",
+        title=f"{what}, seeds {seeds}; {', '.join(' '.join(item) for item in versions.items())}; one CPU thread each",
         title_style="",
     )
     drawn.add_column("percent, mean ± 95 % over seeds")
