@@ -1,14 +1,15 @@
 """AlphaEdit, AlphaEdit+ and each of its parts alone, on any model, where nothing conflicts and where something does.
 
     python -m benchmarks.parts --model FOLDER --rounds round_1.jsonl --watched untouched.jsonl --statistics stats
-        [--settings FILE] [--layers 3-7] [--scenarios 20 60 3x20 again50] [--seeds 3 4 5] [--output runs/parts]
+        [--settings FILE] [--layers 3-7] [--scenarios 20 60 3x20 again50 ...] [--seeds 3 4 5] [--output runs/parts]
 
 `corsa testbed`, `corsa atlas` and `corsa stats` write such files. A scenario is one batch (`60`), batches in sequence
-(`3x20`), or a batch upon an earlier one of the same size of which a fifth asks for earlier edits again, in other words
-and with other answers (`again50`). Each seed draws its requests from all rounds. An answer counts if its every token is
-the most likely one; `hard` is the efficacy on what is asked for again, `neighbours` are facts with the relation of an
-edited one, `watched` those of the file. `stays protected` is the share of the preserved keys' energy that edits do not
-reach, in the edited layer in which it is least.
+(`3x20`), or a batch upon an earlier one of the same size, a fifth of it hard: earlier edits asked for again, in other
+words and with other answers (`again50`), keys in high conflict with preserved ones (`preserved50`), or the largest
+residuals (`inconsistent50`), of what the rounds have beside the earlier batch. Each seed draws its requests from all
+rounds. An answer counts if its every token is the most likely one; `hard` is the efficacy on the hard fifth,
+`neighbours` are facts with the relation of an edited one, `watched` those of the file. `stays protected` is the share
+of the preserved keys' energy that edits do not reach, in the edited layer in which it is least.
 
 The value vectors do not depend on the parts: they are found once for each batch and kept in OUTPUT/values. Results are
 appended to OUTPUT/results.jsonl as they come; a stopped run goes on where it was.
@@ -22,10 +23,12 @@ import logging
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
+from itertools import compress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -47,7 +50,7 @@ from corsa_plugins.alphaedit import (
 )
 from corsa_plugins.alphaedit import reader as model_reader
 from corsa_plugins.alphaedit.values.search import Values, find_values
-from corsa_plugins.bench.conflict_sets import rewordings
+from corsa_plugins.bench.conflict_sets import ConflictPlan, conflict_set, rewordings
 from corsa_plugins.cli.values import parse_layers
 from corsa_plugins.data.reading import read_requests
 from corsa_plugins.data.requests import EditRequest
@@ -89,21 +92,39 @@ class Scenario:
     hard: list[EditRequest]
 
     @classmethod
-    def draw(cls, name: str, pool: Sequence[EditRequest], seed: int) -> Scenario:
-        """``20``, ``3x20`` or ``again20``, of the requests of ``pool``; only seed and name decide."""
-        match = re.fullmatch(r"(again|(\d+)x)?(\d+)", name)
+    def draw(cls, name: str, pool: Sequence[EditRequest], seed: int, editor: Callable[[], AlphaEditor]) -> Scenario:
+        """``20``, ``3x20``, ``again20``, ``preserved20`` or ``inconsistent20``, of the requests of ``pool``. Seed and
+        name decide; of the last two AlphaEdit, by which the hard requests are found on the weights after the first
+        batch, which is taken back."""
+        match = re.fullmatch(r"(again|preserved|inconsistent|(\d+)x)?(\d+)", name)
         if not match:
-            raise SystemExit(f"scenario {name}: give a size, such as 20, 3x20 or again20")
-        size, again = int(match[3]), match[1] == "again"
-        count = 2 * size if again else int(match[2] or 1) * size
+            raise SystemExit(f"scenario {name}: give a size, such as 20, 3x20, again20, preserved20 or inconsistent20")
+        size, kind = int(match[3]), match[1] if match[1] and not match[2] else None
+        count = 2 * size if kind else int(match[2] or 1) * size
         if count > len(pool):
             raise SystemExit(f"scenario {name} needs {count} requests, and the rounds have {len(pool)}")
         drawn = random.Random(f"parts {seed}").sample(list(pool), count)
-        if not again:
+        if kind is None:
             return cls([drawn[start : start + size] for start in range(0, count, size)], drawn, [])
-        hard = rewordings(drawn[:size], pool, size // 5, seed=seed)
-        latest = hard + drawn[size : 2 * size - len(hard)]
-        return cls([drawn[:size], latest], latest, hard)
+        first = drawn[:size]
+        if kind == "again":
+            hard = rewordings(first, pool, size // 5, seed=seed)
+            latest = hard + drawn[size : 2 * size - len(hard)]
+            return cls([first, latest], latest, hard)
+        with after(editor(), first) as edited:
+            found = conflict_set(edited, pool, ConflictPlan(kind, size, seed=seed), exclude=first)
+        latest = list(found.requests)
+        return cls([first, latest], latest, list(compress(latest, found.hard)))
+
+
+@contextmanager
+def after(editor: AlphaEditor, batch: Sequence[EditRequest]) -> Iterator[AlphaEditor]:
+    """The editor with a batch in force, which is taken back."""
+    try:
+        editor.edit(batch, answers=False)
+        yield editor
+    finally:
+        editor.revert_all()
 
 
 @contextmanager
@@ -236,10 +257,16 @@ def measure(arguments: argparse.Namespace, by_name: Mapping[str, AlphaEditSettin
     with kept_values(arguments.output / "values"):
         for seed in arguments.seeds:
             for name in arguments.scenarios:
-                scenario = Scenario.draw(name, pool, seed)
-                for method, settings in by_name.items():
-                    if (name, seed, method) in done or (arguments.only and method not in arguments.only):
-                        continue
+                left = {
+                    method: settings
+                    for method, settings in by_name.items()
+                    if (name, seed, method) not in done and method in (arguments.only or by_name)
+                }
+                if not left:
+                    continue
+                plain = partial(AlphaEditor, model, tokenizer, statistics, by_name[ALPHAEDIT])
+                scenario = Scenario.draw(name, pool, seed, plain)
+                for method, settings in left.items():
                     start = time.perf_counter()
                     row = run(AlphaEditor(model, tokenizer, statistics, settings), scenario, watched)
                     seconds = time.perf_counter() - start

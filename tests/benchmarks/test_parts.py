@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from benchmarks.parts import ALPHAEDIT, Scenario, methods, table
-from corsa_plugins.alphaedit import AlphaEditSettings
+from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings
 from corsa_plugins.data.requests import EditRequest
+from tests.fixtures.alphaedit import REQUESTS, SETTINGS, Bench
 
 POOL = [
     EditRequest(
@@ -20,6 +22,10 @@ POOL = [
     )
     for number in range(40)
 ]
+
+
+def no_editor() -> AlphaEditor:
+    raise AssertionError("these scenarios are drawn without a model")
 
 
 def test_each_method_has_its_one_part_and_alphaedit_plus_has_all() -> None:
@@ -39,16 +45,16 @@ def test_each_method_has_its_one_part_and_alphaedit_plus_has_all() -> None:
 
 @pytest.mark.parametrize(("name", "sizes"), [("20", [20]), ("3x10", [10, 10, 10])])
 def test_a_scenario_is_drawn_by_its_seed_alone(name: str, sizes: list[int]) -> None:
-    drawn = Scenario.draw(name, POOL, 3)
+    drawn = Scenario.draw(name, POOL, 3, no_editor)
     assert [len(batch) for batch in drawn.batches] == sizes
     assert drawn.asked == [request for batch in drawn.batches for request in batch]
     assert len({request.prompt for request in drawn.asked}) == sum(sizes)
-    assert drawn == Scenario.draw(name, POOL, 3) != Scenario.draw(name, POOL, 4)
+    assert drawn == Scenario.draw(name, POOL, 3, no_editor) != Scenario.draw(name, POOL, 4, no_editor)
     assert not drawn.hard
 
 
 def test_a_fifth_of_the_second_batch_asks_for_edits_of_the_first_again() -> None:
-    drawn = Scenario.draw("again20", POOL, 0)
+    drawn = Scenario.draw("again20", POOL, 0, no_editor)
     first, latest = drawn.batches
     before = {request.subject: request.target_new for request in first}
     assert (len(first), len(latest), len(drawn.hard)) == (20, 20, 4)
@@ -60,10 +66,33 @@ def test_a_fifth_of_the_second_batch_asks_for_edits_of_the_first_again() -> None
     assert not {request.subject for request in latest if request not in drawn.hard} & set(before)
 
 
+@pytest.mark.parametrize("kind", ["preserved", "inconsistent"])
+def test_the_hard_ones_are_found_behind_the_first_batch_which_is_taken_back(llama_bench: Bench, kind: str) -> None:
+    pool = [
+        request.model_copy(update={"prompt": f"{lead}{request.prompt}"})
+        for lead in ("", "Now: ")
+        for request in REQUESTS
+    ]
+    weights = {name: value.clone() for name, value in llama_bench.model.state_dict().items()}
+    size = len(pool) // 2
+    drawn = Scenario.draw(f"{kind}{size}", pool, 0, lambda: llama_bench.editor(SETTINGS))
+    first, latest = drawn.batches
+    assert (len(first), len(latest), len(drawn.hard)) == (size, size, round(size / 5))
+    assert {request.prompt for request in latest} == {r.prompt for r in pool} - {r.prompt for r in first}
+    assert all(torch.equal(value, weights[name]) for name, value in llama_bench.model.state_dict().items())
+    editor = llama_bench.editor(SETTINGS)
+    editor.edit(first, answers=False)
+    if kind == "preserved":
+        figures = [row["subspace_conflict"] for row in editor.diagnose(latest).rows()]
+    else:
+        figures = editor.residuals(latest, len(SETTINGS.layers))
+    assert drawn.hard == [latest[figures.index(max(figures))]]
+
+
 def test_scenarios_that_cannot_be_drawn_are_refused() -> None:
     for name in ("fifty", "3x", "x20", "50", "again21"):
         with pytest.raises(SystemExit, match=f"scenario {name}"):
-            Scenario.draw(name, POOL, 0)
+            Scenario.draw(name, POOL, 0, no_editor)
 
 
 def test_differences_are_paired_by_seed() -> None:
