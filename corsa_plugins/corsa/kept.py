@@ -9,13 +9,16 @@ The subjects are the model's: it goes on from the beginning of a form, "The capi
 subject stands is taken, whether it exists or not. Where that gives too few, the model goes on with the list of the
 form's subjects (:mod:`corsa_plugins.model.likeness`), and subjects of other forms are asked about. Text that the model
 writes from nothing stands for everything else.
+
+Of other subjects those suffer most to which the model gives an edit's old answer: it is pushed away from them too. So
+more are asked about than are kept, and up to half of the kept ones of a form are such.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +38,8 @@ ANSWER = 4
 """Tokens of a kept answer that are held: the first ones decide it."""
 
 _TRIES = 6
+_ASKED = 4
+"""How many prompts the model is asked for each one that is kept."""
 _BATCH = 64
 _TEXT = (24, 8)  # tokens of a text of the model's own, and how many of them, the last, are held
 
@@ -84,8 +89,15 @@ def make_kept(
         chat_template: Ask through the tokenizer's chat template.
         seed: Of the subjects and texts.
     """
-    prompts = other_prompts(model, tokenizer, requests, n=n, chat_template=chat_template, seed=seed)
-    kept = keep_answers(model, tokenizer, prompts, chat_template=chat_template)
+    by_form = _prompts_by_form(model, tokenizer, requests, _ASKED * n, chat_template, seed)
+    said = _said(model, tokenizer, [prompt for prompts in by_form.values() for prompt in prompts], chat_template)
+    share = _share(n, by_form)
+    chosen = [
+        prompt
+        for form, own in _requests_by_form(requests).items()
+        for prompt in _chosen([prompt for prompt in by_form[form] if prompt in said], said, own, share)
+    ]
+    kept = [Kept(prompt, join(tokenizer, prompt, said[prompt], chat_template)) for prompt in dict.fromkeys(chosen)]
     return kept + (keep_texts(model, tokenizer, texts, seed=seed) if texts else [])
 
 
@@ -93,9 +105,8 @@ def keep_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, chat_template: bool = False
 ) -> list[Kept]:
     """Prompts with the beginning of the model's present answers; those it says nothing to are left out."""
-    answers = generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER, chat_template=chat_template)
-    said = [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True) if answer.text.strip()]
-    return [Kept(prompt, join(tokenizer, prompt, text, chat_template)) for prompt, text in said]
+    said = _said(model, tokenizer, prompts, chat_template)
+    return [Kept(prompt, join(tokenizer, prompt, said[prompt], chat_template)) for prompt in prompts if prompt in said]
 
 
 def keep_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, *, seed: int = 0) -> list[Kept]:
@@ -125,24 +136,58 @@ def other_prompts(
         Different prompts, as many of each form as it has requests, at most; none is a request's prompt, paraphrase or
         probe.
     """
-    subjects = _subjects_by_form(requests)
+    by_form = _prompts_by_form(model, tokenizer, requests, n, chat_template, seed)
+    return list(dict.fromkeys(prompt for prompts in by_form.values() for prompt in prompts))
+
+
+def _prompts_by_form(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    n: int,
+    chat_template: bool,
+    seed: int,
+) -> dict[_Form, list[str]]:
+    subjects = {form: [str(r.subject) for r in own] for form, own in _requests_by_form(requests).items()}
     if not subjects:
-        return []
+        return {}
     taken = {text for request in requests for text in _own_texts(request)}
     edited = {subject.casefold() for found in subjects.values() for subject in found}
-    share = max(2, -(-n // len(subjects)))
+    share = _share(n, subjects)
     found = _written(model, tokenizer, subjects, share, chat_template, seed)
     lacking = {form.of("{}"): own for form, own in subjects.items() if len(found.get(form, [])) < share}
     listed = list_others(model, tokenizer, lacking, share, seed=seed) if lacking else {}
     rng = random.Random(seed)
-    prompts: list[str] = []
+    prompts: dict[_Form, list[str]] = {}
     for form, own in subjects.items():
         new = [s for s in found.get(form, []) + listed.get(form.of("{}"), []) if s.casefold() not in edited]
         new = list(dict.fromkeys(new))
         elsewhere = [s for others in subjects.values() for s in others if s not in own]  # of which this is not edited
         new += rng.sample(elsewhere, min(len(elsewhere), max(0, share - len(new))))
-        prompts += [prompt for prompt in map(form.of, new) if prompt not in taken][:share]
-    return list(dict.fromkeys(prompts))
+        prompts[form] = [prompt for prompt in map(form.of, new) if prompt not in taken][:share]
+    return prompts
+
+
+def _share(n: int, forms: Collection[object]) -> int:
+    """How many of ``n`` prompts are of one form."""
+    return max(2, -(-n // max(1, len(forms))))
+
+
+def _said(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], chat_template: bool
+) -> dict[str, str]:
+    """The beginning of what the model answers to each prompt, where it answers."""
+    answers = generate_answers(model, tokenizer, prompts, max_new_tokens=ANSWER, chat_template=chat_template)
+    return {prompt: answer.text for prompt, answer in zip(prompts, answers, strict=True) if answer.text.strip()}
+
+
+def _chosen(prompts: Sequence[str], said: dict[str, str], requests: Sequence[EditRequest], share: int) -> list[str]:
+    """Of the prompts of a form: half with an old answer of its requests, as far as there are such, and others."""
+    old = tuple(request.target_old.strip().casefold() for request in requests if request.target_old)
+    alike = [prompt for prompt in prompts if said[prompt].strip().casefold().startswith(old)]
+    others = [prompt for prompt in prompts if prompt not in alike]
+    half = max(share // 2, share - len(others))
+    return alike[:half] + others[: share - len(alike[:half])]
 
 
 def _own_texts(request: EditRequest) -> Iterable[str]:
@@ -150,13 +195,14 @@ def _own_texts(request: EditRequest) -> Iterable[str]:
     return (request.prompt, *request.paraphrases, *request.validation_prompts, *(probe.prompt for probe in probes))
 
 
-def _subjects_by_form(requests: Sequence[EditRequest]) -> dict[_Form, list[str]]:
-    subjects: dict[_Form, list[str]] = {}
+def _requests_by_form(requests: Sequence[EditRequest]) -> dict[_Form, list[EditRequest]]:
+    """Those with a subject."""
+    by_form: dict[_Form, list[EditRequest]] = {}
     for request in requests:
         if request.subject:
             before, _, after = request.prompt.rpartition(request.subject)
-            subjects.setdefault(_Form(before, after), []).append(request.subject)
-    return subjects
+            by_form.setdefault(_Form(before, after), []).append(request)
+    return by_form
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase, form: _Form, chat_template: bool) -> list[int]:

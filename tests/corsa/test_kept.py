@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from corsa_plugins.corsa import kept as module
 from corsa_plugins.corsa.kept import keep_answers, keep_texts, make_kept, other_prompts
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.model.asking import generate_answers
+from corsa_plugins.model.asking import Generation, generate_answers
 
 REQUESTS = [
     EditRequest(prompt="The capital of France is", target_new="Rome", subject="France",
@@ -84,3 +84,31 @@ def test_texts_are_the_models_own_and_the_same_for_a_seed(
     one, same, other = (keep_texts(taught_llama, tiny_tokenizer, 4, seed=seed) for seed in (0, 0, 1))
     assert one == same != other
     assert all(text.ids.prompt_ids and text.ids.target_ids for text in one)
+
+
+def test_half_of_a_form_has_an_old_answer_as_far_as_there_are_such(
+    taught_llama: LlamaForCausalLM,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    writes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lands = ("Oz", "Peru", "Chad", "Mali", "Cuba", "Iran")
+    writes += [f" {land} is" for land in lands]
+    says = dict(zip(lands, ("Lima", "Lima", "Oslo", " paris, a", "Paris", "Paris"), strict=True))
+
+    def answers(model: object, tokenizer: object, prompts: list[str], **_: object) -> list[Generation]:
+        return [
+            Generation(next((said for land, said in says.items() if land in prompt), ""), True) for prompt in prompts
+        ]
+
+    monkeypatch.setattr(module, "generate_answers", answers)
+    request = EditRequest(prompt="The capital of France is", target_new="Rome", target_old="Paris", subject="France")
+
+    def kept(request: EditRequest, n: int) -> list[str]:
+        made = make_kept(taught_llama, tiny_tokenizer, [request], n=n, texts=0)
+        return [each.prompt.split()[3] for each in made]
+
+    assert kept(request, 4) == ["Mali", "Cuba", "Oz", "Peru"]
+    assert kept(request, 6) == ["Mali", "Cuba", "Iran", "Oz", "Peru", "Chad"]
+    assert kept(request.model_copy(update={"target_old": "Lima"}), 6)[:2] == ["Oz", "Peru"]
+    assert kept(request.model_copy(update={"target_old": None}), 4) == list(lands[:4])
