@@ -42,9 +42,8 @@ CAREFUL_SETTINGS: Mapping[str, Any] = {
     "gradient_checkpointing": False,
 }
 """For few facts of a pretrained model: every fact until it is learned, at a rate that stays, and what should stay held.
-The paper's 16 pairs a step go through the model at once: few facts are little to hold, and four times as many passes take
-half as long again. ``find_learning_rate`` beside them tries rates first, which takes about as long as the training of a
-few facts."""
+The paper's 16 pairs a step go through the model at once: four times as many passes take half as long again.
+``find_learning_rate`` beside them tries rates first, which takes about as long as the training of a few facts."""
 
 
 @dataclass(frozen=True)
