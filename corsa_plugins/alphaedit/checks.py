@@ -112,24 +112,19 @@ def editable_maps(architecture: Architecture, layers: Iterable[Site]) -> dict[Si
 
 
 def check_restraint(maps: Mapping[Site, LinearMap], settings: AlphaEditSettings) -> None:
-    """Refuse what needs the weights from before the edits where there are none to read, and what is defined for one
-    map alone where it is of several experts.
+    """Refuse a restraint where there are no weights from before the edits to read, or those of several experts.
 
     Raises:
-        SettingError: There is a restraint, and one of the maps is quantised; or one is of routed experts, and there is
-            a restraint, or a penalty on outputs, or no null space.
+        SettingError: There is a restraint, and one of the maps is quantised, or of routed experts.
     """
-    for linear in maps.values():
-        plain = settings.penalty == "weights" and settings.null_space is not None and settings.restraint is None
-        if linear.experts > 1 and not plain:
-            raise SettingError(
-                f"{linear.name} is {linear.experts} routed experts, and what is known of their keys is a second moment "
-                "for each: a penalty on outputs (MEMIT, ROME, ENCORE) takes those of every two experts together, and "
-                "RECT, PRUNE and SPHERE are made for one weight; edit with alphaedit+ or alphaedit"
-            )
     if settings.restraint is None:
         return
     for linear in maps.values():
+        if linear.experts > 1:
+            raise SettingError(
+                f"{linear.name} is {linear.experts} routed experts, and the restraint of the settings (RECT, PRUNE, "
+                "SPHERE) is made for one weight: edit with alphaedit+ or another method without one"
+            )
         if linear.quantised:
             raise SettingError(
                 f"{linear.name} is quantised, and the restraint of the settings (RECT, PRUNE, SPHERE) is made of the "

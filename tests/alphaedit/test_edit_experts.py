@@ -23,7 +23,7 @@ from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.stored import save_model
 from tests.conftest import DOCUMENTS
 from tests.fixtures.alphaedit import QUICK, Bench
-from tests.oracles import alphaedit, experts
+from tests.oracles import alphaedit, experts, family
 from tests.support.families import REQUESTS
 from tests.support.mixtures import COUNT, MIXTURES, TAKEN
 from tests.support.placed import in_parts
@@ -197,15 +197,23 @@ def test_few_tokens_are_named_and_too_few_refused(experts_bench: Bench, caplog: 
         collect_statistics(model, tokenizer, DOCUMENTS[:1], (1,), n_tokens=50, length=32)
 
 
-def test_what_is_defined_for_one_map_is_refused_by_name(experts_bench: Bench) -> None:
-    others = (
-        replace(SETTINGS, penalty="outputs"),
-        replace(SETTINGS, null_space=None),
-        replace(SETTINGS, restraint=RestraintSettings("relative_change")),
-    )
-    for settings in others:
-        with pytest.raises(SettingError, match=r"model\.layers\.1\.mlp\.experts is 4 routed experts"):
-            experts_bench.editor(settings)
+def test_memit_is_that_of_the_dense_closed_form(experts_bench: Bench) -> None:
+    """With the block-diagonal moment, and a norm's price in the directions that no key has."""
+    settings = replace(SETTINGS, penalty="outputs", null_space=None, norm_weight=0.01, prior_weight=0.0)
+    bench = replace(experts_bench, settings=settings)
+    K1 = np.stack([key_of(bench, number) for number in range(3)], axis=1)
+    before, editor = weight(bench), bench.editor()
+    editor.edit(REQUESTS, name="a")
+    C = torch.block_diag(*bench.statistics.moment(1)).numpy()
+    wanted = family.encore(editor.state.batch("a").layers[1].left.numpy(), K1, C, 0.3, 0.3 * 0.01)
+    made = weight(bench) - before
+    assert np.linalg.norm(wanted) > 0
+    np.testing.assert_allclose(made, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_a_restraint_is_refused_by_name(experts_bench: Bench) -> None:
+    with pytest.raises(SettingError, match=r"model\.layers\.1\.mlp\.experts is 4 routed experts"):
+        experts_bench.editor(replace(SETTINGS, restraint=RestraintSettings("relative_change")))
 
 
 def test_beside_quantised_maps_they_are_refused_before_anything_is_done(experts_bench: Bench) -> None:

@@ -57,9 +57,7 @@ OTHERS: dict[str, Callable[[], Any]] = {
 }
 REFUSED = [name for name in OTHERS if name not in ROUTED]
 
-ONE_MAP = [
-    "rome", "memit", "emmet", "rect", "prune", "kde", "encore", "sphere", "memit+", "rect+", "prune+", "locft-bf",
-]  # fmt: skip
+ONE_MAP = ["rect", "prune", "sphere", "rect+", "prune+", "locft-bf"]
 """Methods that do not edit routed experts; the first block of Jamba and LFM2-MoE has none."""
 REFUSALS = {
     *((name, "rsft-mergekit") for name in ("gpt_neox", "granitemoehybrid")),

@@ -6,6 +6,10 @@ u everything else is as it was, so that one solver serves both::
 
     Delta = R K1^T (lambda C + K1 K1^T)^-1        is Eq. 8 in coordinates s_u^(-1/2) u^T k, with nothing left out
 
+Of keys that lie side by side C has the blocks on the diagonal alone
+(:mod:`~corsa_plugins.alphaedit.solver.side_by_side`): each expert is priced as if it were taken alone. What an edit
+costs is at most that times the number of experts that a token takes, as |a + b|^2 <= 2 (|a|^2 + |b|^2).
+
 ENCORE (Gupta et al. 2025) adds the norm again, lambda (E||Delta k0||^2 + nu ||Delta||^2): s_u + nu for s_u.
 """
 
@@ -15,7 +19,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, Vectors
+from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis
 from corsa_plugins.alphaedit.solver.nullspace import NullSpace
 from corsa_plugins.errors import SettingError
 
@@ -26,15 +30,22 @@ SINGULAR = 1e-12
 
 
 @dataclass(frozen=True)
-class _Scaled:
-    """Eigenvectors times numbers of their own, (d,) float64."""
+class _Scaled(Eigenbasis):
+    """Eigenvectors of the lengths ``factors``, (d,) float64; ``vectors`` are as they were.
 
-    vectors: Vectors
+    Attributes:
+        basis: In which coordinates are found: keys that lie side by side have a way of their own.
+        factors: By eigenvector.
+    """
+
+    basis: Eigenbasis
     factors: Tensor
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        rows = self.vectors.rows(start, stop)
-        return rows.double() * self.factors[start:stop, None].to(rows.device)
+    def coordinates(self, keys: Tensor, n: int) -> Tensor:
+        return self.basis.coordinates(keys, n) * self.factors[:n, None].to(keys.device)
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        return self.basis.combine(coefficients * self.factors[: len(coefficients), None].to(coefficients.device))
 
 
 def weighed(space: NullSpace, norm_weight: float = 0.0, what: str = "") -> NullSpace:
@@ -66,9 +77,8 @@ def weighed(space: NullSpace, norm_weight: float = 0.0, what: str = "") -> NullS
             "and an edit there no price: collect statistics of more text (corsa stats), or give norm_weight a small "
             f"number, such as {float(costs.mean()) * 1e-4:.1g}"
         )
-    return NullSpace(
-        Eigenbasis(space.eigenvalues.double() / costs, _Scaled(space.basis.vectors, costs.rsqrt())), space.n_null
-    )
+    values, basis = space.eigenvalues.double() / costs, space.basis
+    return NullSpace(_Scaled(values, basis.vectors, basis, costs.rsqrt()), space.n_null)
 
 
 def everything(space: NullSpace) -> NullSpace:
