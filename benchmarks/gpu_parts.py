@@ -25,6 +25,7 @@ from benchmarks.cost import VARIANTS, make_step
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, KeyStatistics, NullSpaceRule, ValueSettings
 from corsa_plugins.alphaedit.solver.eigenbasis import Eigenbasis, MemoryVectors
 from corsa_plugins.merging.recipe import delta_recipe
+from corsa_plugins.model.quantised import keep_layout
 from corsa_plugins.testbed import load_testbed
 
 __all__ = ["PARTS", "Place", "Row", "Unavailable"]
@@ -123,6 +124,7 @@ def corsa_4bit(place: Place) -> list[Row]:
         loaded = AutoModelForCausalLM.from_pretrained(
             folder, quantization_config=four, device_map={"": place.device}, dtype=place.dtype
         )
+        keep_layout(loaded)  # on a CPU; TRL's own trainers run it before they train
         return _steps(place, loaded, ", base in 4 bits")
 
 

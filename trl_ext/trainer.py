@@ -34,6 +34,7 @@ from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.corsa.objective import sequence_log_probs
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.limits import longest_text
+from corsa_plugins.model.quantised import keep_layout
 from corsa_plugins.model.sharing import SharedRows
 from corsa_plugins.model.short_attention import short_attention
 from corsa_plugins.model.targets import fitted
@@ -191,6 +192,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
             raise SettingError("Launched with fp16 mixed precision, which is not supported. Use bf16, or none.")
 
         self._settings = args.corsa_settings()
+        keep_layout(self.model)
         check_trainable(self.model)
         check_backbone(self.model.get_base_model())
         self._check_rows()

@@ -126,11 +126,23 @@ def has_quantised_maps(model: nn.Module) -> bool:
 def keep_layout(model: nn.Module) -> None:
     """Have 4-bit weights of bitsandbytes keep their layout on CPUs that it packs them anew for.
 
-    bitsandbytes 0.50 does not put their scales back when it unpacks them, as it does for a gradient and for saving.
+    They are packed when a model is first asked something, in evaluation mode and without a gradient, and bitsandbytes
+    0.50 does not put their scales back when it unpacks them, as it does for a gradient and for saving: gradients
+    through them are zero, and what is trained in front of them does not learn.
+
+    Raises:
+        SettingError: Some were packed already; the first is named.
     """
-    for module in model.modules():
+    for name, module in model.named_modules():
         if hasattr(module, _PACKS):
             setattr(module, _PACKS, False)
+        if getattr(getattr(getattr(module, "weight", None), "quant_state", None), "packing_format_for_cpu", False):
+            raise SettingError(
+                f"bitsandbytes has packed the 4-bit weights of {name or 'this layer'} for the CPU, when the model was "
+                "first run, and cannot unpack them exactly, nor give a gradient through them: load the model by "
+                "corsa_plugins.model.loading.load_model, or call keep_layout of corsa_plugins.model.quantised before "
+                "it is first run"
+            )
 
 
 def stored_parts(module: nn.Module) -> dict[str, Tensor]:
@@ -139,12 +151,6 @@ def stored_parts(module: nn.Module) -> dict[str, Tensor]:
     Raises:
         SettingError: It was packed for this CPU, and cannot be unpacked.
     """
-    if getattr(getattr(getattr(module, "weight", None), "quant_state", None), "packing_format_for_cpu", False):
-        raise SettingError(
-            "bitsandbytes has packed the 4-bit weights of this model for the CPU and cannot unpack them exactly: "
-            "load it by corsa_plugins.model.loading.load_model, or call keep_layout of corsa_plugins.model.quantised "
-            "before it is first run"
-        )
     keep_layout(module)
     return dict(_flat(module.state_dict()))
 

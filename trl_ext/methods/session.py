@@ -22,6 +22,7 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.effect import write_report
 from corsa_plugins.methods.history import HISTORY, write_history
+from corsa_plugins.model.quantised import keep_layout
 from trl_ext._trl import carries_adapter
 from trl_ext.checks import check_in_memory
 from trl_ext.config import CoRSAConfig
@@ -56,6 +57,7 @@ class AdapterSession:
         if isinstance(model, PeftModel) or carries_adapter(model):
             raise SettingError("the model has an adapter already: give the base model, or merge the adapter first")
         check_in_memory(model)
+        keep_layout(model)  # the requests are asked first
         self.base = model
         self.tokenizer = tokenizer
         self.settings = settings
