@@ -1,12 +1,13 @@
 """Edits of routed experts: small mixtures trained here to know facts, edited in closed form (docs/families.md).
 
-    python -m benchmarks.experts [--families mixtral qwen3_moe] [--seeds 0 1 2] [--output runs/experts]
+    python -m benchmarks.experts [--families mixtral qwen3_moe] [--methods NAME ...] [--seeds 0 1 2] [--output DIR]
 
 Each model is trained on the testbed's kind of world once, by a seeded script, and kept in the output folder. 20 facts
-are edited at once, in the first block, by AlphaEdit+ and AlphaEdit; and with what an editor of dense FFNs would assume
-of a mixture: that a token's key is the experts' keys as they are, without the gates, or that one expert is the whole
-FFN. Neighbours are facts of the same old answer about people that no edit is about; other facts of the edited people,
-whose key at the name is the edited one's, are apart. Results are appended to `results.jsonl`.
+are edited at once, in the first block, by AlphaEdit+, AlphaEdit and MEMIT; and with what an editor of dense FFNs would
+assume of a mixture: that a token's key is the experts' keys as they are, without the gates, or that one expert is the
+whole FFN. *Settings auto* are those that `corsa edit --settings auto` would choose for each batch. Neighbours are
+facts of the same old answer about people that no edit is about; other facts of the edited people, whose key at the
+name is the edited one's, are apart. Results are appended to `results.jsonl`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from corsa_plugins.alphaedit import (
     ValueSettings,
     collect_statistics,
 )
+from corsa_plugins.alphaedit.auto import Choice, choose_settings
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.architecture import Architecture, LinearMap, RoutedExperts, find_architecture
 from corsa_plugins.model.asking import score_targets
@@ -89,6 +91,7 @@ SETTINGS = AlphaEditSettings(
 )
 """Chosen on other edits (seed 9) of the Mixtral."""
 PLAIN: dict[str, Any] = {"search": None, "smoothing": None}
+MEMIT: dict[str, Any] = {**PLAIN, "penalty": "outputs", "null_space": None, "prior_weight": 0.0, "ridge": 0.16}
 
 FIGURES = ("efficacy", "generality", "neighbours", "untouched", "same subjects")
 
@@ -124,9 +127,11 @@ class Assuming(Architecture):
         return self.kind(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
-METHODS: dict[str, tuple[type[RoutedExperts], dict[str, Any]]] = {
+METHODS: dict[str, tuple[type[RoutedExperts], dict[str, Any] | None]] = {
     "AlphaEdit+": (RoutedExperts, {}),
+    "AlphaEdit+, settings auto": (RoutedExperts, None),
     "AlphaEdit": (RoutedExperts, PLAIN),
+    "MEMIT": (RoutedExperts, MEMIT),
     "AlphaEdit, keys without gates": (Ungated, PLAIN),
     "AlphaEdit, one expert as the FFN": (OneExpert, PLAIN),
 }
@@ -135,6 +140,7 @@ METHODS: dict[str, tuple[type[RoutedExperts], dict[str, Any]]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--edits", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("runs/experts"))
@@ -146,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for family in arguments.families:
         bed, known = trained(family, arguments.output), {}
         for seed in arguments.seeds:
-            for method, (kind, _) in METHODS.items():
+            for method in arguments.methods:
+                kind, _ = METHODS[method]
                 key = {"family": family, "seed": seed, "edits": arguments.edits, "method": method}
                 if any(row.items() >= key.items() for row in read_rows(path)):
                     continue
@@ -160,13 +167,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(bed: Testbed, method: str, statistics: KeyStatistics, seed: int, edits: int) -> dict[str, Any]:
-    """Shares of right answers after the edits, and of neighbours and untouched facts before them."""
+    """Shares of right answers after the edits, and of neighbours before them; and why settings were chosen."""
     kind, changes = METHODS[method]
     plan = bed.world.edit_rounds(1, edits, seed=seed, untouched=80)
     (requests,) = plan.rounds
-    editor = AlphaEditor(
-        bed.model, bed.tokenizer, statistics, replace(SETTINGS, **changes), architecture=_parts(bed, kind)
-    )
+    choice = Choice(replace(SETTINGS, **(changes or {})), "")
+    if changes is None:
+        choice = choose_settings(bed.model, bed.tokenizer, statistics, requests)
+    editor = AlphaEditor(bed.model, bed.tokenizer, statistics, choice.settings, architecture=_parts(bed, kind))
     before = _spared(bed, requests)
     editor.edit(requests, answers=False)
     found = {
@@ -178,7 +186,7 @@ def measure(bed: Testbed, method: str, statistics: KeyStatistics, seed: int, edi
         "same subjects": right_answers(bed.model, bed.tokenizer, plan.same_subject),
     }
     editor.revert_all()
-    return found
+    return found if changes is not None else {**found, "chosen": choice.reason}
 
 
 def _spared(bed: Testbed, requests: Sequence[EditRequest]) -> float:
