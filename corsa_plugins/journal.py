@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.parsing import json_value
 
 __all__ = ["Journal", "JournalContent", "JournalError", "OtherWorkError", "read_journal"]
 
@@ -73,7 +74,7 @@ def read_journal(path: str | os.PathLike[str], *, headed: bool = True) -> Journa
     while (end := content.find(b"\n", size)) >= 0:
         try:
             if content[size:end].strip():
-                lines.append(json.loads(content[size:end].decode("utf-8")))  # of bytes it guesses the encoding
+                lines.append(json_value(content[size:end].decode("utf-8")))  # of bytes it guesses the encoding
         except ValueError as error:
             # A machine that stops may leave a last line of the right length and other content. A damaged head is none:
             # the file could be anything.

@@ -18,6 +18,7 @@ from typing import Any
 
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_write_text, sha256_of_file
+from corsa_plugins.parsing import json_value
 
 __all__ = [
     "MANIFEST",
@@ -145,7 +146,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
     """
     path = Path(folder) / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_value(path.read_text(encoding="utf-8"))
         lists = [name for name, value in content.items() if _is_list_of_digests(value)]
         files = content.pop("sha256") if lists else None
     except (FileNotFoundError, NotADirectoryError):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
-import yaml
 from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
@@ -24,6 +23,7 @@ from corsa_plugins.errors import CorsaError
 from corsa_plugins.manifest import write_manifest
 from corsa_plugins.merging.recipe import METHOD
 from corsa_plugins.outputs import OutputError, check_output, disk_errors, new_directory
+from corsa_plugins.parsing import yaml_value
 from mergekit_ext.card import write_card
 from mergekit_ext.checks import RecipeError, check_names, check_recipe
 from mergekit_ext.completeness import missing_from
@@ -68,13 +68,13 @@ def read_recipe(recipe: str | os.PathLike[str]) -> tuple[MergeConfiguration, str
     path = find_recipe(recipe)
     try:
         text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content = yaml_value(text)
         config = MergeConfiguration.model_validate(content)
     except ValidationError as error:
         details = error.errors(include_url=False)
         told = "; ".join(f"{'.'.join(map(str, d['loc'])) or 'the recipe'}: {d['msg']}" for d in details[:3])
         raise RecipeError(f"{path}: {told}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RuntimeError) as error:  # mergekit's validators raise RuntimeError
+    except (ValueError, RuntimeError) as error:  # mergekit's validators raise RuntimeError
         raise RecipeError(f"{path}: {error}") from error
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.manifest import DamagedError, check_folder
 from corsa_plugins.model.stored import read_header
+from corsa_plugins.parsing import json_value
 
 __all__ = ["ModelError", "StoredModel", "read_stored_model"]
 
@@ -47,7 +47,7 @@ class StoredModel:
     def vocabulary(self) -> dict[str, int] | None:
         """Token to id, from ``tokenizer.json``; ``None`` if there is none, or none with a list of tokens."""
         try:
-            saved = json.loads((self.path / "tokenizer.json").read_text(encoding="utf-8"))
+            saved = json_value((self.path / "tokenizer.json").read_text(encoding="utf-8"))
             tokens = saved["model"]["vocab"]
             if isinstance(tokens, list):
                 tokens = {token: index for index, (token, _) in enumerate(tokens)}
@@ -74,7 +74,7 @@ def read_stored_model(path: Path, label: str) -> StoredModel:
     except DamagedError as error:
         raise ModelError(f"model {label}: {error}") from error
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = json_value((path / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"model {label}: {path} has no config.json: is it the folder of a model?") from None
     except ValueError as error:
@@ -106,9 +106,9 @@ def read_stored_model(path: Path, label: str) -> StoredModel:
 
 def _indexed_files(index: Path, label: str) -> tuple[str, ...]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json_value(index.read_text(encoding="utf-8"))["weight_map"].values()))
         outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"model {label}: {index} is not an index of shards: {error!r}") from error
     if outside:
         raise ModelError(f"model {label}: {index} names {outside[0]}, which is not in the model's folder")

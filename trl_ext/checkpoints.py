@@ -22,6 +22,7 @@ from transformers import TrainingArguments
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.manifest import MANIFEST, DamagedError, check_folder, checksums, write_manifest
+from corsa_plugins.parsing import json_value
 from corsa_plugins.temporaries import temporary_beside
 
 __all__ = ["begin_checkpoint", "checkpoint_to_resume", "finish_checkpoint", "save_adapter"]
@@ -40,7 +41,7 @@ def begin_checkpoint(folder: Path) -> None:
 
 def _was_cut_off(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == _UNFINISHED)
+        return bool(json_value((folder / MANIFEST).read_text(encoding="utf-8")) == _UNFINISHED)
     except (OSError, ValueError):
         return False
 

@@ -27,6 +27,7 @@ from corsa_plugins.adapters.routed import RoutedLowRank
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.outputs import new_directory
+from corsa_plugins.parsing import json_value
 
 __all__ = ["DTYPES", "AdapterError", "LoraAdapter", "read_adapter", "write_adapter"]
 
@@ -189,7 +190,7 @@ def _target(path: Path, module: str, parameters: Sequence[str]) -> str | None:
 
 def _json(path: Path, name: str) -> dict[str, Any] | None:
     try:
-        content = json.loads((path / name).read_text(encoding="utf-8"))
+        content = json_value((path / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -231,9 +232,12 @@ def _update(
     if set(parts) != {"A", "B"} or any(part.dim() != 2 for part in parts.values()):
         raise AdapterError(f"{path} is damaged: {module} has no two factors that are matrices")
     right, left = parts["A"].T, parts["B"]
-    rank = _by_pattern(config.get("rank_pattern"), target or module, config.get("r"))
-    alpha = _by_pattern(config.get("alpha_pattern"), target or module, config.get("lora_alpha"))
-    usable = isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float)
+    try:
+        rank = _by_pattern(config.get("rank_pattern"), target or module, config.get("r"))
+        alpha = float(_by_pattern(config.get("alpha_pattern"), target or module, config.get("lora_alpha")))
+    except (TypeError, ValueError, AttributeError, OverflowError, re.error) as error:
+        raise AdapterError(f"{path} is damaged: {CONFIG} has no rank and alpha for {module} ({error!r})") from error
+    usable = isinstance(rank, int) and rank > 0 and math.isfinite(alpha)
     experts, rest = divmod(left.shape[1], rank) if usable else (0, 0)
     if left.shape[1] != right.shape[1] or rest or experts < 1 or (experts > 1 and target is None):
         shapes = f"{tuple(parts['B'].shape)} and {tuple(parts['A'].shape)}"

@@ -18,6 +18,7 @@ from torch import Tensor
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_directory
 from corsa_plugins.manifest import MANIFEST, check_folder, write_manifest
+from corsa_plugins.parsing import json_value
 
 __all__ = ["STATE_JSON", "StateError", "damage_named", "read_state", "write_state"]
 
@@ -68,7 +69,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             path,
             MANIFEST,
         )
-    content = json.loads((path / STATE_JSON).read_text(encoding="utf-8"))
+    content = json_value((path / STATE_JSON).read_text(encoding="utf-8"))
     if content["format"] != _FORMAT:
         raise StateError(f"{path} has format {content['format']}, and this version reads {_FORMAT}: upgrade")
     tensors = load_file(path / _TENSORS)
@@ -84,7 +85,7 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except StateError:
         raise
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise StateError(
             f"{path} is damaged, or of another version, and cannot be read ({error}); restore both files, or use "
             "the version that wrote them"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from corsa_plugins.data.records import Record, Text
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.parsing import json_value
 
 __all__ = ["PLACE", "Fact", "FactError", "Relation", "read_facts"]
 
@@ -153,7 +153,7 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, _Line]]:
             continue
         where = f"{name}, line {number}"
         try:
-            yield where, _Line.model_validate(json.loads(line))
+            yield where, _Line.model_validate(json_value(line))
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
             field = ".".join(map(str, detail["loc"]))

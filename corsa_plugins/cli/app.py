@@ -52,6 +52,9 @@ COMMANDS = {
 GROUP = "corsa_plugins.commands"
 INTERRUPTED = 130
 
+_OF_THE_USERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST)
+"""Errors of the system that are the disk's or a path's, beside those that Python has classes for."""
+
 _ABOUT = """\
 Knowledge editing: give a model new facts, and see what that did to it.
 
@@ -92,12 +95,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     called = _called(arguments)
+    for argument in arguments:
+        if not _is_text(argument):
+            _fail(f"{argument[:200]} is not UTF-8, and so nothing could be written that names it")
     try:
         result = build_app(arguments)(args=arguments, prog_name="corsa", standalone_mode=False)
     except (CorsaError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in _OF_THE_USERS:
             raise
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -119,8 +125,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
+    # what a file said may hold half characters, which no terminal takes
+    typer.echo(f"error: {message}".encode("utf-8", "backslashreplace").decode("utf-8"), err=True)
     sys.exit(code)
+
+
+def _is_text(argument: str) -> bool:
+    """Whether it came as UTF-8: of other bytes Python makes half characters, which no file or terminal takes."""
+    try:
+        argument.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _called(arguments: Sequence[str]) -> str | None:

@@ -12,6 +12,7 @@ import typer
 
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.errors import SettingError
+from corsa_plugins.parsing import yaml_value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -122,8 +123,6 @@ def own_options(spec: MethodSpec, given: Sequence[str]) -> dict[str, Any]:
     Raises:
         SettingError: The method has no such option, or the text is no such pair.
     """
-    import yaml
-
     options: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -131,8 +130,8 @@ def own_options(spec: MethodSpec, given: Sequence[str]) -> dict[str, Any]:
             takes = f"its options are: {', '.join(spec.options)}" if spec.options else "it has none beside its settings"
             raise SettingError(f"--option {text}: {spec.name} takes no option {name!r}; {takes}")
         try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            options[name] = yaml_value(value)
+        except ValueError as error:
             raise SettingError(f"--option {text}: {value!r} is no value as YAML has it: {error}") from None
         if isinstance(options[name], str):  # YAML takes 1e-5 for a text
             try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.parsing import json_value
 
 if TYPE_CHECKING:
     from corsa_plugins.model.placement import Where
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_folder",
+    "check_unread",
     "load",
     "parse_device_map",
     "parse_guarantees",
@@ -38,7 +40,7 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
         return None
     numbers: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
             raise SettingError(f"layers is {text!r}: give numbers such as 4,5,6 or a range such as 4-8")
@@ -77,6 +79,10 @@ def parse_guarantees(text: str) -> list[Guarantee]:
     return [known[name] for name in names]
 
 
+_MOST_TOKENS = 2**53
+"""From here on floats leave out whole numbers."""
+
+
 def parse_tokens(text: str) -> int:
     """A number of tokens from ``"500000"``, ``"500_000"``, ``"100k"``, ``"2.5M"`` or ``"1B"``.
 
@@ -88,7 +94,7 @@ def parse_tokens(text: str) -> int:
     if match is not None:
         factor = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}[match[2].lower()]
         number = float(match[1].replace("_", "")) * factor
-    if number < 1 or number != round(number):
+    if not 1 <= number < _MOST_TOKENS or number != round(number):
         raise SettingError(f"tokens are {text!r}: write a number such as 500000, 100k or 1M")
     return round(number)
 
@@ -101,6 +107,18 @@ def check_folder(output: Path | None) -> None:
     """
     if output and output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file: name a folder for the results")
+
+
+def check_unread(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse to write over a file that the same command reads.
+
+    Raises:
+        SettingError: One is.
+    """
+    read = {path.resolve() for path in inputs}
+    for output in outputs:
+        if output.resolve() in read:
+            raise SettingError(f"{output} is a file that is read: name another one to write")
 
 
 def parse_device_map(text: str) -> str | dict[str, int | str]:
@@ -118,13 +136,13 @@ def parse_device_map(text: str) -> str | dict[str, int | str]:
     if not text.lstrip().startswith("{"):
         try:
             content = Path(text).expanduser().read_text(encoding="utf-8")
-        except OSError:
+        except (OSError, ValueError):
             raise SettingError(
                 f"--device-map is {text!r}: choose one of {', '.join(AUTOMATIC)}, or give JSON or a file of it, by "
                 'module: {"model.layers.0": "cpu", ...}'
             ) from None
     try:
-        read = json.loads(content)
+        read = json_value(content)
         named = {str(name): _device_in_map(device) for name, device in read.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise SettingError(f"--device-map {text}: {error}; give an object of modules and devices") from None
@@ -137,6 +155,9 @@ def _device_in_map(device: Any) -> int | str:
     return int(device) if isinstance(device, str) and device.isdigit() else device
 
 
+_LIMIT = re.compile(r"\s*([0-9]{1,4}|cpu|mps)\s*=\s*([0-9]{1,18}(?:\.[0-9]+)?\s*(?:[KMGT]i?B)?)\s*", re.IGNORECASE)
+
+
 def parse_max_memory(text: str) -> dict[int | str, int | str]:
     """Limits from ``"0=20GiB,cpu=60GiB"``.
 
@@ -145,7 +166,7 @@ def parse_max_memory(text: str) -> dict[int | str, int | str]:
     """
     limits: dict[int | str, int | str] = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+|cpu|mps)\s*=\s*(\d+(?:\.\d+)?\s*(?:[KMGT]i?B)?)\s*", part, re.IGNORECASE)
+        match = _LIMIT.fullmatch(part)
         if match is None:
             raise SettingError(f"--max-memory is {text!r}: write it by device, as in 0=20GiB,cpu=60GiB")
         amount = match[2].replace(" ", "")

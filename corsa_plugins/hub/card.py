@@ -23,6 +23,7 @@ from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.hub.contents import CARD, Contents, Kind, contents_of
 from corsa_plugins.model.identity import Fingerprint
+from corsa_plugins.parsing import json_value, yaml_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -122,9 +123,9 @@ def _over(made: Made, earlier: Made) -> Made:
 
 def _earlier(card: Path | None) -> Made:
     """What a card of ours tells that no other file of its folder does."""
-    text = card.read_text(encoding="utf-8") if card is not None else ""
+    text = card.read_text(encoding="utf-8", errors="replace") if card is not None else ""
     front = re.match(r"---\n(.*?)^---$", text, re.S | re.M)
-    fields = yaml.safe_load(front[1]) if front else {}
+    fields = _fields(front)
     tags = list(fields.get("tags") or ()) if isinstance(fields, Mapping) else []
     if tags[: len(_TAGS)] != _TAGS:
         return Made()
@@ -136,8 +137,16 @@ def _earlier(card: Path | None) -> Made:
         base=base[1] if base else None,
         fingerprint=digest[1] if digest else None,
         method=next(iter(tags[len(_TAGS) :]), None),
-        settings=yaml.safe_load(settings[1]) if settings else {},
+        settings=_fields(settings),
     )
+
+
+def _fields(part: re.Match[str] | None) -> Any:
+    """What a part of a card says in YAML; nothing where somebody made something else of it, as they may."""
+    try:
+        return yaml_value(part[1]) if part else {}
+    except ValueError:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,7 @@ def _requests(contents: Contents) -> list[Mapping[str, Any]]:
     for name in ("requests.jsonl", "facts.jsonl"):
         if name in contents.files:
             lines = contents.files[name].read_text(encoding="utf-8").splitlines()
-            return [json.loads(line) for line in lines if line.strip()]
+            return [json_value(line) for line in lines if line.strip()]
     return [row for row in _read(contents.files.get("report.json")).get("requests", []) if "target_new" in row]
 
 
@@ -195,7 +204,7 @@ def _effect(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _read(path: Path | None) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    found = json_value(path.read_text(encoding="utf-8")) if path is not None else {}
     return found if isinstance(found, dict) else {}
 
 

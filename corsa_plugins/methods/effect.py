@@ -26,6 +26,7 @@ from corsa_plugins.files import atomic_write_text
 from corsa_plugins.methods.spec import REPORT
 from corsa_plugins.model.asking import score_targets
 from corsa_plugins.model.borrowing import random_state_kept
+from corsa_plugins.parsing import json_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -165,7 +166,7 @@ def read_effect(folder: str | os.PathLike[str]) -> Mapping[str, Any]:
         ValueError: The file holds no JSON.
     """
     path = Path(folder) / REPORT
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    report = json_value(path.read_text(encoding="utf-8")) if path.is_file() else None
     effect = report.get(EFFECT) if isinstance(report, Mapping) else None
     return effect if isinstance(effect, Mapping) else {}
 

@@ -27,6 +27,7 @@ from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.model.asking import score_targets
 from corsa_plugins.model.borrowing import random_state_kept
+from corsa_plugins.parsing import json_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -131,7 +132,7 @@ def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         HistoryError: It holds something else; the message names the file.
     """
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = json_value(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise HistoryError(f"{path} is damaged ({error}): delete it; nothing else depends on it") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):

@@ -16,6 +16,7 @@ from corsa_plugins.methods.shared import trained_once
 from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.methods.trained import TrainedSession
 from corsa_plugins.model.identity import model_key
+from corsa_plugins.parsing import json_value
 from corsa_plugins.rsft import RSFTReport, RSFTSettings, rsft
 from corsa_plugins.rsft.selection import trainable_parameters
 
@@ -99,7 +100,7 @@ class RSFTSession(TrainedSession):
         }
         if not trained_once(self._method.shared, follows_from, folder, train):
             self.restore(folder)
-            self.report = RSFTReport.from_dict(json.loads((folder / _TRAINED).read_text(encoding="utf-8")))
+            self.report = RSFTReport.from_dict(json_value((folder / _TRAINED).read_text(encoding="utf-8")))
         (folder / _TRAINED).unlink()
 
     def _train(self, requests: Sequence[EditRequest], settings: RSFTSettings, folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from corsa_plugins.files import atomic_directory, sole_use
 from corsa_plugins.manifest import MANIFEST, DamagedError, check_folder, write_manifest
+from corsa_plugins.parsing import json_value
 
 __all__ = ["shared_seconds", "trained_once"]
 
@@ -58,7 +59,7 @@ def shared_seconds(folder: Path) -> float:
     """By how much the training that an update took from another method was longer than taking it, waiting included; 0
     where it made its own. With it an update lasts as long as if it had."""
     path = folder / _SECONDS
-    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0
+    return float(json_value(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else 0.0
 
 
 def _write_seconds(seconds: float, folder: Path) -> None:

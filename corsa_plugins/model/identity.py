@@ -148,7 +148,7 @@ class Fingerprint:
                 str(data["name"]),
             )
             digest = data["digest"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FingerprintError(f"not the fingerprint of a model: {type(error).__name__} {error}") from error
         if read.digest != digest:
             raise FingerprintError(f"the fingerprint is damaged: its digest is {read.digest}, {digest} was written")

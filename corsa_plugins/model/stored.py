@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
@@ -15,6 +14,7 @@ from corsa_plugins.errors import CorsaError, LoadingError, SettingError
 from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.model.branch import branched_modules
 from corsa_plugins.model.placement import files_read, is_offloaded, state_to_save
+from corsa_plugins.parsing import json_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,13 +88,13 @@ def read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str],
             length = int.from_bytes(stream.read(8), "little")
             if not 0 < length <= size - 8:
                 raise ValueError("no safetensors file, or cut short in its header")
-            header = json.loads(stream.read(length))
+            header = json_value(stream.read(length))
         header.pop("__metadata__", None)
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         dtypes = {name: str(entry["dtype"]) for name, entry in header.items()}
         content = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         missing = 8 + length + content - size
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"no safetensors file, or damaged in its header ({type(error).__name__})") from error
     if missing:
         raise ValueError(f"{missing} bytes are missing" if missing > 0 else f"{-missing} bytes too many")
@@ -132,8 +132,8 @@ def _damaged_in(folder: Path) -> str | None:
     """A file in the folder of a model or an adapter that is damaged or missing, for where a library cannot read it."""
     for file in sorted(folder.glob("*.json")):
         try:
-            json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            json_value(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             return f"{file} cannot be read: {error or repr(error)}"
     is_adapter = (folder / "adapter_config.json").is_file()
     for has, wanted in ((is_adapter, _ADAPTERS), ((folder / "config.json").is_file(), _TOKENIZERS)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from corsa_plugins.bench.evaluation import Evaluation, load_evaluation
 from corsa_plugins.bench.evaluation.same_questions import ReportError, check_same_questions
 from corsa_plugins.bench.evaluation.storage import RECORDS, SUMMARY, is_evaluation
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.parsing import json_value
 from corsa_plugins.report.kinds import File, Kind, SourceError
 from corsa_plugins.report.report import Report
 from corsa_plugins.report.sections import ABILITY, Section, in_order
@@ -156,7 +156,7 @@ def _add_evaluation(folder: Path, label: str | None, sources: Sources) -> None:
         said += [f"{len(evaluation.records)} requests", f"{len(evaluation.untouched)} untouched facts"]
     said += [f"{setting} {value}" for setting, value in (evaluation.settings or {}).items()]
     try:
-        ability = json.loads((folder / SUMMARY).read_text(encoding="utf-8")).get("general_ability")
+        ability = json_value((folder / SUMMARY).read_text(encoding="utf-8")).get("general_ability")
         if ability:
             scores = sources.part(ABILITY)
             scores += harness_scores(ability, name, scores)
@@ -193,13 +193,11 @@ def _parse(path: Path) -> Any:
     except ValueError:
         raise SourceError(f"{path} is no text, and so nothing that a report can show. {understood()}") from None
     try:
-        return json.loads(text)
-    except RecursionError:
-        raise SourceError(f"{path} is nested too deep for anything that a report can show. {understood()}") from None
+        return json_value(text)
     except ValueError as error:
         lines = [line for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
         try:
-            return [json.loads(line) for line in lines] if lines else _raise(error)
+            return [json_value(line) for line in lines] if lines else _raise(error)
         except ValueError:
             raise SourceError(f"{path} is neither JSON nor JSON Lines ({error}), or damaged. {understood()}") from None
 

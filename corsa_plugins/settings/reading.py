@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.resources.abc import Traversable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.parsing import json_value, yaml_value
 
 __all__ = ["plain", "read_mapping"]
 
@@ -20,17 +20,15 @@ def read_mapping(file: Path | Traversable, where: str) -> dict[str, Any]:
     Raises:
         SettingError: It cannot be read, is no text, or no YAML (no JSON, if its name ends so), or no mapping.
     """
-    import yaml
-
     kind = "JSON" if file.name.endswith(".json") else "YAML"
     try:
         text = file.read_text(encoding="utf-8")
-        data = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
+        data = json_value(text) if kind == "JSON" else yaml_value(text)
     except UnicodeDecodeError as error:
         raise SettingError(f"{where} is not UTF-8 text: {error}") from None
     except OSError as error:
         raise SettingError(f"{where} cannot be read: {error}") from error
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise SettingError(f"{where} is not {kind}: {error}") from error
     if not isinstance(data, dict | None):
         raise SettingError(f"{where}: it should be a mapping of names to values")

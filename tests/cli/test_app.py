@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,9 @@ import pytest
 
 from corsa_plugins import __version__
 from corsa_plugins.cli.app import COMMANDS, GROUP, main
+from corsa_plugins.data.reading import write_requests
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.testbed import load_testbed
 from tests.support.python import error_of
 
 
@@ -150,6 +154,23 @@ class TestExtensions:
     def test_errors_in_the_commands_of_an_app_are_messages_too(self, corsa, extension):
         result = corsa("app", "two")
         assert (result.exit_code, result.stderr) == (2, "error: two is broken; use one\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--output", "x" * 300), "File name too long"),
+        (("--output", "loop"), "File exists|symbolic links"),
+        (("--label", "\udcff"), "is not UTF-8, and so nothing could be written that names it"),
+    ],
+)
+def test_what_no_file_can_be_called_is_one_message(corsa, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    write_requests(tmp_path / "r.jsonl", [EditRequest(prompt="a", target_new="b")])
+    result = corsa("evaluate", "--model", load_testbed().path, "--requests", "r.jsonl", "--quiet", *arguments)
+    assert result.exit_code == 2
+    assert re.search(message, result.stderr)
 
 
 def test_the_script_exits_with_the_code_and_writes_errors_to_stderr(tmp_path):

@@ -95,6 +95,7 @@ def test_three_sets_of_one_file(files: Path, capsys: pytest.CaptureFixture[str])
         ("preserved", ("--keep", "DIR/keep.jsonl"), "--keep goes with --validation"),
         ("preserved", ("--validation", "DIR/set.jsonl"), "name another file for the validation set"),
         ("preserved", ("--exclude", "DIR/none.jsonl"), "none.jsonl: no such file"),
+        ("preserved", ("-r", "DIR/set.figures.jsonl"), "set.figures.jsonl is a file that is read: name another one"),
     ],
 )
 def test_wrong_usage_is_one_line_and_writes_nothing(

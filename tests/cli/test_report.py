@@ -392,6 +392,16 @@ def test_what_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "forgetting.json").read_bytes() == content
 
 
+def test_what_is_no_page_is_not_replaced(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = made / "results" / "summary.json"
+    before = summary.read_bytes()
+    assert corsa("report", made / "results", "-o", summary) == 2
+    assert "summary.json is there, and is no page" in capsys.readouterr().err
+    assert summary.read_bytes() == before
+    for _ in range(2):  # a page is
+        page(tmp_path, made / "results")
+
+
 def test_a_full_disk_is_said_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

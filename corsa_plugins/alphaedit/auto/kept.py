@@ -14,6 +14,7 @@ from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_write_text, sole_use
+from corsa_plugins.parsing import json_value
 
 __all__ = ["KEPT", "keep_choice", "kept_choice", "one_at_a_time"]
 
@@ -38,7 +39,7 @@ def kept_choice(statistics: KeyStatistics, layers: Sequence[int], chat_template:
     if statistics.folder is None:
         return None
     try:
-        content = json.loads((statistics.folder / KEPT).read_text(encoding="utf-8"))
+        content = json_value((statistics.folder / KEPT).read_text(encoding="utf-8"))
         kept = content["choices"][_key(layers, chat_template)]
         if content["version"] != _VERSION or content["of"] != _identity(statistics):
             return None
@@ -61,7 +62,7 @@ def keep_choice(choice: Choice, statistics: KeyStatistics, layers: Sequence[int]
     if not choice.trials or of is None or folder is None:
         return
     try:
-        content = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+        content = json_value((folder / KEPT).read_text(encoding="utf-8"))
         choices = content["choices"] if content["of"] == of and content["version"] == _VERSION else {}
     except (OSError, ValueError, KeyError, TypeError):
         choices = {}

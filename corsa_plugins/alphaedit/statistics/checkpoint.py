@@ -19,6 +19,7 @@ from corsa_plugins.alphaedit.statistics.sums import KeySums
 from corsa_plugins.files import atomic_write_tensors
 from corsa_plugins.model.architecture import Architecture, LinearMap
 from corsa_plugins.model.identity import Fingerprint, vocabulary_digest
+from corsa_plugins.parsing import json_value
 from corsa_plugins.temporaries import remove_abandoned
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Checkpoint:
             return
         try:
             with safe_open(self.path, framework="pt") as file:
-                state = json.loads((file.metadata() or {})["state"])
+                state = json_value((file.metadata() or {})["state"])
                 self.identity.check(state["identity"], self.path)
                 position = Position(**{**state["position"], "pending": tuple(state["position"]["pending"])})
                 names = file.keys()

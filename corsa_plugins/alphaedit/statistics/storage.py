@@ -34,6 +34,7 @@ from corsa_plugins.manifest import MANIFEST as CHECKSUMS
 from corsa_plugins.manifest import DamagedError, checksums, read_manifest, write_manifest
 from corsa_plugins.manifest import Manifest as Checksums
 from corsa_plugins.model.identity import Fingerprint, FingerprintError
+from corsa_plugins.parsing import json_value
 
 __all__ = ["MANIFEST", "StatisticsWriter", "StoredStatistics", "read_statistics", "refuse_strangers"]
 
@@ -215,7 +216,7 @@ def read_statistics(directory: str | os.PathLike[str]) -> StoredStatistics:
     folder = Path(directory).expanduser()
     manifest = folder / MANIFEST
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = json_value(manifest.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise StatisticsError(_not_there(folder)) from None
     except ValueError as error:
@@ -239,7 +240,7 @@ def read_statistics(directory: str | os.PathLike[str]) -> StoredStatistics:
         about = dict(content["about"])
     except FingerprintError as error:
         raise StatisticsError(f"{manifest}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, StatisticsError):
             raise
         raise StatisticsError(f"{manifest} is not what this program writes: {type(error).__name__} {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from corsa_plugins.errors import CorsaError, SettingError, require
+from corsa_plugins.parsing import json_value
 
 __all__ = ["TextError", "Texts", "read_texts"]
 
@@ -42,7 +42,7 @@ class Texts:
     def _from_json_lines(self, path: Path) -> Iterator[str]:
         for number, line in _lines(path):
             try:
-                row = json.loads(line)
+                row = json_value(line)
             except ValueError as error:
                 raise TextError(f"{path}, line {number}: not JSON: {error}") from None
             yield self._text(row, f"{path}, line {number}")

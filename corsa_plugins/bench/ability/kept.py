@@ -12,6 +12,7 @@ from typing import Any
 from corsa_plugins.bench.ability.scores import Ability, plain_ability, read_ability
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_write_text
+from corsa_plugins.parsing import json_value
 
 __all__ = ["HarnessFileError", "KeptScores", "load_ability"]
 
@@ -40,7 +41,7 @@ class KeptScores:
             HarnessFileError: It is no such file.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json_value(path.read_text(encoding="utf-8"))
             rows = [
                 {
                     "task": str(row["task"]),

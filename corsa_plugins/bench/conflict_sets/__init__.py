@@ -14,13 +14,21 @@ prompts, and its answer is another request's of the same relation.
 """
 
 from corsa_plugins.bench.conflict_sets.rewordings import reworded, rewordings, validation_probes
-from corsa_plugins.bench.conflict_sets.sets import ConflictPlan, ConflictSet, Kind, conflict_set, first_of_each_prompt
+from corsa_plugins.bench.conflict_sets.sets import (
+    ConflictPlan,
+    ConflictSet,
+    Kind,
+    conflict_set,
+    figures_file,
+    first_of_each_prompt,
+)
 
 __all__ = [
     "ConflictPlan",
     "ConflictSet",
     "Kind",
     "conflict_set",
+    "figures_file",
     "first_of_each_prompt",
     "reworded",
     "rewordings",

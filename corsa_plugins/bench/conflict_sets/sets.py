@@ -19,7 +19,7 @@ from corsa_plugins.settings import Settings, Share
 if TYPE_CHECKING:
     from corsa_plugins.alphaedit.editor import AlphaEditor
 
-__all__ = ["ConflictPlan", "ConflictSet", "Kind", "conflict_set", "first_of_each_prompt"]
+__all__ = ["ConflictPlan", "ConflictSet", "Kind", "conflict_set", "figures_file", "first_of_each_prompt"]
 
 Kind = Literal["preserved", "prior", "inconsistent"]
 
@@ -120,9 +120,14 @@ class ConflictSet:
             )
         )
         return atomic_write_text(
-            file.with_name(f"{file.stem}.figures.jsonl"),
+            figures_file(file),
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
         )
+
+
+def figures_file(path: Path) -> Path:
+    """Where the figures of a set at ``path`` are: beside it."""
+    return path.with_name(f"{path.stem}.figures.jsonl")
 
 
 def first_of_each_prompt(requests: Iterable[EditRequest]) -> list[EditRequest]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from corsa_plugins.bench.curvature.lanczos import Curvature, CurvatureError
 from corsa_plugins.files import atomic_write_text
+from corsa_plugins.parsing import json_value
 
 __all__ = ["load_curvature", "save_curvature"]
 
@@ -45,7 +46,7 @@ def load_curvature(path: str | os.PathLike[str]) -> dict[str, dict[str, Curvatur
         OSError: It cannot be read.
     """
     try:
-        saved = json.loads(Path(path).read_text(encoding="utf-8"))["curvature"]
+        saved = json_value(Path(path).read_text(encoding="utf-8"))["curvature"]
         return {
             str(label): {
                 str(of): Curvature(

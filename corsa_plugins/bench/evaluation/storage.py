@@ -17,6 +17,7 @@ from corsa_plugins.bench.evaluation.records import ProbeAnswer, Record
 from corsa_plugins.bench.evaluation.same_questions import ReportError
 from corsa_plugins.files import atomic_write_text, sha256_of_file
 from corsa_plugins.manifest import checksums, versions
+from corsa_plugins.parsing import json_value
 
 __all__ = ["RECORDS", "SUMMARY", "is_evaluation", "load_evaluation", "save_evaluation"]
 
@@ -100,7 +101,7 @@ def load_evaluation(directory: str | os.PathLike[str]) -> Evaluation:
         ReportError: Files are missing, or are not a saved evaluation.
     """
     folder = Path(directory)
-    summary = _read(folder, SUMMARY, lambda text: dict(json.loads(text)))
+    summary = _read(folder, SUMMARY, lambda text: dict(json_value(text)))
     records = _read(folder, RECORDS, lambda text: [Record.model_validate_json(line) for line in _lines(text)])
     untouched = _read(folder, UNTOUCHED, lambda text: [ProbeAnswer.model_validate_json(line) for line in _lines(text)])
     try:
@@ -125,7 +126,7 @@ def _read(folder: Path, name: str, parse: Callable[[str], T]) -> T:
         return parse((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ReportError(f"{folder} holds no complete evaluation: {name} is missing") from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise ReportError(f"{folder} holds no evaluation this version can read: {name}: {error}") from error
 
 

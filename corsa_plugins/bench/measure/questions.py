@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from corsa_plugins.bench.evaluation.storage import SUMMARY
 from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.processes import ALONE, Processes
+from corsa_plugins.parsing import json_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -160,7 +160,7 @@ def _saved_scores(harness: Harness, folder: str | os.PathLike[str]) -> Ability:
     path = Path(folder).expanduser()
     try:
         scores = harness.read(path / HARNESS)
-        summary = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
+        summary = json_value((path / SUMMARY).read_text(encoding="utf-8"))
         told = summary.get("general_ability", {}).get("scores", {})
         if told != {**told, **plain_ability(scores)}:
             # Another model may have been evaluated into the folder since.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
 from corsa_plugins.model.placement import Where
 from corsa_plugins.model.stored import ADAPTER_FILES
 from corsa_plugins.outputs import check_output, new_directory
+from corsa_plugins.parsing import json_value
 
 __all__ = ["MergedAdapters", "WeightedAdapter", "load_together", "merge_adapters", "weighted_adapters"]
 
@@ -206,7 +206,7 @@ def _check_settings(paths: Sequence[str], combination: str) -> None:
 def _read_config(path: str) -> dict[str, Any]:
     file = Path(path) / "adapter_config.json"
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json_value(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LoadingError(f"adapter {path}: no {file}; is it the folder of a PEFT adapter?") from None
     except ValueError as error:

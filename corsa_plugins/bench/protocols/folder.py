@@ -17,6 +17,7 @@ from corsa_plugins.files import atomic_write_text
 from corsa_plugins.manifest import versions
 from corsa_plugins.methods.history import HISTORY, read_history
 from corsa_plugins.methods.spec import REPORT
+from corsa_plugins.parsing import json_value
 
 __all__ = ["UPDATE", "ProtocolError", "RunFolder"]
 
@@ -114,7 +115,7 @@ class RunFolder:
             ProtocolError: It is missing or damaged.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json_value(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ProtocolError(f"{path} is missing: the folder is damaged; begin in a new one") from None
         except ValueError as error:

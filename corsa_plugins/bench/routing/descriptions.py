@@ -14,6 +14,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.model.asking import generate_answers
 from corsa_plugins.model.borrowing import adapters_off
+from corsa_plugins.parsing import json_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,7 +108,7 @@ def read_descriptions(path: str | os.PathLike[str], names: Sequence[str]) -> dic
     """
     file = Path(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json_value(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingError(f"{file}: no such file of descriptions") from None
     except ValueError as error:

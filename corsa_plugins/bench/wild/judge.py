@@ -21,6 +21,7 @@ from corsa_plugins.data.answers import contains_answer, is_answer
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.journal import Journal
 from corsa_plugins.model.asking import score_targets
+from corsa_plugins.parsing import json_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -125,7 +126,7 @@ class CommandJudge:
 
     def _verdict(self, line: str) -> bool:
         try:
-            data = json.loads(line)
+            data = json_value(line)
             verdict = data["right"] if isinstance(data, dict) else None
             if isinstance(verdict, bool):
                 return verdict
@@ -212,7 +213,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[Labelled]:
         if not line.strip():
             continue
         try:
-            row: Any = json.loads(line)
+            row: Any = json_value(line)
             texts = [row[name] for name in ("prompt", "right", "output")]
             if not all(isinstance(text, str) for text in texts) or not isinstance(row["label"], bool):
                 raise TypeError("prompt, right and output are texts, label is true or false")

@@ -10,7 +10,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import load, parse_layers, place
+from corsa_plugins.cli.values import check_unread, load, parse_layers, place
 from corsa_plugins.errors import SettingError
 
 __all__ = ["SetKind", "build_conflict_set"]
@@ -112,6 +112,8 @@ def build_conflict_set(
     for path in filter(None, (output, validation)):
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a directory: name a file in it")
+    written = [path for path in (output, conflict_sets.figures_file(output), validation) if path]
+    check_unread(written, [*requests, *(exclude or []), *([keep] if keep else [])])
     candidates = [request for path in requests for request in read_requests(path)]
     others = [request for path in exclude or [] for request in read_requests(path)]
     facts = read_probes(keep) if keep else []
@@ -129,12 +131,10 @@ def build_conflict_set(
     editor = editor_with(loaded, tokenizer, known, used, earlier)
     candidates = conflict_sets.first_of_each_prompt(candidates)
     built = conflict_sets.conflict_set(editor, candidates, plan, exclude=others, progress=not quiet)
-    written = [output]
     if validation:  # what can go wrong with it, before anything is written
         probes = conflict_sets.validation_probes(built.requests, share=validation_share, seed=seed)
-    written.append(built.save(output))
+    built.save(output)
     if validation:
         write_probes(validation, [*probes, *facts])
-        written.append(validation)
     show(built.table())
     typer.echo(f"written to {', '.join(map(str, written))}")

@@ -63,6 +63,8 @@ def report(
     sources = read_sources(paths)
     if output.resolve() in map(Path.resolve, map(Path, sources.given)):
         raise SettingError(f"--output {output} is one of the files to be read: name another")
+    if output.is_file() and not output.read_bytes()[:15].lower() == b"<!doctype html>":
+        raise SettingError(f"--output {output} is there, and is no page, which could be replaced: name another file")
     asked = {"command": "corsa report", **sources.given, **versions()}
     write_report(output, sources.report(title, asked, later=later))
     for path, what in sources.given.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corsa_plugins.bench.merge_sweep import default_metric, read_sweep
+from corsa_plugins.parsing import yaml_value
 from corsa_plugins.report.charts import Series, line_chart
 from corsa_plugins.report.kinds import File, Kind, SourceError, first_has
 from corsa_plugins.report.sections.figures import Figure, figures, grouped
@@ -107,14 +108,12 @@ def _read(file: File) -> tuple[list[SweepRow], str]:
 
 def _best(recipe: Path) -> tuple[float, float] | None:
     """Weight and density of the recipe that ``corsa merge-sweep`` wrote beside its results."""
-    import yaml
-
     if not recipe.is_file():
         return None
     try:
-        chosen = yaml.safe_load(recipe.read_text(encoding="utf-8"))["models"][0]["parameters"]
+        chosen = yaml_value(recipe.read_text(encoding="utf-8"))["models"][0]["parameters"]
         return float(chosen["weight"]), float(chosen["density"])
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, IndexError) as error:
         raise SourceError(f"{recipe} is not the recipe of a merge that corsa merge-sweep wrote: {error!r}") from error
 
 
