@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
@@ -14,6 +11,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from corsa_plugins.data.contradictions import check_requests
 from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
+from tests.support.scripts import run_script
 from trl_ext.arguments import make_parser
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -63,19 +61,13 @@ def test_the_twenty_lines_of_python_edit_a_model(
     script = EXAMPLES / "train_corsa.py"
     lines = [line for line in script.read_text().split('"""')[2].splitlines() if line and not line.startswith("#")]
     assert sum(not line.startswith(("import", "from")) for line in lines) <= 20
-    command = [
-        sys.executable,
-        str(script),
-        str(tmp_path / "model"),
-        str(tmp_path / "facts.jsonl"),
-        str(tmp_path / "out"),
-    ]
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""},
+    result = run_script(
+        script,
+        tmp_path / "model",
+        tmp_path / "facts.jsonl",
+        tmp_path / "out",
+        folder=tmp_path,
+        ACCELERATE_USE_CPU="true",
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "efficacy" in result.stdout.lower()
@@ -83,11 +75,7 @@ def test_the_twenty_lines_of_python_edit_a_model(
 
 
 def test_the_editing_example_edits_and_takes_back(tmp_path: Path) -> None:
-    script = EXAMPLES / "edit_testbed.py"
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "out")], capture_output=True, text=True, env=environment
-    )
+    result = run_script(EXAMPLES / "edit_testbed.py", tmp_path / "out", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "requests edited" in result.stdout
     assert "['second']" in result.stdout
@@ -95,11 +83,7 @@ def test_the_editing_example_edits_and_takes_back(tmp_path: Path) -> None:
 
 
 def test_the_example_of_several_adapters_trains_and_routes(tmp_path: Path) -> None:
-    script = EXAMPLES / "several_adapters.py"
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "out")], capture_output=True, text=True, env=environment
-    )
+    result = run_script(EXAMPLES / "several_adapters.py", tmp_path / "out", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "20 requests in 3 parts" in result.stdout
     assert "Routing accuracy" in result.stdout
@@ -109,11 +93,7 @@ def test_the_example_of_several_adapters_trains_and_routes(tmp_path: Path) -> No
 
 
 def test_the_example_of_a_hot_swap_answers_by_the_adapter(tmp_path: Path) -> None:
-    script = EXAMPLES / "hot_swap.py"
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "out")], capture_output=True, text=True, env=environment
-    )
+    result = run_script(EXAMPLES / "hot_swap.py", tmp_path / "out", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     for name, other in (("monday", "tuesday"), ("tuesday", "monday")):
         assert f"{name} answers 3 of 3 edits of {name}" in result.stdout
