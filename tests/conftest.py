@@ -28,6 +28,7 @@ pytest_plugins = [
     "tests.fixtures.deprecations",
     "tests.fixtures.likeness",
     "tests.fixtures.merging",
+    "tests.fixtures.processes",
     "tests.fixtures.protocols",
     "tests.fixtures.routing",
     "tests.fixtures.sandbox",

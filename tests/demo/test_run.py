@@ -19,6 +19,7 @@ from corsa_plugins.errors import SettingError
 from tests.support.small_plans import made_up_result
 
 
+@pytest.mark.usefixtures("quick_processes")
 @pytest.mark.slow
 def test_tables_and_page_show_what_the_run_left(tmp_path: Path) -> None:
     text = io.StringIO()

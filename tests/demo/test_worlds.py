@@ -54,6 +54,7 @@ def test_every_method_of_the_demo_can_be_set_up_without_settings(world: AtlasWor
             assert spec(**world.options(spec)).name == spec.title
 
 
+@pytest.mark.usefixtures("quick_processes")
 @pytest.mark.slow
 def test_a_run_shows_the_model_and_collects_of_its_own_text(world: AtlasWorld, tmp_path: Path) -> None:
     text = io.StringIO()

@@ -203,6 +203,7 @@ def test_the_demo_offers_it_for_its_settings_for_the_testbed() -> None:
         run_demo(Path("out"), methods=["nudge", "nudge"])
 
 
+@pytest.mark.usefixtures("quick_processes")
 @pytest.mark.slow
 def test_the_demo_runs_it(tmp_path: Path) -> None:
     console = Console(file=(tmp_path / "said").open("w"), width=160)
