@@ -98,9 +98,11 @@ def base(tiny_tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     return gpt2(len(tiny_tokenizer))
 
 
-@pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
-@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize(
+    ("optim", "steps", "accumulation"),
+    # Either with several micro-batches to a step and without; an optimizer has a state from its second step on.
+    [("sgd", 1, 1), ("sgd", 2, 4), ("adamw_torch", 1, 4), ("adamw_torch", 5, 1)],
+)
 def test_agrees_in_float64(
     make_trainer: MakeTrainer, base: GPT2LMHeadModel, optim: str, steps: int, accumulation: int
 ) -> None:
@@ -113,7 +115,7 @@ def test_agrees_in_float64(
 def test_agrees_on_llama(
     make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM, optim: str, dtype: torch.dtype
 ) -> None:
-    distance, _ = compare(make_trainer, tiny_llama, dtype=dtype, optim=optim, steps=5, accumulation=4)
+    distance, _ = compare(make_trainer, tiny_llama, dtype=dtype, optim=optim, steps=2, accumulation=2)
     assert distance < (FLOAT32 if dtype == torch.float32 else FLOAT32_NORMS)
 
 
