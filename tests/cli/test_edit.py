@@ -99,7 +99,7 @@ def test_a_method_that_changes_no_weight_says_where_its_edits_are(
 def test_without_settings_they_are_chosen_once_and_it_says_why(edits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bed = load_testbed()
     one, two = bed.world.edit_rounds(n_rounds=2, size=18, seed=5, untouched=0).rounds
-    for name, requests in (("one", one), ("two", two)):
+    for name, requests in (("one", one), ("two", two[:3])):  # nothing is tried of the second, and few edits show it
         write_requests(edits / f"{name}.jsonl", requests)
     given = ("--model", bed.path, "--statistics", edits / "stats", "--delta-only")
     assert _run("edit", *given, "--requests", edits / "one.jsonl", "--output", edits / "chosen") == 0
