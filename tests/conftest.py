@@ -21,6 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 if TYPE_CHECKING:
     from corsa_plugins.model.tokenization import JoinedIds
 
+gc.disable()  # while frameworks and tests are imported, as nearly all that they make stays
+
 pytest_plugins = [
     "tests.fixtures.alphaedit",
     "tests.fixtures.adapters",
@@ -116,6 +118,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
