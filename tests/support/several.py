@@ -150,13 +150,29 @@ def _one_of_several(
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def launch(module: str, *arguments: str, processes: int = 2, timeout: float = 400, configuration: Path | None) -> Run:
-    """Several processes of a module as ``accelerate launch`` starts them with a configuration, in no other precision
-    than the training's; as torchrun does without one."""
+def of_configuration(path: Path) -> dict[str, str]:
+    """What ``accelerate launch`` reads of a configuration and puts in the environment of its processes, for
+    :func:`together`; in no other precision than the training's."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    given = [
+        "--config_file",
+        str(path),
+        "--num_processes",
+        "2",
+        "--mixed_precision",
+        "no",
+        "-m",
+        "tests.support.several",
+    ]
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(given))
+    return {name: value for name, value in prepare_multi_gpu_env(arguments).items() if os.environ.get(name) != value}
+
+
+def launch(module: str, *arguments: str, processes: int = 2, timeout: float = 400) -> Run:
+    """Several processes of a module, by torchrun itself."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    if configuration is not None:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
-        command += ["--num_processes", str(processes), "--main_process_port", "0", "--mixed_precision", "no"]
     return subprocess.run(
         [*command, "-m", module, *arguments],
         capture_output=True,

@@ -78,7 +78,7 @@ def test_a_process_that_dies_ends_the_job(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     saved(tiny_llama, tiny_tokenizer, tmp_path, [{"name": "dying", "rows": 8, "max_steps": 500, "dies": 2}])
-    run = several.launch("tests.support.several", str(tmp_path), configuration=None)
+    run = several.launch("tests.support.several", str(tmp_path))
     assert run.returncode != 0
     assert "SIGKILL" in run.stderr
     assert not (tmp_path / "dying.2.json").exists()

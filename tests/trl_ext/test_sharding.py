@@ -71,7 +71,7 @@ def test_a_sharded_base_trains_as_a_whole_one(
 ) -> None:
     resumed = {**CASES[-1], "name": "resumed", "resume": str(tmp_path / "unbroken.2.out" / "checkpoint-2")}
     saved(tiny_llama, tiny_tokenizer, tmp_path, [*CASES, resumed])
-    run = several.launch("tests.support.several", str(tmp_path), configuration=CONFIG)
+    run = several.together("tests.support.several", str(tmp_path), **several.of_configuration(CONFIG))
     assert run.returncode == 0, run.stderr[-3000:]
     for case in CASES:
         one, two = several.trained(tmp_path, case, 1), result(tmp_path, case["name"], 2)
