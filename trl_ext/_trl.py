@@ -28,6 +28,7 @@ __all__ = [
     "TRAINED",
     "BaseTunerLayer",
     "FusedCausalLMOutput",
+    "HfDeepSpeedConfig",
     "Need",
     "PreferenceTrainer",
     "UnknownVersionError",
@@ -142,6 +143,7 @@ CONTRACT = (
     Need("peft.tuners.tuners_utils", "BaseTunerLayer"),
     Need("peft.tuners.lora.layer:LoraLayer", "lora_variant", instance=True),  # read by corsa_plugins.corsa.gradients
     Need("accelerate.utils.memory", "clear_device_cache"),
+    Need("accelerate.utils.deepspeed", "HfDeepSpeedConfig", ("config_file_or_dict",)),
 )  # fmt: skip
 """Every name that is relied on and not promised by the documentation of its framework."""
 
@@ -169,6 +171,7 @@ if _broken is not None:
     raise UnknownVersionError(_broken)
 
 # Behind the check, which says what is missing in more than the first of these.
+from accelerate.utils.deepspeed import HfDeepSpeedConfig  # noqa: E402
 from accelerate.utils.memory import clear_device_cache  # noqa: E402
 from peft import PeftModel  # noqa: E402
 from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: E402

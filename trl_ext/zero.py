@@ -23,12 +23,11 @@ from typing import Any
 
 import torch.distributed as dist
 from accelerate import DeepSpeedPlugin
-from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from torch import nn
 from transformers import PreTrainedModel
 
 from corsa_plugins.errors import SettingError
-from trl_ext._trl import BaseTunerLayer
+from trl_ext._trl import BaseTunerLayer, HfDeepSpeedConfig
 
 __all__ = [
     "LAUNCHED",
