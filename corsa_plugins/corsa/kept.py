@@ -32,7 +32,7 @@ from corsa_plugins.model.tokenization import JoinedIds, as_asked, encode_text, j
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Kept", "keep_answers", "keep_texts", "make_kept", "other_prompts"]
+__all__ = ["Kept", "keep_answers", "keep_texts", "make_kept"]
 
 ANSWER = 4
 """Tokens of a kept answer that are held: the first ones decide it."""
@@ -83,7 +83,8 @@ def make_kept(
     Args:
         model: As it is before the edit.
         tokenizer: Its tokenizer.
-        requests: The edit; those without a ``subject`` have no form, and text alone is made for them.
+        requests: The edit; those without a ``subject`` have no form, and text alone is made for them; those without a
+            ``target_old`` have no old answer to look for.
         n: About how many prompts, over all forms.
         texts: How many texts.
         chat_template: Ask through the tokenizer's chat template.
@@ -121,25 +122,6 @@ def keep_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: in
     return kept
 
 
-def other_prompts(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[EditRequest],
-    *,
-    n: int = 64,
-    chat_template: bool = False,
-    seed: int = 0,
-) -> list[str]:
-    """The forms of the requests about subjects that none of them edits; arguments as for :func:`make_kept`.
-
-    Returns:
-        Different prompts, as many of each form as it has requests, at most; none is a request's prompt, paraphrase or
-        probe.
-    """
-    by_form = _prompts_by_form(model, tokenizer, requests, n, chat_template, seed)
-    return list(dict.fromkeys(prompt for prompts in by_form.values() for prompt in prompts))
-
-
 def _prompts_by_form(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -148,6 +130,8 @@ def _prompts_by_form(
     chat_template: bool,
     seed: int,
 ) -> dict[_Form, list[str]]:
+    """The forms of the requests about subjects that none of them edits, about ``n`` over all forms; none is a request's
+    prompt, paraphrase or probe."""
     subjects = {form: [str(r.subject) for r in own] for form, own in _requests_by_form(requests).items()}
     if not subjects:
         return {}
@@ -186,8 +170,8 @@ def _chosen(prompts: Sequence[str], said: dict[str, str], requests: Sequence[Edi
     old = tuple(request.target_old.strip().casefold() for request in requests if request.target_old)
     alike = [prompt for prompt in prompts if said[prompt].strip().casefold().startswith(old)]
     others = [prompt for prompt in prompts if prompt not in alike]
-    half = max(share // 2, share - len(others))
-    return alike[:half] + others[: share - len(alike[:half])]
+    chosen = alike[: max(share // 2, share - len(others))]
+    return chosen + others[: share - len(chosen)]
 
 
 def _own_texts(request: EditRequest) -> Iterable[str]:

@@ -25,8 +25,8 @@ from corsa_plugins.adapters.compression import KeyMoment, compress
 from corsa_plugins.adapters.low_rank import LowRank, joined
 from corsa_plugins.adapters.routed import RoutedLowRank, compress_experts
 from corsa_plugins.model.loading import put_adapters
-from tests.alphaedit.test_edit_experts import made
 from tests.fixtures.alphaedit import Bench
+from tests.fixtures.experts import made
 from tests.support.families import REQUESTS
 from tests.support.mixtures import COUNT, PEFT_READS_EXPERTS
 
@@ -39,16 +39,6 @@ PARAMETER = "model.layers.1.mlp.experts.down_proj"
 def logits(model: Any) -> Tensor:
     result: Tensor = model.eval()(input_ids=torch.arange(3, 23)[None], use_cache=False).logits
     return result
-
-
-@pytest.fixture(scope="module")
-def _bench(_session_tokenizer: PreTrainedTokenizerFast) -> Bench:
-    return made(_session_tokenizer)
-
-
-@pytest.fixture
-def bench(_bench: Bench) -> Bench:
-    return _bench.copy()
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
@@ -85,8 +75,8 @@ def test_base_and_adapter_are_the_edited_model(
     assert torch.equal(logits(base.model), plain)
 
 
-def test_an_expert_has_the_ranks_of_the_edits_that_take_it(bench: Bench, tmp_path: Path) -> None:
-    editor = bench.editor()
+def test_an_expert_has_the_ranks_of_the_edits_that_take_it(experts_bench: Bench, tmp_path: Path) -> None:
+    editor = experts_bench.editor()
     editor.edit(REQUESTS, answers=False)
     exported = export_state(editor.state, tmp_path / "out", base="tiny")
     update = read_adapter(tmp_path / "out").updates[PARAMETER]
@@ -116,10 +106,10 @@ def test_fewer_ranks_are_the_best_of_each_expert() -> None:
     assert found.loss == max(losses)
 
 
-def test_compressed_it_says_what_that_costs(bench: Bench, tmp_path: Path) -> None:
-    base, editor = bench.copy(), bench.editor()
+def test_compressed_it_says_what_that_costs(experts_bench: Bench, tmp_path: Path) -> None:
+    base, editor = experts_bench.copy(), experts_bench.editor()
     editor.edit(REQUESTS, answers=False)
-    form = AdapterForm(rank=1, statistics=bench.statistics)
+    form = AdapterForm(rank=1, statistics=experts_bench.statistics)
     exported = export_state(
         editor.state, tmp_path / "out", form=form, asked=Asked(base.model, base.tokenizer), base="t"
     )
@@ -128,12 +118,12 @@ def test_compressed_it_says_what_that_costs(bench: Bench, tmp_path: Path) -> Non
     assert exported.efficacy is not None
 
 
-def test_other_changes_of_experts_are_refused(bench: Bench, tmp_path: Path) -> None:
+def test_other_changes_of_experts_are_refused(experts_bench: Bench, tmp_path: Path) -> None:
     for name, targets, said in (
         ("up", ["mlp.experts.gate_up_proj"], r"changes .*gate_up_proj.*: of experts a state knows the down maps"),
         ("both", ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], "changes several parameters of one module"),
     ):
         config = LoraConfig(r=1, target_modules=[], target_parameters=targets, init_lora_weights=False)
-        get_peft_model(bench.copy().model, config).save_pretrained(tmp_path / name)
+        get_peft_model(experts_bench.copy().model, config).save_pretrained(tmp_path / name)
         with pytest.raises(AdapterError, match=said):
-            adopting_editor(bench.model, bench.tokenizer, read_adapter(tmp_path / name))
+            adopting_editor(experts_bench.model, experts_bench.tokenizer, read_adapter(tmp_path / name))

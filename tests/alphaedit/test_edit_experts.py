@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from corsa_plugins.alphaedit import AlphaEditor, EditReport, EditState, KeyStatistics, SearchSettings, StateError
 from corsa_plugins.alphaedit.restraint import RestraintSettings
@@ -22,42 +22,12 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.stored import save_model
 from tests.conftest import DOCUMENTS
-from tests.fixtures.alphaedit import QUICK, Bench
+from tests.fixtures.alphaedit import Bench
+from tests.fixtures.experts import KEPT, SETTINGS
 from tests.oracles import alphaedit, experts, family
 from tests.support.families import REQUESTS
-from tests.support.mixtures import COUNT, MIXTURES, TAKEN
+from tests.support.mixtures import COUNT, TAKEN
 from tests.support.placed import in_parts
-
-SETTINGS = replace(
-    QUICK, layers=(1,), n_contexts=0, search=None, smoothing=None, ridge=0.3, ridge_unit="absolute", prior_weight=2.0
-)
-KEPT = slice(0, 24)
-
-
-def mixture(vocabulary: int, name: str = "mixtral") -> Any:
-    torch.manual_seed(0)
-    config = MIXTURES[name][0](vocab_size=vocabulary, initializer_range=0.2)
-    model = AutoModelForCausalLM.from_config(config).double().eval()
-    model.set_experts_implementation("eager")  # others multiply no float64
-    return model
-
-
-def made(tokenizer: PreTrainedTokenizerFast, name: str = "mixtral") -> Bench:
-    model = mixture(len(tokenizer), name)
-    statistics = collect_statistics(
-        model, tokenizer, DOCUMENTS[KEPT], (0, 1), n_tokens=10**6, pack=False, length=96, sample_size=32
-    )
-    return Bench(model=model, tokenizer=tokenizer, statistics=statistics, settings=SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def _module_experts(_session_tokenizer: PreTrainedTokenizerFast) -> Bench:
-    return made(_session_tokenizer)
-
-
-@pytest.fixture
-def experts_bench(_module_experts: Bench) -> Bench:
-    return _module_experts.copy()
 
 
 def oracle_keys(bench: Bench, ids: list[int]) -> np.ndarray[Any, Any]:

@@ -6,7 +6,7 @@ import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.corsa import kept as module
-from corsa_plugins.corsa.kept import keep_answers, keep_texts, make_kept, other_prompts
+from corsa_plugins.corsa.kept import keep_answers, keep_texts, make_kept
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.asking import Generation, generate_answers
 
@@ -35,7 +35,7 @@ def test_subjects_are_what_the_model_writes_where_they_stand(
     taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, writes: list[str]
 ) -> None:
     writes += [" Oz is green", " France is", " the whole wide round world is", " Peru, isolated", " Italy is"]
-    prompts = other_prompts(taught_llama, tiny_tokenizer, REQUESTS, n=6)
+    prompts = [each.prompt for each in make_kept(taught_llama, tiny_tokenizer, REQUESTS, n=6, texts=0)]
     # One that is edited, one too long for a name and one that never ends are left out, and so is a paraphrase.
     assert {"The capital of Oz is", "The capital of Italy is", "The capital of Oz is the city of"} <= set(prompts)
     own = {text for r in REQUESTS for text in (r.prompt, *r.paraphrases, *(p.prompt for p in r.neighborhood))}
@@ -47,7 +47,7 @@ def test_subjects_are_what_the_model_writes_where_they_stand(
 def test_without_subjects_there_is_no_form(
     taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    assert other_prompts(taught_llama, tiny_tokenizer, REQUESTS[2:]) == []
+    assert make_kept(taught_llama, tiny_tokenizer, REQUESTS[2:], texts=0) == []
     only_texts = make_kept(taught_llama, tiny_tokenizer, REQUESTS[2:], n=6, texts=3)
     assert 0 < len(only_texts) <= 3
 

@@ -69,23 +69,33 @@ def train_arguments(folder: Path, output: str, **changes: Any) -> dict[str, Any]
 def test_a_sharded_base_trains_as_a_whole_one(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    resumed = {**CASES[-1], "name": "resumed", "resume": str(tmp_path / "unbroken.2.out" / "checkpoint-2")}
-    saved(tiny_llama, tiny_tokenizer, tmp_path, [*CASES, resumed])
-    run = several.together("tests.support.several", str(tmp_path), **several.of_configuration(CONFIG))
-    assert run.returncode == 0, run.stderr[-3000:]
-    for case in CASES:
-        one, two = several.trained(tmp_path, case, 1), result(tmp_path, case["name"], 2)
+    layers = sum(p.numel() for n, p in tiny_llama.named_parameters() if ".layers." in n)
+    variables = several.of_configuration(CONFIG)
+    for one, two in whole_and_in_parts(tiny_llama, tiny_tokenizer, tmp_path, variables):
         assert one["here"] == one["all"] == two["all"]
-        layers = sum(p.numel() for n, p in tiny_llama.named_parameters() if ".layers." in n)
         assert two["here"] == two["all"] - layers // 2
+
+
+def whole_and_in_parts(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, variables: dict[str, str]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """What :data:`CASES` come to in one process, and in two with the variables: the same. So does what goes on from a
+    checkpoint of the latter."""
+    resumed = {**CASES[-1], "name": "resumed", "resume": str(folder / "unbroken.2.out" / "checkpoint-2")}
+    saved(model, tokenizer, folder, [*CASES, resumed])
+    run = several.together("tests.support.several", str(folder), **variables)
+    assert run.returncode == 0, run.stderr[-3000:]
+    pairs = [(several.trained(folder, case, 1), result(folder, case["name"], 2)) for case in CASES]
+    for case, (one, two) in zip(CASES, pairs, strict=True):
         assert one["step"] == two["step"]
         assert (weights(two) - weights(one)).norm() <= 1e-5 * weights(one).norm(), case["name"]
         for name in ("loss", "eval_loss", "facts_learned"):
             assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-5), case["name"]
-        one_file, two_file = (load_file(file) for file in sorted(tmp_path.glob(f"{case['name']}.?.out/adapter/*.saf*")))
+        one_file, two_file = (load_file(file) for file in sorted(folder.glob(f"{case['name']}.?.out/adapter/*.saf*")))
         assert {n: t.shape for n, t in one_file.items()} == {n: t.shape for n, t in two_file.items()}
-    again = result(tmp_path, "resumed", 2)
-    torch.testing.assert_close(weights(again), weights(result(tmp_path, "unbroken", 2)), rtol=0, atol=0)
+    again = result(folder, "resumed", 2)
+    torch.testing.assert_close(weights(again), weights(result(folder, "unbroken", 2)), rtol=0, atol=0)
+    return pairs
 
 
 @pytest.mark.slow

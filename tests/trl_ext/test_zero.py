@@ -9,15 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.errors import SettingError
-from tests.support import several
 from tests.trl_ext.conftest import trained_adapter
-from tests.trl_ext.test_several_processes import logged, result, saved, weights
-from tests.trl_ext.test_sharding import shards_come_to_what_the_whole_does
+from tests.trl_ext.test_sharding import shards_come_to_what_the_whole_does, whole_and_in_parts
 from trl_ext import CoRSAConfig
 from trl_ext.sharding import sharding_asked_for
 from trl_ext.zero import adapters_apart, check_adapters, read_zero
@@ -33,38 +29,15 @@ ZERO3 = {
     "DS_ACCELERATOR": "cpu",
 }
 
-CASES = [
-    # 7 pairs in batches of 2: the second process has one pair in the last round, of 5 none.
-    {"name": "partial", "rows": 7, "num_train_epochs": 1, "accumulation": 2, "gradient_checkpointing": True},
-    {"name": "idle", "rows": 5, "num_train_epochs": 2, "evaluated": 5, "eval_strategy": "epoch"},
-    {"name": "two passes", "rows": 5, "max_steps": 2, "one_backward": False, "precompute_ref_log_probs": True},
-    {"name": "falling back", "rows": 7, "max_steps": 3, "use_weighting": True, "learned_at": 0.9},
-    {"name": "without dpo", "rows": 5, "max_steps": 2, "dpo_weight": 0.0, "empty": 1},
-    {"name": "unbroken", "rows": 5, "max_steps": 4, "save_strategy": "steps", "save_steps": 2},
-]  # fmt: skip
-
 
 @installed
 def test_a_base_in_parts_trains_as_a_whole_one(
     tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    resumed = {**CASES[-1], "name": "resumed", "resume": str(tmp_path / "unbroken.2.out" / "checkpoint-2")}
-    saved(tiny_llama, tiny_tokenizer, tmp_path, [*CASES, resumed])
-    run = several.together("tests.support.several", str(tmp_path), **ZERO3)
-    assert run.returncode == 0, run.stderr[-3000:]
-    for case in CASES:
-        one, two = several.trained(tmp_path, case, 1), result(tmp_path, case["name"], 2)
+    for one, two in whole_and_in_parts(tiny_llama, tiny_tokenizer, tmp_path, ZERO3):
         adapter = sum(len(values) for values in one["weights"].values())
         assert one["here"] == one["all"] == two["all"]
         assert two["here"] - adapter <= 0.51 * (two["all"] - adapter)  # parts are of one length
-        assert one["step"] == two["step"]
-        assert (weights(two) - weights(one)).norm() <= 1e-5 * weights(one).norm(), case["name"]
-        for name in ("loss", "eval_loss", "facts_learned"):
-            assert logged(two, name) == pytest.approx(logged(one, name), rel=1e-5), case["name"]
-        one_file, two_file = (load_file(file) for file in sorted(tmp_path.glob(f"{case['name']}.?.out/adapter/*.saf*")))
-        assert {n: t.shape for n, t in one_file.items()} == {n: t.shape for n, t in two_file.items()}
-    again = result(tmp_path, "resumed", 2)
-    torch.testing.assert_close(weights(again), weights(result(tmp_path, "unbroken", 2)), rtol=0, atol=0)
 
 
 @installed
