@@ -35,6 +35,7 @@ from corsa_plugins.demo.worlds import AtlasWorld, Rounds
 from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.borrowing import hooked, random_state_kept
+from corsa_plugins.model.precision import computes_in_bfloat16
 from corsa_plugins.testbed.build import RECIPE_FILE, WORLD_FILE, read_testbed
 from corsa_plugins.testbed.corpus import Batch, Corpus, Kind, sentences
 from corsa_plugins.testbed.facts import WorldConfig
@@ -127,11 +128,12 @@ def _teach(model: PreTrainedModel, corpus: Corpus, config: TrainingConfig, name:
         fused=True,
     )
     model.train()
+    half = config.bfloat16 and computes_in_bfloat16("cpu")
     for step in tqdm(range(config.steps), desc=name, unit="step"):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
         batch = corpus.batch()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16), seen(model, batch):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), seen(model, batch):
             logits = model(input_ids=batch.tokens, use_cache=False).logits[:, :-1]
         loss = _loss(logits, batch, config.text_weight)
         loss.backward()

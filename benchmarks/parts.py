@@ -7,9 +7,10 @@
 (`3x20`), or a batch upon an earlier one of the same size, a fifth of it hard: earlier edits asked for again, in other
 words and with other answers (`again50`), keys in high conflict with preserved ones (`preserved50`), or the largest
 residuals (`inconsistent50`), of what the rounds have beside the earlier batch. Each seed draws its requests from all
-rounds. An answer counts if its every token is the most likely one; `hard` is the efficacy on the hard fifth,
-`neighbours` are facts with the relation of an edited one, `watched` those of the file. `stays protected` is the share
-of the preserved keys' energy that edits do not reach, in the edited layer in which it is least.
+rounds. An answer counts if its every token is the most likely one; `hard` is the efficacy on the hard fifth, `earlier`
+that of the earlier batch but for what is asked again, `neighbours` are facts with the relation of an edited one,
+`watched` those of the file. `stays protected` is the share of the preserved keys' energy that edits do not reach, in
+the edited layer in which it is least.
 
 The value vectors do not depend on the parts: they are found once for each batch and kept in OUTPUT/values. Results are
 appended to OUTPUT/results.jsonl as they come; a stopped run goes on where it was.
@@ -58,7 +59,7 @@ from corsa_plugins.files import atomic_file
 from corsa_plugins.model.asking import score_targets
 from corsa_plugins.model.loading import load_model
 
-COLUMNS = ("efficacy", "hard", "generality", "neighbours", "watched")
+COLUMNS = ("efficacy", "hard", "generality", "earlier", "neighbours", "watched")
 ALPHAEDIT = "AlphaEdit"
 
 
@@ -84,12 +85,18 @@ class Scenario:
     Attributes:
         batches: In order.
         asked: Whose answers count.
-        hard: Those of them that ask for an earlier edit again.
+        hard: Those of them that are hard.
     """
 
     batches: list[list[EditRequest]]
     asked: list[EditRequest]
     hard: list[EditRequest]
+
+    @property
+    def earlier(self) -> list[EditRequest]:
+        """Those of the earlier batch that are not asked again; none where all that is edited counts."""
+        again = {request.subject for request in self.asked}
+        return [request for request in self.batches[0] if request.subject not in again]
 
     @classmethod
     def draw(cls, name: str, pool: Sequence[EditRequest], seed: int, editor: Callable[[], AlphaEditor]) -> Scenario:
@@ -158,6 +165,7 @@ def run(editor: AlphaEditor, scenario: Scenario, watched: Sequence[EditRequest])
             "efficacy": [(r.prompt, r.target_new) for r in scenario.asked],
             "hard": [(r.prompt, r.target_new) for r in scenario.hard],
             "generality": [(p, r.target_new) for r in scenario.asked for p in r.paraphrases],
+            "earlier": [(r.prompt, r.target_new) for r in scenario.earlier],
             "neighbours": list(near.items()),
             "watched": [(r.prompt, r.target_new) for r in watched],
         }

@@ -11,6 +11,7 @@ from trl import DPOConfig
 from corsa_plugins.corsa import CorsaSettings
 from corsa_plugins.corsa.pcgrad import PCGradForm
 from corsa_plugins.model.borrowing import attribute
+from corsa_plugins.model.precision import computes_in_bfloat16
 from trl_ext.activations import adopt
 from trl_ext.checks import REFERENCES, check_checkpointing, check_config
 from trl_ext.zero import LAUNCHED, read_zero, variables_hidden
@@ -181,6 +182,8 @@ class CoRSAConfig(DPOConfig):
         check_config(self)
         self.router_aux_loss_coef = 0.0
         adopt(self)
+        if self.use_cpu and self.bf16 is None and not computes_in_bfloat16("cpu"):
+            self.bf16 = False  # TRL's default, which here would take many times as long as float32
         with variables_hidden(LAUNCHED), attribute(self, "deepspeed", None):  # the trainer does what is asked of it
             super().__post_init__()
         check_checkpointing(self)  # after it, because it reads JSON given on a command line

@@ -23,6 +23,7 @@ from corsa_plugins.files import atomic_write_text, sole_use
 from corsa_plugins.journal import OtherWorkError
 from corsa_plugins.model.loading import PRECISIONS, load_model
 from corsa_plugins.model.placement import Placement, Where
+from corsa_plugins.model.precision import computes_in_bfloat16
 from corsa_plugins.model.stored import save_model
 from corsa_plugins.outputs import new_directory
 
@@ -72,10 +73,7 @@ class Asking:
         """The precision that is meant; ``"auto"`` for the model's own."""
         if self.dtype != "auto":
             return self.dtype
-        if torch.cuda.is_available() and (not isinstance(self.device, str) or self.device.startswith("cuda")):
-            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "auto"
-        capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()
-        return "bfloat16" if any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")) else "auto"
+        return "bfloat16" if computes_in_bfloat16(self.device if isinstance(self.device, str) else None) else "auto"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import warnings
@@ -17,6 +18,7 @@ import torch
 from corsa_plugins.errors import LoadingError, SettingError, require
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
 from corsa_plugins.model.placement import Placement, Where, give_memory, is_offloaded, without_device_map
+from corsa_plugins.model.precision import computes_in_bfloat16
 from corsa_plugins.model.quantised import QUANTISED, has_quantised_maps, keep_layout, quantisation_config
 from corsa_plugins.model.stored import auto_class, check_stored, reading, refuse_missing
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["DTYPES", "PRECISIONS", "LoadingError", "load_model", "load_whole", "put_adapters"]
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DTYPES = (*PRECISIONS, *QUANTISED)
@@ -87,6 +91,12 @@ def load_model(
         return loaded.eval(), tokenizer
     if dtype == "auto" and target.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()  # CPUs have no arithmetic for float16: it is slower there and less exact
+    if target.type == "cpu" and loaded.dtype == torch.bfloat16 and not computes_in_bfloat16(target):
+        logger.warning(
+            "model %s: in bfloat16, in which this processor does not compute. Load it in float32 (dtype, on the "
+            "command line --dtype) to be many times as fast, for twice the memory",
+            os.fspath(model),
+        )
     return loaded.to(target).eval(), tokenizer
 
 

@@ -6,9 +6,11 @@ import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from corsa_plugins.errors import SettingError
@@ -24,6 +26,8 @@ __all__ = ["sample_continuations", "sample_texts"]
 
 _BETWEEN_DOCUMENTS = "<|endoftext|>"
 """What stands between the documents that GPT-2's successors were trained on, whatever they call their BOS."""
+_FEW = 1024
+"""Tokens among which the likeliest ones are looked for first."""
 
 
 def sample_texts(
@@ -130,13 +134,15 @@ def sample_continuations(
         seed: Of everything that is drawn; the generators of the process are left as they were.
         ends: Token ids that end a text.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
+    # top_p is taken here: what transformers has for it sorts the whole vocabulary at every token
     config = GenerationConfig(
-        max_new_tokens=length, do_sample=True, temperature=temperature, top_k=0, top_p=top_p,
+        max_new_tokens=length, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
         eos_token_id=list(ends) or None,
         pad_token_id=0, use_cache=True,
     )  # fmt: skip
+    processors = LogitsProcessorList([partial(likeliest, temperature, top_p)])
     device = input_device(model)
     ids, mask = pad(rows, side="left")
     devices = [device] if device.type == "cuda" else []
@@ -147,10 +153,32 @@ def sample_continuations(
         attribute(base_model(model), "generation_config", config),
     ):
         torch.manual_seed(_number(seed))
-        out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
+        out = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            logits_processor=processors,
+        )
     sampled: list[list[int]] = out[:, ids.shape[1] :].tolist()
     last = set(ends)
     return [row[: next((at for at, token in enumerate(row) if token in last), len(row))] for row in sampled]
+
+
+def likeliest(temperature: float, top_p: float, ids: Tensor, scores: Tensor) -> Tensor:
+    """``scores`` (rows, vocabulary) by the temperature, without all but the likeliest tokens that together have
+    ``top_p``. Those are mostly few, and found without sorting the others."""
+    scores = scores / temperature
+    if top_p >= 1:
+        return scores
+    whole = scores.shape[-1]
+    for n in (min(_FEW, whole), whole):
+        best, places = scores.topk(n, dim=-1)
+        share = (best - scores.logsumexp(-1, keepdim=True)).exp()
+        before = share.cumsum(-1) - share
+        if n == whole or bool((before[:, -1] >= top_p).all()):
+            break
+    taken = torch.full_like(scores, float("-inf"))
+    return taken.scatter(-1, places, best.masked_fill((before >= top_p) & (before > 0), float("-inf")))
 
 
 def _number(seed: int | str) -> int:

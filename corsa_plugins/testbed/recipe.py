@@ -43,7 +43,8 @@ class TrainingConfig(Settings):
         sheltered: share of the documents that can read a name at its last token and behind the first block only,
             see `train.visibility`.
         text_weight: weight in the loss of a token that is no answer; an answer token weighs 1.
-        bfloat16: autocast the matrix products; twice as fast on CPUs that have the instructions. Weights stay float32.
+        bfloat16: autocast the matrix products where the processor has the instructions, which is twice as fast. Weights
+            stay float32.
     """
 
     steps: Count = 1000

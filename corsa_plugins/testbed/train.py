@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from corsa_plugins.model.borrowing import hooked, random_state_kept
+from corsa_plugins.model.precision import computes_in_bfloat16
 from corsa_plugins.testbed.corpus import Batch, Corpus, Kind
 from corsa_plugins.testbed.recipe import ModelConfig, TestbedRecipe, TrainingConfig
 from corsa_plugins.testbed.world import World
@@ -53,11 +54,12 @@ def train(
         fused=True,
     )
     model.train()
+    half = config.bfloat16 and computes_in_bfloat16("cpu")
     with tqdm(range(config.steps), desc="testbed", unit="step") as progress:
         for step in progress:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * schedule(step, config)
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 loss = batch_loss(model, corpus.batch(), config.text_weight)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.journal import OtherWorkError
-from corsa_plugins.model.sampling import sample_continuations, sample_texts
+from corsa_plugins.model.sampling import likeliest, sample_continuations, sample_texts
 
 SIZE = {"length": 16, "batch_size": 4}
 
@@ -31,6 +32,15 @@ def test_cold_sampling_says_what_the_model_holds_most_likely(taught_llama, tiny_
         expected = taught_llama.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=2)
     begins = tiny_tokenizer.decode(expected[0, 1:], skip_special_tokens=True)
     assert texts[0].startswith(begins.split("<")[0])
+
+
+@pytest.mark.parametrize(("spread", "top_p"), [(6.0, 0.95), (0.1, 0.95), (6.0, 1e-6), (2.0, 1.0)])
+def test_the_likeliest_tokens_are_those_of_a_sorted_vocabulary(spread: float, top_p: float) -> None:
+    scores = spread * torch.randn(5, 3000, generator=torch.Generator().manual_seed(0))
+    expected = TemperatureLogitsWarper(0.8)(None, scores)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(None, expected)
+    assert torch.equal(likeliest(0.8, top_p, None, scores), expected)
 
 
 def test_rows_go_on_behind_an_end_and_are_cut_there(taught_llama, tiny_tokenizer) -> None:
