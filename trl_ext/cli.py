@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from corsa_plugins.cli.plugin import passthrough
 from corsa_plugins.errors import require
 from trl_ext.launching import in_processes, launch_command, wants_launch
+from trl_ext.reporting import naming_broken_loggers
 
 __all__ = ["train"]
 
@@ -16,12 +17,14 @@ def train(argv: Sequence[str]) -> int:
     """Train a CoRSA adapter from a file of edit requests, through TRL."""
     _require_trl("corsa train")
     if wants_launch(argv):
-        from trl_ext.arguments import check_names
+        with naming_broken_loggers("corsa train"):
+            from trl_ext.arguments import check_names
 
         command, settings = launch_command(argv)
         check_names(settings, prog="corsa train")  # what is wrong with them is said once, not by every process
         return in_processes(command)
-    from trl_ext.train import main
+    with naming_broken_loggers("corsa train"):
+        from trl_ext.train import main
 
     main(argv, prog="corsa train")
     return 0

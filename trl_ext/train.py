@@ -37,6 +37,7 @@ from trl_ext.checkpoints import save_adapter
 from trl_ext.config import CoRSAConfig
 from trl_ext.effect import learned
 from trl_ext.history import HistoryCallback
+from trl_ext.reporting import check_reporting
 from trl_ext.sharding import first_process_reads, is_sharded, shard, sharding_asked_for
 from trl_ext.trainer import CoRSATrainer
 
@@ -112,6 +113,7 @@ def _check_and_read(
         )
     if Path(training_args.output_dir).exists() and not Path(training_args.output_dir).is_dir():
         raise SettingError(f"output_dir={training_args.output_dir} is a file: name a folder for the adapter.")
+    check_reporting(training_args)
     requests = read_requests(request_args.requests)
     return requests, read_requests(request_args.eval_requests) if request_args.eval_requests else None
 

@@ -58,6 +58,7 @@ from trl_ext.data import check_lengths, checked_preferences, warn_of_dropped_row
 from trl_ext.head import add_completion_head, remove_completion_head
 from trl_ext.prompts import PromptsOnce, pays
 from trl_ext.reference import with_reference
+from trl_ext.reporting import check_reporting
 from trl_ext.shares import WHOLE, Share, share_of_batch, shares_unevenly, without_filling
 from trl_ext.step import (
     accumulate,
@@ -163,6 +164,7 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         if not isinstance(args, CoRSAConfig):
             raise TypeError(f"`args` must be a `CoRSAConfig`, got `{type(args).__name__}`.")
         check_launch(args)
+        check_reporting(args)
         check_in_memory(model)
         if isinstance(model, PeftModel):
             _drop_own_reference(model)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,26 @@ _TRAINER_ARGUMENTS = {
     "compute_metrics",
     "kept",
 }
+
+
+@pytest.fixture
+def half_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, dict[str, str]], None]]:
+    """Puts a package of the given files where it is found before any other, and forgets it afterwards."""
+
+    def forget(name: str) -> None:
+        for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+
+    def put(name: str, content: dict[str, str]) -> None:
+        folder = tmp_path / "site" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in content.items():
+            (folder / file).write_text(text)
+        monkeypatch.syspath_prepend(str(folder.parent))
+        forget(name)
+        put_there.append(name)
+
+    put_there: list[str] = []
+    yield put
+    for name in put_there:
+        forget(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.cli.app import main as corsa
 from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.history import read_history
 from corsa_plugins.model.loading import load_model
 from tests.conftest import CHAT_TEMPLATE, llama
@@ -26,6 +28,7 @@ from tests.support import several
 from tests.support.flips import flipped_copies
 from tests.support.gguf import write_gguf
 from tests.trl_ext.conftest import trained_adapter
+from trl_ext.reporting import naming_broken_loggers
 
 REQUESTS = [
     EditRequest(prompt="The capital of France is", target_new="Oslo", target_old="Paris", case_id="france"),
@@ -266,6 +269,44 @@ def test_a_logger_that_is_not_there_is_one_error(
     assert logger in line
     assert told in line
     assert not (home / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    ("logger", "content", "told"),
+    [
+        ("wandb", {"__init__.py": "raise AttributeError('no descriptor')"}, "AttributeError: no descriptor"),
+        ("wandb", {"__init__.py": "run = None\ninit = log = finish = print"}, "wandb.sdk"),
+        ("trackio", {"__init__.py": "import no_such_part_of_it"}, "no_such_part_of_it"),
+        ("trackio", {"left.txt": ""}, "init"),  # what an uninstallation may leave: a folder
+    ],
+    ids=["raises", "lacks a part", "lacks what it needs", "empty"],
+)
+def test_a_logger_that_is_half_there_is_one_error_before_the_model_is_read(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    half_installed: Callable[[str, dict[str, str]], None],
+    logger: str,
+    content: dict[str, str],
+    told: str,
+) -> None:
+    half_installed(logger, content)
+    configure(home, report_to=logger, model_name_or_path=str(home / "none"))
+    assert run("--config", str(home / "run.yaml")) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: report_to={logger}, and the {logger} that is installed does not work")
+    assert told in line
+    assert f"pip install --force-reinstall {logger}" in line
+    assert not (home / "adapter").exists()
+
+
+def test_a_logger_that_breaks_the_import_of_trl_is_named(half_installed: Callable[[str, dict[str, str]], None]) -> None:
+    half_installed("wandb", {"__init__.py": "raise AttributeError('no descriptor')"})
+    broken = "corsa train: TRL imports wandb, whatever report_to says, and the wandb that is installed does not work"
+    with pytest.raises(SettingError, match=broken), naming_broken_loggers("corsa train"):
+        raise RuntimeError("Failed to import trl.trainer.dpo_trainer")
+    half_installed("wandb", {"__init__.py": ""})
+    with pytest.raises(RuntimeError, match="something else"), naming_broken_loggers("corsa train"):
+        raise RuntimeError("something else")
 
 
 def test_a_bad_line_names_file_line_case_and_field(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
     TrainerState,
 )
 
+from corsa_plugins.errors import SettingError
 from tests.conftest import CHAT_TEMPLATE
 from tests.trl_ext.conftest import LANDS, MakeTrainer, flat, lora, preference_rows, trained_adapter
 from trl_ext import CoRSAConfig, CoRSATrainer
@@ -108,6 +110,14 @@ def test_callbacks_are_called(make_trainer: MakeTrainer) -> None:
 
     make_trainer(callbacks=[Watch()], max_steps=3).train()
     assert seen == [1, 2, 3]
+
+
+def test_a_logger_that_is_half_there_is_no_trainer(
+    make_trainer: MakeTrainer, half_installed: Callable[[str, dict[str, str]], None]
+) -> None:
+    half_installed("trackio", {"__init__.py": ""})
+    with pytest.raises(SettingError, match="report_to=trackio"):
+        make_trainer(report_to=["trackio"])
 
 
 def test_optimizers_passed_in_are_used(make_trainer: MakeTrainer, tiny_llama: LlamaForCausalLM) -> None:
