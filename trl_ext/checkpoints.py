@@ -41,6 +41,8 @@ def begin_checkpoint(folder: Path) -> None:
 
 def _was_cut_off(folder: Path) -> bool:
     try:
+        if all(path.name.startswith(f".{MANIFEST}.") for path in folder.iterdir()):
+            return True  # before it could say so
         return bool(json_value((folder / MANIFEST).read_text(encoding="utf-8")) == _UNFINISHED)
     except (OSError, ValueError):
         return False

@@ -215,10 +215,16 @@ class BatchEdit:
         return EditedLayer(targets, kept, edit.smoothing, report)
 
     def missing(self, position: int, values: Values) -> tuple[Tensor, Tensor]:
-        """The targets V1 that an edit of the layer goes by, and V1 - W K1 at the present weights; both (d_out, N)."""
+        """The targets V1 that an edit of the layer goes by, and V1 - W K1 at the present weights; both (d_out, N).
+
+        Nothing is missing of a request that the norm anchor leaves out.
+        """
         layer = self.reader.settings.layers[position - 1]
         targets = self.reader.targets(self.requests, self.state.contexts, layer, values)
-        return targets, (targets - self.reader.outputs(self.requests, layer)).double()
+        missing = (targets - self.reader.outputs(self.requests, layer)).double()
+        if values.scale is not None:
+            missing[:, (values.scale == 0).to(missing.device)] = 0.0  # and not what two passes round differently
+        return targets, missing
 
     @cached_property
     def neighbours(self) -> tuple[EditRequest, ...]:

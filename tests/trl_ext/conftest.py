@@ -119,11 +119,13 @@ _TRAINER_ARGUMENTS = {
 
 @pytest.fixture
 def half_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, dict[str, str]], None]]:
-    """Puts a package of the given files where it is found before any other, and forgets it afterwards."""
+    """Puts a package of the given files where it is found before any other; what was imported of it comes back."""
+    before = dict(sys.modules)
+    put_there: list[str] = []
 
     def forget(name: str) -> None:
         for module in [module for module in sys.modules if module.partition(".")[0] == name]:
-            monkeypatch.delitem(sys.modules, module)
+            del sys.modules[module]
 
     def put(name: str, content: dict[str, str]) -> None:
         folder = tmp_path / "site" / name
@@ -134,7 +136,7 @@ def half_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         forget(name)
         put_there.append(name)
 
-    put_there: list[str] = []
     yield put
     for name in put_there:
         forget(name)
+        sys.modules.update({module: own for module, own in before.items() if module.partition(".")[0] == name})

@@ -89,6 +89,21 @@ def test_what_there_is_nothing_to_go_on_from(
         checkpoint_to_resume(True, trainer.args)
 
 
+@pytest.mark.parametrize("left", [None, ".manifest.json.a1b2c3d4.part"])
+def test_a_checkpoint_that_was_cut_off_before_it_could_say_so_is_none(
+    make_trainer: MakeTrainer, tmp_path: Path, left: str | None
+) -> None:
+    cut = tmp_path / "out" / "checkpoint-1"
+    cut.mkdir(parents=True)
+    if left:
+        (cut / left).touch()
+    args = make_trainer(**SETTINGS).args
+    assert checkpoint_to_resume(True, args) is None
+    (cut / "optimizer.pt").touch()
+    with pytest.raises(SettingError, match="there is no whole checkpoint"):
+        checkpoint_to_resume(True, args)
+
+
 def test_where_no_checkpoint_was_ever_finished_the_training_begins(
     make_trainer: MakeTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
