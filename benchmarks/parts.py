@@ -1,7 +1,7 @@
 """AlphaEdit, AlphaEdit+ and each of its parts alone, on any model, where nothing conflicts and where something does.
 
     python -m benchmarks.parts --model FOLDER --rounds round_1.jsonl --watched untouched.jsonl --statistics stats
-        [--settings FILE] [--layers 3-7] [--scenarios 20 60 3x20 again50 ...] [--seeds 3 4 5] [--output runs/parts]
+        [--settings auto|FILE] [--layers 3-7] [--scenarios 20 60 3x20 again50 ...] [--seeds 3 4 5] [--output runs/parts]
 
 `corsa testbed`, `corsa atlas` and `corsa stats` write such files. A scenario is one batch (`60`), batches in sequence
 (`3x20`), or a batch upon an earlier one of the same size, a fifth of it hard: earlier edits asked for again, in other
@@ -12,7 +12,8 @@ that of the earlier batch but for what is asked again, `neighbours` are facts wi
 `watched` those of the file. `stays protected` is the share of the preserved keys' energy that edits do not reach, in
 the edited layer in which it is least.
 
-The value vectors do not depend on the parts: they are found once for each batch and kept in OUTPUT/values. Results are
+With ``--settings auto`` they are chosen for each draw, by its first batch. The value vectors do not depend on the
+parts: they are found once for each batch and kept in OUTPUT/values. Results are
 appended to OUTPUT/results.jsonl as they come; a stopped run goes on where it was.
 """
 
@@ -50,6 +51,7 @@ from corsa_plugins.alphaedit import (
     SmoothingSettings,
 )
 from corsa_plugins.alphaedit import reader as model_reader
+from corsa_plugins.alphaedit.auto import AUTO, Choice, choose_settings
 from corsa_plugins.alphaedit.values.search import Values, find_values
 from corsa_plugins.bench.conflict_sets import ConflictPlan, conflict_set, rewordings
 from corsa_plugins.cli.values import parse_layers
@@ -78,6 +80,9 @@ def methods(settings: AlphaEditSettings) -> dict[str, AlphaEditSettings]:
     }
 
 
+METHODS = tuple(methods(AlphaEditSettings(layers=(0,))))
+
+
 @dataclass(frozen=True)
 class Scenario:
     """Batches to edit one after the other, and what is asked afterwards.
@@ -103,16 +108,9 @@ class Scenario:
         """``20``, ``3x20``, ``again20``, ``preserved20`` or ``inconsistent20``, of the requests of ``pool``. Seed and
         name decide; of the last two AlphaEdit, by which the hard requests are found on the weights after the first
         batch, which is taken back."""
-        match = re.fullmatch(r"(again|preserved|inconsistent|(\d+)x)?(\d+)", name)
-        if not match:
-            raise SystemExit(f"scenario {name}: give a size, such as 20, 3x20, again20, preserved20 or inconsistent20")
-        size, kind = int(match[3]), match[1] if match[1] and not match[2] else None
-        count = 2 * size if kind else int(match[2] or 1) * size
-        if count > len(pool):
-            raise SystemExit(f"scenario {name} needs {count} requests, and the rounds have {len(pool)}")
-        drawn = random.Random(f"parts {seed}").sample(list(pool), count)
+        kind, size, drawn = draw(name, pool, seed)
         if kind is None:
-            return cls([drawn[start : start + size] for start in range(0, count, size)], drawn, [])
+            return cls([drawn[start : start + size] for start in range(0, len(drawn), size)], drawn, [])
         first = drawn[:size]
         if kind == "again":
             hard = rewordings(first, pool, size // 5, seed=seed)
@@ -122,6 +120,19 @@ class Scenario:
             found = conflict_set(edited, pool, ConflictPlan(kind, size, seed=seed), exclude=first)
         latest = list(found.requests)
         return cls([first, latest], latest, list(compress(latest, found.hard)))
+
+
+def draw(name: str, pool: Sequence[EditRequest], seed: int) -> tuple[str | None, int, list[EditRequest]]:
+    """What a scenario's name says: of which kind its hard requests are, if any, the size of its batches, and what is
+    drawn for them, those of the first batch first."""
+    match = re.fullmatch(r"(again|preserved|inconsistent|(\d+)x)?(\d+)", name)
+    if not match:
+        raise SystemExit(f"scenario {name}: give a size, such as 20, 3x20, again20, preserved20 or inconsistent20")
+    size, kind = int(match[3]), match[1] if match[1] and not match[2] else None
+    count = 2 * size if kind else int(match[2] or 1) * size
+    if count > len(pool):
+        raise SystemExit(f"scenario {name} needs {count} requests, and the rounds have {len(pool)}")
+    return kind, size, random.Random(f"parts {seed}").sample(list(pool), count)
 
 
 @contextmanager
@@ -222,9 +233,14 @@ def _cell(chosen: Sequence[Mapping[str, Any]], plain: Mapping[int, Mapping[str, 
     return f"{cell} ({mean:+.1f}{'' if half is None else f' ± {half:.1f}'})"
 
 
-def settings_of(arguments: argparse.Namespace) -> AlphaEditSettings:
-    """Those that were named; else the defaults with what carries over between models where it matters."""
+def settings_of(arguments: argparse.Namespace, choose: Callable[[Sequence[int]], Choice]) -> AlphaEditSettings:
+    """Those that were named, or are to be chosen; else the defaults with what carries over between models where it
+    matters."""
     layers = parse_layers(arguments.layers)
+    if arguments.settings == AUTO:
+        choice = choose(layers or ())
+        Console(stderr=True).print(choice.reason)
+        return choice.settings
     if arguments.settings:
         settings = AlphaEditSettings.load(arguments.settings)
         return replace(settings, layers=layers) if layers else settings
@@ -242,11 +258,13 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", nargs="+", required=True, help="JSON Lines files of edit requests")
     parser.add_argument("--watched", required=True, help="facts that no edit should change, as requests")
     parser.add_argument("--statistics", required=True, help="what `corsa stats` wrote")
-    parser.add_argument("--settings", help="a preset or a YAML file; by default scale-free ones, tuned to no model")
+    parser.add_argument(
+        "--settings", help="auto, a preset or a YAML file; by default scale-free ones, tuned to no model"
+    )
     parser.add_argument("--layers", help="such as 3-7")
     parser.add_argument("--scenarios", nargs="+", default=["20", "60", "3x20", "again50"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
-    parser.add_argument("--only", nargs="+", help="run these methods only")
+    parser.add_argument("--only", nargs="+", choices=METHODS, help="run these methods only")
     parser.add_argument("--most-watched", type=int, default=300, help="of the file, the first so many")
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="auto")
@@ -254,7 +272,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure(arguments: argparse.Namespace, by_name: Mapping[str, AlphaEditSettings]) -> list[dict[str, Any]]:
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each scenario, seed and method, those of earlier runs into the same folder included."""
     path = arguments.output / "results.jsonl"
     done = {(row["scenario"], row["seed"], row["method"]) for row in read_rows(path)}
@@ -262,20 +280,20 @@ def measure(arguments: argparse.Namespace, by_name: Mapping[str, AlphaEditSettin
     statistics = KeyStatistics.load(arguments.statistics)
     pool = [request for file in arguments.rounds for request in read_requests(file)]
     watched = read_requests(arguments.watched)[: arguments.most_watched]
+    wanted = [method for method in METHODS if method in (arguments.only or METHODS)]
     with kept_values(arguments.output / "values"):
         for seed in arguments.seeds:
             for name in arguments.scenarios:
-                left = {
-                    method: settings
-                    for method, settings in by_name.items()
-                    if (name, seed, method) not in done and method in (arguments.only or by_name)
-                }
+                left = [method for method in wanted if (name, seed, method) not in done]
                 if not left:
                     continue
+                _, size, drawn = draw(name, pool, seed)
+                choose = partial(choose_settings, model, tokenizer, statistics, drawn[:size])
+                by_name = methods(settings_of(arguments, lambda layers, choose=choose: choose(layers=layers)))
                 plain = partial(AlphaEditor, model, tokenizer, statistics, by_name[ALPHAEDIT])
                 scenario = Scenario.draw(name, pool, seed, plain)
-                for method, settings in left.items():
-                    start = time.perf_counter()
+                for method in left:
+                    start, settings = time.perf_counter(), by_name[method]
                     row = run(AlphaEditor(model, tokenizer, statistics, settings), scenario, watched)
                     seconds = time.perf_counter() - start
                     row = {"scenario": name, "seed": seed, "method": method, "seconds": seconds, **row}
@@ -285,15 +303,14 @@ def measure(arguments: argparse.Namespace, by_name: Mapping[str, AlphaEditSettin
                         + ", ".join(f"{key} {100 * row[key]:.1f}" for key in COLUMNS if key in row)
                         + f"; {row['layers'][-1]}; {seconds:.0f} s"
                     )
-    wanted = set(arguments.seeds)
-    return [row for row in read_rows(path) if row["seed"] in wanted and row["scenario"] in arguments.scenarios]
+    return [row for row in read_rows(path) if row["seed"] in arguments.seeds and row["scenario"] in arguments.scenarios]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parsed(argv)
     logging.getLogger("corsa_plugins").setLevel(logging.ERROR)  # what was not edited is counted
     arguments.output.mkdir(parents=True, exist_ok=True)
-    rows = measure(arguments, methods(settings_of(arguments)))
+    rows = measure(arguments)
     console = Console()
     (console if console.is_terminal else Console(width=200)).print(table(rows))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks.parts import ALPHAEDIT, Scenario, methods, table
+from benchmarks.parts import ALPHAEDIT, Scenario, methods, parsed, settings_of, table
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings
+from corsa_plugins.alphaedit.auto import Choice
 from corsa_plugins.data.requests import EditRequest
 from tests.fixtures.alphaedit import REQUESTS, SETTINGS, Bench
 
@@ -41,6 +43,20 @@ def test_each_method_has_its_one_part_and_alphaedit_plus_has_all() -> None:
     printed = by_name["smoothing as in the paper"]
     assert replace(printed, smoothing=None, validation_score=plain.validation_score) == plain
     assert len({str(each) for each in by_name.values()}) == 7
+
+
+def test_settings_are_chosen_where_that_is_asked_for() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def choose(layers: Sequence[int]) -> Choice:
+        asked.append(tuple(layers))
+        return Choice(AlphaEditSettings(layers=(5,)), "because")
+
+    files = ["--model", "m", "--rounds", "r", "--watched", "w", "--statistics", "s"]
+    assert settings_of(parsed([*files, "--settings", "auto"]), choose).layers == (5,)
+    assert settings_of(parsed([*files, "--settings", "auto", "--layers", "3-4"]), choose).layers == (5,)
+    assert settings_of(parsed([*files, "--layers", "3-4"]), choose).layers == (3, 4)
+    assert asked == [(), (3, 4)]
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("20", [20]), ("3x10", [10, 10, 10])])

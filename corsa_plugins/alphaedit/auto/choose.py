@@ -35,12 +35,15 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 """Name of the settings that are chosen."""
 
-_SHARES, _RIDGES = (0.5, 0.7, 0.9), (0.03, 0.1, 0.3)
-_FINER: Mapping[str, Any] = {"steps": 50, "lr": 0.1}
-"""Values that end nearer to where they begin, for twice the work."""
+_SHARES, _RIDGES = (0.5, 0.7, 0.9), (0.03, 0.1, 0.3, 1.0)
+_EARLIER = 0.1
+"""The loss at which the search for values may end: from there on answers that are said anyway only get surer, and what
+that takes is in the update, for everything else to feel."""
+_HALVINGS = 2
+"""How often the steps of that search are halved: values end nearer to where they begin, for twice the work."""
 _FURTHER: Mapping[str, Any] = {"steps": 120, "lr": 0.05, "clamp": 4.0}
-_CLEARLY = 1e-3
-"""By how much a score has to be better to change what is there."""
+_CLEARLY, _WORTH_TWICE = 1e-3, 0.02
+"""By how much a score has to be better to change what is there, and to double the work of every edit."""
 _REACHED = 0.9
 """The share of targets that values are to reach."""
 
@@ -125,19 +128,21 @@ def choose_settings(
     trials = Trials(model, tokenizer, statistics, facts, report)
     start = _far_enough(trials, start)
     best, trial = trials.best([(replace(start, layers=window), f"layers {_range(window)}") for window in candidates])
-    for change, what in _changes():
+    made = [best]
+    for change, what, gain in _changes():
         other = change(best)
-        if other == best:
+        if other in made:
             continue
+        made.append(other)
         tried = trials.try_out(other, f"layers {_range(best.layers)}, {what}")
-        if tried.score > trial.score + _CLEARLY:
+        if tried.score > trial.score + gain:
             best, trial = other, tried
     assert best.null_space is not None  # it starts with one, and what is tried is how wide
     reason = (
         f"by {len(trials.made)} trial edits of {facts.source}: layers {_range(best.layers)}, null space the smallest "
-        f"{100 * best.null_space.value:g} %, ridge {best.ridge:g}, values in {best.values.steps} steps; new answers "
-        f"{100 * trial.efficacy:.0f} %, reworded {100 * trial.generality:.0f} %, watched facts "
-        f"{100 * trial.kept:.0f} % kept"
+        f"{100 * best.null_space.value:g} %, ridge {best.ridge:g}, values in {best.values.steps} steps to a loss of "
+        f"{best.values.stop_loss:g}; new answers said {100 * trial.efficacy:.0f} %, reworded "
+        f"{100 * trial.generality:.0f} %, watched facts {100 * trial.kept:.0f} % kept"
     )
     return Choice(best, reason, tuple(trials.made))
 
@@ -167,17 +172,24 @@ def _far_enough(trials: Trials, start: AlphaEditSettings) -> AlphaEditSettings:
     return further if reached[1] > reached[0] else start
 
 
-def _changes() -> Iterator[tuple[Callable[[AlphaEditSettings], AlphaEditSettings], str]]:
-    """What is tried one after the other once the layers are chosen."""
-    yield _with_finer_values, "values in smaller steps"
+def _changes() -> Iterator[tuple[Callable[[AlphaEditSettings], AlphaEditSettings], str, float]]:
+    """What is tried one after the other once the layers are chosen, and what it has to be worth."""
+    yield _ending_earlier, f"values to a loss of {_EARLIER:g}", _CLEARLY
+    for halving in range(1, _HALVINGS + 1):
+        yield _with_half_the_step, f"values in steps of 1/{2**halving}", _WORTH_TWICE
     for share in _SHARES:
-        yield partial(_with_share, share), f"null space {share:g}"
+        yield partial(_with_share, share), f"null space {share:g}", _CLEARLY
     for ridge in _RIDGES:
-        yield partial(_with_ridge, ridge), f"ridge {ridge:g}"
+        yield partial(_with_ridge, ridge), f"ridge {ridge:g}", _CLEARLY
 
 
-def _with_finer_values(settings: AlphaEditSettings) -> AlphaEditSettings:
-    return replace(settings, values=replace(settings.values, **_FINER))
+def _ending_earlier(settings: AlphaEditSettings) -> AlphaEditSettings:
+    return replace(settings, values=replace(settings.values, stop_loss=_EARLIER))
+
+
+def _with_half_the_step(settings: AlphaEditSettings) -> AlphaEditSettings:
+    values = settings.values
+    return replace(settings, values=replace(values, steps=2 * values.steps, lr=values.lr / 2))
 
 
 def _with_share(share: float, settings: AlphaEditSettings) -> AlphaEditSettings:

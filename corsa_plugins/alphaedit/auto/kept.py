@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 KEPT = "auto.json"
 """Name of the file in the folder of statistics."""
 
-_VERSION = 1
+_VERSION = 2
 
 
 def kept_choice(statistics: KeyStatistics, layers: Sequence[int], chat_template: bool | None) -> Choice | None:

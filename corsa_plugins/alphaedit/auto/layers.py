@@ -25,7 +25,10 @@ def likely_layers(n_blocks: int) -> tuple[int, ...]:
 
 
 def windows(layers: Sequence[int]) -> list[tuple[int, ...]]:
-    """Up to three runs of up to five neighbouring layers among those there are statistics of, from the lowest on."""
+    """Up to three runs of up to five neighbouring layers among those there are statistics of, from the lowest on.
+
+    Of two layers either is tried alone too, as shallow models may keep what they know in one.
+    """
     runs: list[list[int]] = []
     for layer in sorted(layers):
         if runs and runs[-1][-1] == layer - 1:
@@ -35,6 +38,8 @@ def windows(layers: Sequence[int]) -> list[tuple[int, ...]]:
     found = [tuple(run[start : start + _WIDEST]) for run in runs for start in range(max(1, len(run) - _WIDEST + 1))]
     if len(found) == 1 and len(found[0]) > 2:
         found.append(found[0][-(len(found[0]) + 1) // 2 :])
+    elif len(found) == 1 and len(found[0]) == 2:
+        found += [(layer,) for layer in found[0]]
     if len(found) > _MOST:
         found = [found[round(index * (len(found) - 1) / (_MOST - 1))] for index in range(_MOST)]
     return list(dict.fromkeys(found))

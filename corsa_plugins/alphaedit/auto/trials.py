@@ -23,6 +23,9 @@ __all__ = ["Trial", "Trials"]
 
 _EFFICACY_WEIGHT, _KEPT_WEIGHT = 2.0, 3.0
 """Against new answers in other words: an edit that is not taken at all is none, and what it spoils is everywhere."""
+_SURE = 0.8
+"""The probability from which an answer counts in full. It is said from one half on; the rest is for what a real batch
+has beside a trial: more edits, which take from one another."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Trial:
 
     Attributes:
         what: The settings that were tried, in words.
-        efficacy: Mean probability of the new answer behind the prompt.
+        efficacy: How far the new answers are said behind their prompts: the mean of their probabilities as shares of
+            0.8, each at most 1. Surer than that is not better, and costs what is kept.
         generality: Behind other wordings.
         kept: Mean over the watched facts of the share of the answer's probability that is left, at most 1.
         reached: The share of the facts whose value vector reaches its target.
@@ -104,7 +108,7 @@ class Trials:
             reworded = self._probabilities(wordings, settings)
             after = self._probabilities(pairs, settings)
         kept = [min(1.0, now / max(then, 1e-9)) for now, then in zip(after, before, strict=True)]
-        trial = Trial(what, _mean(won), _mean(reworded), _mean(kept), float(values.reached.double().mean()))
+        trial = Trial(what, _said(won), _said(reworded), _mean(kept), float(values.reached.double().mean()))
         self.made.append(trial)
         self._report(trial)
         return trial
@@ -125,6 +129,10 @@ class Trials:
 def _on_trial(settings: AlphaEditSettings) -> AlphaEditSettings:
     """One context, which is a third of the work; and nothing smoothed: that is decided for each batch by itself."""
     return replace(settings, smoothing=None, n_contexts=min(settings.n_contexts, 1))
+
+
+def _said(probabilities: Sequence[float]) -> float:
+    return _mean([min(1.0, probability / _SURE) for probability in probabilities])
 
 
 def _mean(numbers: Sequence[float]) -> float:

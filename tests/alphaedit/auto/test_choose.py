@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
@@ -11,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from corsa_plugins.alphaedit import AlphaEditor, collect_statistics
+from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, collect_statistics
 from corsa_plugins.alphaedit.auto import Choice, choose_settings, settings_for
 from corsa_plugins.alphaedit.auto.choose import start_settings
 from corsa_plugins.alphaedit.auto.facts import TrialFacts, known_facts, own_facts
@@ -48,13 +49,17 @@ def test_a_choice_leaves_the_model_alone_and_edits_what_it_did_not_see(testbed_b
     choice = choose_settings(bench.model, bench.tokenizer, bench.statistics, rounds[0], report=told.append)
     assert bench.holds(before)
     assert tuple(told) == choice.trials
-    assert len(told) == 6  # one place, smaller steps, two other null spaces, two other ridges
+    assert len(told) == 9  # one place, an earlier end, steps halved twice, two other null spaces, three other ridges
     assert "10 of the requests" in choice.reason
     assert f"{len(told)} trial edits" in choice.reason
     best = max(told, key=lambda trial: trial.score)
     assert best.efficacy > 0.9
-    assert f"new answers {100 * best.efficacy:.0f} %, reworded {100 * best.generality:.0f} %" in choice.reason
+    assert f"new answers said {100 * best.efficacy:.0f} %, reworded {100 * best.generality:.0f} %" in choice.reason
     assert best != told[0], "the first is the best: this tests nothing of what follows"
+    assert (
+        f"values in {choice.settings.values.steps} steps to a loss of {choice.settings.values.stop_loss:g}"
+        in choice.reason
+    )
     report = AlphaEditor(bench.model, bench.tokenizer, bench.statistics, choice.settings).edit(rounds[1], answers=False)
     assert sum(request.edited for request in report.requests) >= 16
 
@@ -108,6 +113,32 @@ def test_where_nothing_can_be_tried_it_says_so(llama_bench, caplog) -> None:
 def test_a_score_weighs_what_is_lost_more_than_what_is_won() -> None:
     spoils, spares = Trial("", 1.0, 0.6, 0.8, 1.0), Trial("", 0.95, 0.5, 0.95, 1.0)
     assert spares.score > spoils.score
+
+
+def test_what_doubles_the_work_has_to_be_worth_it(testbed_bench, rounds, monkeypatch) -> None:
+    """Every change is a little better than the one before, but smaller steps are not taken for that."""
+    made = itertools.count()
+
+    def tried(trials: Trials, settings: AlphaEditSettings, what: str) -> Trial:
+        trials.made.append(Trial(what, 0.5, 0.5, 0.5 + 0.005 * next(made), 1.0))
+        return trials.made[-1]
+
+    monkeypatch.setattr(Trials, "try_out", tried)
+    choice = choose_settings(testbed_bench.model, testbed_bench.tokenizer, testbed_bench.statistics, rounds[0])
+    assert [trial.what for trial in choice.trials if "steps" in trial.what] == ["layers 0, values in steps of 1/2"]
+    start = start_settings((0,))
+    chosen = replace(start.values, stop_loss=0.1)
+    assert choice.settings.values == chosen
+    assert choice.settings.ridge == 1.0
+
+
+def test_an_answer_that_is_sure_is_said_no_more_than_one_that_is_likely(testbed_bench, rounds, monkeypatch) -> None:
+    facts = own_facts(testbed_bench.model, testbed_bench.tokenizer, rounds[0], ["{}", "So. {}"])
+    trials = Trials(testbed_bench.model, testbed_bench.tokenizer, testbed_bench.statistics, facts)
+    asked = iter([[0.5], [0.8], [0.2, 1.0], [0.25]])  # watched, new answers, reworded, watched
+    monkeypatch.setattr(Trials, "_probabilities", lambda *_: next(asked))
+    trial = trials.try_out(start_settings((0,)), "one")
+    assert (trial.efficacy, trial.generality, trial.kept) == (1.0, pytest.approx(0.625), 0.5)
 
 
 def test_a_trial_measures_an_edit_and_takes_it_back(testbed_bench, rounds) -> None:
