@@ -39,8 +39,9 @@ _SHARES, _RIDGES = (0.5, 0.7, 0.9), (0.03, 0.1, 0.3, 1.0)
 _EARLIER = 0.1
 """The loss at which the search for values may end: from there on answers that are said anyway only get surer, and what
 that takes is in the update, for everything else to feel."""
-_HALVINGS = 2
-"""How often the steps of that search are halved: values end nearer to where they begin, for twice the work."""
+_HALVINGS, _SMALLEST = 2, 0.05
+"""How often the steps of that search are halved, and down to where: values end nearer to where they begin, for twice
+the work."""
 _FURTHER: Mapping[str, Any] = {"steps": 120, "lr": 0.05, "clamp": 4.0}
 _CLEARLY, _WORTH_TWICE = 1e-3, 0.02
 """By how much a score has to be better to change what is there, and to double the work of every edit."""
@@ -189,6 +190,8 @@ def _ending_earlier(settings: AlphaEditSettings) -> AlphaEditSettings:
 
 def _with_half_the_step(settings: AlphaEditSettings) -> AlphaEditSettings:
     values = settings.values
+    if values.lr / 2 < _SMALLEST:
+        return settings
     return replace(settings, values=replace(values, steps=2 * values.steps, lr=values.lr / 2))
 
 

@@ -19,7 +19,8 @@ __all__ = ["FEWEST", "TrialFacts", "known_facts", "own_facts"]
 FEWEST = 8
 """With fewer facts to edit than this nothing is tried: the figures would be noise."""
 
-_EDITED, _WATCHED = 10, 30
+_EDITED, _OWN_EDITED, _WATCHED = 10, 20, 30
+"""At most. Of the user's own more are edited: on a trial of few, a batch of many looks easier than it is."""
 
 
 class _Relation(NamedTuple):
@@ -170,7 +171,7 @@ def own_facts(
     draw = random.Random(seed)
     usable = [request for request in requests if request.subject]
     draw.shuffle(usable)
-    half = min(_EDITED, len(usable) // 2)
+    half = min(_OWN_EDITED, len(usable) // 2)
     edited, others = usable[:half], usable[half : half + _WATCHED]
     if half < FEWEST:
         return None

@@ -14,7 +14,7 @@ import torch
 
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, collect_statistics
 from corsa_plugins.alphaedit.auto import Choice, choose_settings, settings_for
-from corsa_plugins.alphaedit.auto.choose import start_settings
+from corsa_plugins.alphaedit.auto.choose import _changes, start_settings
 from corsa_plugins.alphaedit.auto.facts import TrialFacts, known_facts, own_facts
 from corsa_plugins.alphaedit.auto.kept import KEPT, keep_choice, kept_choice
 from corsa_plugins.alphaedit.auto.trials import Trial, Trials
@@ -99,6 +99,9 @@ def test_own_facts_take_one_half_and_watch_the_other(testbed_bench, rounds) -> N
         assert answer.strip()
         assert prompt in by_prompt
     assert own_facts(testbed_bench.model, testbed_bench.tokenizer, rounds[0][:15], ["{}"]) is None
+    more = own_facts(testbed_bench.model, testbed_bench.tokenizer, [*rounds[0], *rounds[1]], ["{}"])
+    assert more is not None
+    assert len(more.edits) == 20
 
 
 def test_where_nothing_can_be_tried_it_says_so(llama_bench, caplog) -> None:
@@ -130,6 +133,15 @@ def test_what_doubles_the_work_has_to_be_worth_it(testbed_bench, rounds, monkeyp
     chosen = replace(start.values, stop_loss=0.1)
     assert choice.settings.values == chosen
     assert choice.settings.ridge == 1.0
+
+
+def test_steps_are_halved_down_to_a_twentieth() -> None:
+    changes = [change for change, what, _ in _changes() if "steps" in what]
+    settings = start_settings((0,))
+    for change in changes:
+        settings = change(settings)
+    assert (settings.values.steps, settings.values.lr) == (100, 0.05)
+    assert changes[0](settings) == settings
 
 
 def test_an_answer_that_is_sure_is_said_no_more_than_one_that_is_likely(testbed_bench, rounds, monkeypatch) -> None:
