@@ -207,7 +207,7 @@ def _efficacy(
     layers = {name: layer for layer, name in changed_names(state).items()}
     found = editable_maps(asked.parts, state.modules)
     maps = {name: found[layers[name]] for name in adapter.updates}
-    whole = {name: joined([b.layers[layers[name]] for b in batches if layers[name] in b.layers]) for name in maps}
+    whole = {name: _joined(state, layers[name], [b for b in batches if layers[name] in b.layers]) for name in maps}
     left = {name: u if isinstance(u, LowRank) else u.side_by_side() for name, u in adapter.updates.items()}
     total = sum(len(batch.requests) for batch in told)
     shares = []
@@ -225,15 +225,19 @@ def _module(
     state: EditState, layer: Site, batches: Sequence[EditBatch], form: AdapterForm
 ) -> tuple[LowRank | RoutedLowRank, ModuleExport]:
     """The change that some batches make of a layer, as it is in an adapter."""
-    update = joined([part for batch in batches for part in state.parts(batch, layer)])
+    experts, update = experts_at(state, layer), _joined(state, layer, batches)
     moment = form.moment(layer, torch.cat([batch.layers[layer].keys for batch in batches], 1))
-    experts = experts_at(state, layer)
     if experts > 1:
         routed = compress_experts(update, experts, form.rank, moment)
         return routed.update, ModuleExport(routed.needed, routed.update.rank, routed.loss)
     compressed = compress(update, form.rank or update.rank, moment)
     narrow = compressed.update.narrowed()
     return narrow, ModuleExport(update.rank, narrow.rank, compressed.loss)
+
+
+def _joined(state: EditState, layer: Site, batches: Sequence[EditBatch]) -> LowRank:
+    """What some batches put into the weight of a layer, in sum."""
+    return joined([state.part(batch, layer, experts_at(state, layer)) for batch in batches])
 
 
 def _ways(batches: Sequence[EditBatch]) -> str:

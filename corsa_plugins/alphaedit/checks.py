@@ -112,19 +112,14 @@ def editable_maps(architecture: Architecture, layers: Iterable[Site]) -> dict[Si
 
 
 def check_restraint(maps: Mapping[Site, LinearMap], settings: AlphaEditSettings) -> None:
-    """Refuse a restraint where there are no weights from before the edits to read, or those of several experts.
+    """Refuse a restraint where there are no weights from before the edits to read.
 
     Raises:
-        SettingError: There is a restraint, and one of the maps is quantised, or of routed experts.
+        SettingError: There is a restraint, and one of the maps is quantised.
     """
     if settings.restraint is None:
         return
     for linear in maps.values():
-        if linear.experts > 1:
-            raise SettingError(
-                f"{linear.name} is {linear.experts} routed experts, and the restraint of the settings (RECT, PRUNE, "
-                "SPHERE) is made for one weight: edit with alphaedit+ or another method without one"
-            )
         if linear.quantised:
             raise SettingError(
                 f"{linear.name} is quantised, and the restraint of the settings (RECT, PRUNE, SPHERE) is made of the "

@@ -2,6 +2,12 @@
 
 An edit state keeps the updates as they were solved for, and the weights are computed from those that are in force, so
 that any of them can be taken out again, in any order, although RECT's and PRUNE's rules are not linear in them.
+
+Of a mixture's routed experts, which lie side by side in one map, each is a weight of its own to a rule, as it is to the
+tokens that take it: RECT keeps its share of every expert's elements, PRUNE goes by the largest singular value of each,
+and SPHERE by the rows of each. Of all of them as one weight, RECT would keep the whole of an update that few experts
+have a part in, PRUNE would hold each by what the others are, and SPHERE would write to experts that no edited token
+takes.
 """
 
 from __future__ import annotations
@@ -15,10 +21,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from corsa_plugins.alphaedit.weights import Factors
+from corsa_plugins.alphaedit.weights import Factors, write_weight
+from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.settings import Settings, Share
 
-__all__ = ["Restrained", "RestraintSettings", "restrain"]
+__all__ = ["Restrained", "RestraintSettings", "restrain", "restrained_factors", "write_restrained"]
 
 Rule = Literal["relative_change", "singular_values", "principal_directions"]
 
@@ -74,6 +81,59 @@ class _Product(NamedTuple):
     right: Tensor
 
 
+@torch.no_grad()
+def write_restrained(
+    linear: LinearMap, original: Tensor, updates: Sequence[tuple[Factors, RestraintSettings | None]]
+) -> None:
+    """Put ``original`` and what is made of the updates into a linear map; one expert after the other, if it is several
+    and there is a restraint.
+
+    Args:
+        linear: Whose weight is written.
+        original: W0, (d_out, d_in), or what :func:`~corsa_plugins.alphaedit.weights.original_of` gave.
+        updates: In the order they were made, each with what restrains it.
+
+    Raises:
+        SettingError: The weight is quantised, and what is left of an update is no product.
+    """
+    if linear.experts == 1 or all(rule is None for _, rule in updates):
+        _write(linear, original, updates)
+        return
+    for one, columns in linear.apart():
+        of_one = ((_Product(update.left, update.right[columns]), rule) for update, rule in updates)
+        # most have no part in most updates, and a decomposition of each for nothing would take its time
+        _write(one, original[:, columns], [(update, rule) for update, rule in of_one if bool(update.right.any())])
+
+
+def _write(linear: LinearMap, original: Tensor, updates: Sequence[tuple[Factors, RestraintSettings | None]]) -> None:
+    plain: list[Factors] = [update for update, rule in updates if rule is None]
+    dense: list[Tensor] = []
+    for rule in dict.fromkeys(rule for _, rule in updates if rule is not None):
+        there = original.to(linear.parameter.device)
+        restrained = restrain(rule, there, [update for update, own in updates if own == rule])
+        plain += restrained.factors
+        dense += restrained.dense
+    write_weight(linear, original, plain, dense)
+
+
+def restrained_factors(settings: RestraintSettings, original: Tensor, update: Factors, experts: int = 1) -> Factors:
+    """What a linear rule makes of an update, of the same rank and with the same left factor.
+
+    Args:
+        settings: The rule.
+        original: W0, (d_out, d_in).
+        update: Of one batch.
+        experts: How many maps lie side by side in W0.
+    """
+    sides = []
+    for weight, right in zip(original.chunk(experts, dim=1), update.right.chunk(experts), strict=True):
+        if bool(right.any()):
+            (one,) = restrain(settings, weight, [_Product(update.left, right)]).factors
+            right = one.right
+        sides.append(right.double())
+    return _Product(update.left.double(), torch.cat(sides))
+
+
 def restrain(settings: RestraintSettings, original: Tensor, updates: Sequence[Factors]) -> Restrained:
     """What the rule makes of the updates.
 
@@ -91,7 +151,7 @@ def _by_relative_change(settings: RestraintSettings, original: Tensor, updates: 
     scale = original.double().abs() + EPSILON
     dense = []
     for update in updates:
-        delta = update.left.double() @ update.right.double().T
+        delta = _exact(update.left) @ _exact(update.right).T
         change = delta.abs() / scale
         left_out = int(change.numel() * (1 - settings.share))
         if left_out:
@@ -125,7 +185,7 @@ def _by_principal_directions(settings: RestraintSettings, original: Tensor, upda
     main = principal_directions(original, settings.energy)
     projected = []
     for update in updates:
-        right = update.right.double()
+        right = _exact(update.right)
         projected.append(_Product(update.left.double(), right - settings.strength * main @ (main.T @ right)))
     return Restrained(list[Factors](projected), [])
 
@@ -150,9 +210,15 @@ def principal_directions(matrix: Tensor, energy: float) -> Tensor:
 
 def largest_singular_value(matrix: Tensor) -> float:
     """Of a weight; by the smaller of its two Gram matrices, which is exact for the largest one."""
-    exact = matrix.double()
+    exact = _exact(matrix)
     gram = exact @ exact.T if exact.shape[0] <= exact.shape[1] else exact.T @ exact
     return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt())
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """A copy in float64: products of what was read from a file, and lies in memory as it lay there, are rounded
+    otherwise, and a state that was saved would give other weights."""
+    return tensor.to(torch.float64, copy=True)
 
 
 def _at_least(matrix: Tensor) -> float:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from corsa_plugins.alphaedit.edit_batch import EditBatch
-from corsa_plugins.alphaedit.restraint import RestraintSettings, restrain
+from corsa_plugins.alphaedit.restraint import RestraintSettings, restrained_factors, write_restrained
 from corsa_plugins.alphaedit.state_files import STATE_JSON, StateError, damage_named, read_state, write_state
 from corsa_plugins.alphaedit.weights import (
     Factors,
@@ -26,7 +26,6 @@ from corsa_plugins.alphaedit.weights import (
     is_original_of,
     mark_of,
     original_of,
-    write_weight,
 )
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.model.architecture import Architecture, LinearMap
@@ -100,10 +99,11 @@ class EditState:
         """The updates of the layer, in the order they were made."""
         return [batch.layers[layer] for batch in self.batches if layer in batch.layers]
 
-    def parts(self, batch: EditBatch, layer: Site) -> list[Factors]:
-        """What a batch of the state, whose restraint is linear if it has one, puts into a layer's weight."""
+    def part(self, batch: EditBatch, layer: Site, experts: int = 1) -> Factors:
+        """What a batch of the state, whose restraint is linear if it has one, puts into a layer's weight, in which so
+        many routed experts lie side by side."""
         update, rule = batch.layers[layer], batch.restraint
-        return [update] if rule is None else restrain(rule, self.originals[layer], [update]).factors
+        return update if rule is None else restrained_factors(rule, self.originals[layer], update, experts)
 
     def in_force(self, maps: Mapping[Site, LinearMap]) -> int | None:
         """How many of the batches the weights in ``maps`` hold, in their order; ``None``: the weights are none we know.
@@ -188,14 +188,7 @@ class EditState:
             *made,
             *([] if more is None else [(more, restraint)]),
         ]
-        plain: list[Factors] = [update for update, rule in updates if rule is None]
-        dense = []
-        for rule in dict.fromkeys(rule for _, rule in updates if rule is not None):
-            original = self.originals[layer].to(linear.parameter.device)
-            restrained = restrain(rule, original, [update for update, own in updates if own == rule])
-            plain += restrained.factors
-            dense += restrained.dense
-        write_weight(linear, self.originals[layer], plain, dense)
+        write_restrained(linear, self.originals[layer], updates)
 
     def check_model(self, model: PreTrainedModel, architecture: Architecture | None = None) -> None:
         """See that this state is of this model, whatever its precision.

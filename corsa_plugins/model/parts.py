@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -80,6 +81,10 @@ class LinearMap:
     def experts(self) -> int:
         """How many maps lie side by side in this one; keys of it are zero but for those of some of them."""
         return 1
+
+    def apart(self) -> Iterator[tuple[LinearMap, slice]]:
+        """Each of the maps that lie side by side in this one, and which columns of W are its own."""
+        yield self, slice(0, self.d_in)
 
     @torch.no_grad()
     def write(self, values: Tensor, rows: slice = slice(None)) -> None:

@@ -12,7 +12,7 @@ not known how a key is made, and they are refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,12 @@ class RoutedExperts(LinearMap):
         """W, (d_out, d_in); a copy where the experts are stored as (E, d_out, width). See :meth:`write`."""
         return self._by_row().reshape(self.d_out, self.d_in)
 
+    def apart(self) -> Iterator[tuple[LinearMap, slice]]:
+        width = self.fused.d_in
+        for number in range(self.experts):
+            one = _OneExpert(f"{self.name}.{self.stored}[{number}]", self.module, width, self.d_out, self, number)
+            yield one, slice(number * width, (number + 1) * width)
+
     @torch.no_grad()
     def write(self, values: Tensor, rows: slice = slice(None)) -> None:
         target = self._by_row()[rows]
@@ -198,6 +204,30 @@ class RoutedExperts(LinearMap):
             inner = inner + tensor_of(module, f"{name}_bias")[expert].to(hidden.device)
         key: Tensor = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
         return key
+
+
+@dataclass(frozen=True)
+class _OneExpert(LinearMap):
+    """The down map of one of them; ``name`` is no module's, and ``module`` is that of all."""
+
+    among: RoutedExperts
+    number: int
+
+    @property
+    def transposed(self) -> bool:
+        return self.among.transposed
+
+    @property
+    def quantised(self) -> bool:
+        return False
+
+    @property
+    def stored(self) -> str:
+        return self.among.stored
+
+    @property
+    def parameter(self) -> Tensor:
+        return self.among.parameter[self.number]
 
 
 def routed_experts(fused: FusedExperts) -> RoutedExperts:

@@ -182,3 +182,24 @@ def test_what_is_projected_is_exported_as_it_is_in_the_weights(edited: Edited) -
         assert (delta - plain[state.modules[layer]]).norm() > 0.01 * change.norm()
         with torch.no_grad():
             down.weight.copy_(present[layer])
+
+
+def test_what_is_projected_is_asked_as_it_is_in_the_weights(edited: Edited, tmp_path: Path) -> None:
+    """At some lengths of the updates it matters to the answers whether they are projected."""
+    down = {layer: find_architecture(edited.model).ffn(layer).down for layer in edited.state.modules}
+    shares = []
+    for tenths in range(1, 10):
+        shorter = [
+            replace(batch, layers={at: replace(u, left=u.left * (tenths / 10)) for at, u in batch.layers.items()})
+            for batch in edited.state.batches
+        ]
+        rule = RestraintSettings("principal_directions", energy=1.0, strength=1.0)
+        held = [replace(batch, settings=replace(batch.settings, restraint=rule)) for batch in shorter]
+        for batches in (shorter, held):
+            replace(edited.state, batches=tuple(batches)).write(down)
+            shares.append(share_answered(Asked(edited.model, edited.base.tokenizer), edited.state.requests))
+        state, folder = replace(edited.state, batches=tuple(held)), tmp_path / str(tenths)
+        exported = export_state(state, folder, form=AdapterForm(rank=1), asked=edited.asked)
+        assert exported.efficacy is not None
+        assert exported.efficacy[0] == shares[-1]
+    assert shares[::2] != shares[1::2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from corsa_plugins.adapters import (
     read_adapter,
 )
 from corsa_plugins.adapters.compression import KeyMoment, compress
+from corsa_plugins.adapters.export import state_adapter
 from corsa_plugins.adapters.low_rank import LowRank, joined
 from corsa_plugins.adapters.routed import RoutedLowRank, compress_experts
+from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.model.loading import put_adapters
 from tests.fixtures.alphaedit import Bench
-from tests.fixtures.experts import made
+from tests.fixtures.experts import SETTINGS, made
 from tests.support.families import REQUESTS
 from tests.support.mixtures import COUNT, PEFT_READS_EXPERTS
 
@@ -73,6 +76,25 @@ def test_base_and_adapter_are_the_edited_model(
     torch.testing.assert_close(logits(base.model), both, rtol=0, atol=2e-6 * float(both.abs().max()))
     back.revert("1")
     assert torch.equal(logits(base.model), plain)
+
+
+def test_what_is_projected_expert_by_expert_is_exported_as_it_is_in_the_weights(experts_bench: Bench) -> None:
+    rule = RestraintSettings("principal_directions", energy=0.5, strength=1.0)
+    base, bench = experts_bench.copy(), replace(experts_bench, settings=replace(SETTINGS, restraint=rule))
+    editor = bench.editor()
+    editor.edit(REQUESTS[:2], answers=False)
+    editor.edit(REQUESTS[2:], answers=False)
+    adapter, _ = state_adapter(editor.state, base="tiny")
+    update = adapter.updates[PARAMETER]
+    assert isinstance(update, RoutedLowRank)
+    plain = sum(part.left @ part.right.T for part in editor.state.updates(1))
+    experts, originals = (b.model.model.layers[1].mlp.experts.down_proj.detach() for b in (bench, base))
+    for expert, unrestrained in enumerate(torch.as_tensor(plain).chunk(COUNT, 1)):
+        change = experts[expert] - originals[expert]
+        torch.testing.assert_close(
+            update.parts[expert].delta(), change, rtol=0, atol=1e-6 * float(originals.abs().max())
+        )
+        assert not unrestrained.any() or (change - unrestrained).norm() > 0.01 * change.norm()
 
 
 def test_an_expert_has_the_ranks_of_the_edits_that_take_it(experts_bench: Bench, tmp_path: Path) -> None:

@@ -14,10 +14,21 @@ import torch
 import transformers as hf
 from transformers import AutoModelForCausalLM
 
-from corsa_plugins.alphaedit import AlphaEditor, EditReport, EditState, KeyStatistics, SearchSettings, StateError
+from corsa_plugins.alphaedit import (
+    AlphaEditor,
+    AlphaEditSettings,
+    EditReport,
+    EditState,
+    KeyStatistics,
+    SearchSettings,
+    StateError,
+)
+from corsa_plugins.alphaedit.lookup.contexts import generate_contexts
+from corsa_plugins.alphaedit.lookup.keys import request_outputs
 from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.alphaedit.statistics.layer import StatisticsError
+from corsa_plugins.alphaedit.values.search import find_values
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.stored import save_model
@@ -28,6 +39,13 @@ from tests.oracles import alphaedit, experts, family
 from tests.support.families import REQUESTS
 from tests.support.mixtures import COUNT, TAKEN
 from tests.support.placed import in_parts
+
+ON_MEMIT = replace(SETTINGS, penalty="outputs", null_space=None, norm_weight=0.01, prior_weight=0.0, ridge=0.01)
+RESTRAINED = {
+    "rect": replace(ON_MEMIT, restraint=RestraintSettings("relative_change", share=0.4)),
+    "prune": replace(ON_MEMIT, restraint=RestraintSettings("singular_values", base=4.0)),
+    "sphere": replace(SETTINGS, restraint=RestraintSettings("principal_directions", energy=0.5, strength=0.8)),
+}
 
 
 def oracle_keys(bench: Bench, ids: list[int]) -> np.ndarray[Any, Any]:
@@ -97,8 +115,11 @@ def test_an_edit_is_that_of_the_dense_closed_form(experts_bench: Bench, search: 
         prior = keys[:, :2]
 
 
-def test_what_is_taken_back_is_gone_bit_for_bit_in_any_order(experts_bench: Bench, tmp_path: Path) -> None:
-    bench = experts_bench
+@pytest.mark.parametrize("settings", [SETTINGS, *RESTRAINED.values()], ids=["without a rule", *RESTRAINED])
+def test_what_is_taken_back_is_gone_bit_for_bit_in_any_order(
+    experts_bench: Bench, tmp_path: Path, settings: AlphaEditSettings
+) -> None:
+    bench = replace(experts_bench, settings=settings)
     originals = bench.weights()
     editor = bench.editor()
     editor.edit(REQUESTS[:1], name="a")
@@ -118,7 +139,7 @@ def test_what_is_taken_back_is_gone_bit_for_bit_in_any_order(experts_bench: Benc
 
     bench.load(originals)
     again = AlphaEditor(
-        bench.model, bench.tokenizer, bench.statistics, SETTINGS, state=EditState.load(tmp_path / "state")
+        bench.model, bench.tokenizer, bench.statistics, settings, state=EditState.load(tmp_path / "state")
     )
     again.apply()
     assert bench.holds(both)
@@ -181,9 +202,52 @@ def test_memit_is_that_of_the_dense_closed_form(experts_bench: Bench) -> None:
     np.testing.assert_allclose(made, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
-def test_a_restraint_is_refused_by_name(experts_bench: Bench) -> None:
-    with pytest.raises(SettingError, match=r"model\.layers\.1\.mlp\.experts is 4 routed experts"):
-        experts_bench.editor(replace(SETTINGS, restraint=RestraintSettings("relative_change")))
+def under(rule: RestraintSettings, made: list[np.ndarray[Any, Any]], W0: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What the paper's algorithm leaves of the updates of one weight, in sum."""
+    if rule.rule == "relative_change":
+        return sum(family.kept_by_rect(delta, W0, rule.share) for delta in made)  # type: ignore[return-value]
+    if rule.rule == "singular_values":
+        return family.held_by_prune(sum(made), W0, rule.base)  # type: ignore[no-any-return]
+    return sum(family.weakened_by_sphere(delta, W0, rule.energy, rule.strength) for delta in made)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("method", "settings"), RESTRAINED.items(), ids=list(RESTRAINED))
+def test_a_restraint_is_the_papers_on_each_expert(
+    experts_bench: Bench, method: str, settings: AlphaEditSettings
+) -> None:
+    """Batch after batch, the second one made on what the rule left of the first; and of the second alone."""
+    bench = replace(experts_bench, settings=settings)
+    model, tokenizer, editor, rule = bench.model, bench.tokenizer, bench.editor(), settings.restraint
+    assert rule is not None
+    contexts = generate_contexts(model, tokenizer, n=0)
+    C = torch.block_diag(*bench.statistics.moment(1)).numpy()
+    P = alphaedit.projector(np.linalg.eigh(C)[1], range(round(0.4 * len(C))))
+    keys = np.stack([key_of(bench, number) for number in range(3)], axis=1)  # which no edit of their own layer changes
+    W0, made = weight(bench), []
+
+    def literal(deltas: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        each = zip(*(np.split(matrix, COUNT, axis=1) for matrix in (W0, *deltas)), strict=True)
+        return np.concatenate([under(rule, list(own), original) for original, *own in each], axis=1)
+
+    for name, numbers in (("a", [0, 1]), ("b", [2])):
+        requests, K1 = [REQUESTS[number] for number in numbers], keys[:, numbers]
+        Z = find_values(model, tokenizer, requests, 1, contexts, settings.values).vectors.numpy()
+        R = Z - request_outputs(model, tokenizer, requests, 1).numpy()
+        if settings.penalty == "outputs":
+            made.append(family.encore(R, K1, C, settings.ridge, settings.ridge * settings.norm_weight))
+        else:
+            prior = keys[:, :2] if made else keys[:, :0]
+            made.append(alphaedit.solution(R, K1, prior, alphaedit.weights(prior, K1), P, 0.3, 2.0))
+        editor.edit(requests, name=name)
+        wanted, change = literal(made), weight(bench) - W0
+        np.testing.assert_allclose(change, wanted, atol=1e-5 * np.abs(wanted).max())
+        untouched = np.abs(sum(made)).max(0).reshape(COUNT, -1).max(1) == 0
+        assert not change.reshape(len(change), COUNT, -1)[:, untouched].any()
+        for other in (sum(made), under(rule, made, W0)):  # neither without the rule, nor of all experts as one weight
+            assert np.linalg.norm(wanted - other) > 0.01 * np.linalg.norm(wanted)
+    editor.revert("a")
+    wanted = literal(made[1:])
+    np.testing.assert_allclose(weight(bench) - W0, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_beside_quantised_maps_they_are_refused_before_anything_is_done(experts_bench: Bench) -> None:

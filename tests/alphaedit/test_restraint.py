@@ -84,6 +84,27 @@ def test_the_updates_of_one_batch_are_one_update() -> None:
     assert error(total(RECT, W0, [joined_updates(made)]), once) <= 1e-12
 
 
+@pytest.mark.parametrize("rule", ["relative_change", "singular_values", "principal_directions"])
+def test_what_is_read_from_a_file_is_restrained_to_the_same_bits(rule: Any) -> None:
+    """Where a weight and its updates lie in memory is nothing that a saved state keeps."""
+
+    def elsewhere(tensor: torch.Tensor, offset: int) -> torch.Tensor:
+        memory = torch.empty(tensor.numel() + offset, dtype=torch.float64)[offset:]
+        return memory.view(tensor.shape).copy_(tensor)
+
+    for seed in range(10):
+        W0, made = weights(seed, 16, 40), updates(2, 6.0, 16, 40)
+        first, *others = (
+            total(
+                RestraintSettings(rule),
+                elsewhere(W0, offset),
+                [Update(*(elsewhere(part, offset) for part in update)) for update in made],
+            )
+            for offset in (0, 1, 3)
+        )
+        assert all(np.array_equal(first, other) for other in others)
+
+
 @pytest.mark.parametrize("changes", [{"rule": "other"}, {"share": 0}, {"share": 1.1}, {"base": 1}, {"energy": 0}])
 def test_what_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=rf"^{next(iter(changes))} is"):

@@ -168,3 +168,21 @@ def test_experts_of_another_interface_or_in_packed_numbers_are_refused() -> None
     experts.has_post_expert_norm = True
     with pytest.raises(ArchitectureError, match="a norm stands behind"):
         find_architecture(model).edited(1)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_one_expert_is_read_and_written_where_all_of_them_are(name: str) -> None:
+    model, edited = routed(name)
+    before, parameter = edited.weight.clone(), edited.parameter.detach().clone()
+    apart = list(edited.apart())
+    assert len(apart) == COUNT
+    for number, (one, columns) in enumerate(apart):
+        assert (one.experts, one.d_out, one.d_in) == (1, *one.weight.shape)
+        assert torch.equal(one.weight, before[:, columns])
+        one.write(torch.full((2, one.d_in), float(number), dtype=torch.float64), slice(3, 5))
+    wanted = before.clone()
+    wanted[3:5] = torch.arange(COUNT).repeat_interleave(edited.fused.d_in).double()
+    assert torch.equal(edited.weight, wanted)
+    assert edited.parameter.data_ptr() == model.get_parameter(edited.fused.down).data_ptr()
+    edited.write(before)
+    assert torch.equal(edited.parameter, parameter)
