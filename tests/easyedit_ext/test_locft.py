@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from corsa_plugins.data.requests import RequestError
 from corsa_plugins.methods.locft.settings import LocFTSettings
@@ -18,6 +18,7 @@ from easyedit_ext.hparams import HparamsError
 from easyedit_ext.registration import easyedit_methods
 from easyedit_ext.requests import to_requests
 from tests.easyedit_ext.conftest import REQUESTS, changed, weights
+from tests.support.mixtures import MIXTURES
 
 FIELDS: dict[str, Any] = {"layers": [1], "epochs": 4, "step_size": 2, "learning_rate": 1e-2}
 DOWN = {"model.layers.1.mlp.down_proj.weight"}
@@ -61,6 +62,17 @@ def test_it_is_the_method_of_every_protocol(
     session = method_spec("locft-bf")(settings=settings).start(twin, tiny_tokenizer, seed=5)
     session.update(to_requests(REQUESTS), tmp_path)
     assert not changed(twin, weights(small))
+
+
+def test_of_a_mixture_without_a_shared_expert_the_routed_ones_train(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = AutoModelForCausalLM.from_config(MIXTURES["mixtral"][0](vocab_size=len(tiny_tokenizer))).eval()
+    before = weights(model)
+    _, originals = apply_locft_bf_to_model(model, tiny_tokenizer, REQUESTS, hparams(), return_orig_weights=True)
+    assert changed(model, before) == set(originals) == {"model.layers.1.mlp.experts.down_proj"}
+    with torch.no_grad():  # as BaseEditor puts the weights back
+        for name, value in originals.items():
+            model.get_parameter(name)[...] = value
+    assert not changed(model, before)
 
 
 def test_what_cannot_be_changes_nothing(small: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -13,6 +13,31 @@ def loss(model, prompt, target):
     return -sum(log_p[len(prompt) + i - 1, token] for i, token in enumerate(target)) / len(target)
 
 
+def routed_by_hand(module, downs, up_biases, key, down_biases):
+    """The forward pass of a module of routed experts, a token and an expert at a time, each down map a matrix of its
+    own: sum_e g_e (W_e k_e + b_e), with g_e = 0 where a token does not take the expert.
+    ``key(inner)`` is k of what comes in through an up map."""
+
+    def forward(hidden, index, weights):
+        rows = []
+        for x, taken, gates in zip(hidden.reshape(-1, hidden.shape[-1]), index, weights, strict=True):
+            g = torch.zeros(len(downs), dtype=x.dtype).index_add(0, taken, gates.to(x.dtype))
+            out = torch.zeros_like(x)
+            for e in range(len(downs)):
+                up = module.gate_up_proj[e]
+                inner = (up if up.shape[1] == len(x) else up.T) @ x
+                if up_biases is not None:
+                    inner = inner + up_biases[e]
+                put_out = downs[e] @ key(inner)
+                if down_biases is not None:
+                    put_out = put_out + down_biases[e]
+                out = out + g[e] * put_out
+            rows.append(out)
+        return torch.stack(rows).reshape(hidden.shape)
+
+    return forward
+
+
 def train(model, data, theta, orders, size, rate, threshold):
     """``data`` is a list of (prompt, target) ids; ``orders`` has the order of each epoch. Returns the mean loss of each
     epoch that was run, and for each batch whether it made a step."""

@@ -22,8 +22,9 @@ class LocFTSettings(Settings):
     Attributes:
         layer: The block, counted from 0. ``None``: the one as deep as LLaMA3-8B's, the 22nd of 32 (:meth:`layer_of`);
             where a family takes facts best differs (Qwen2.5-7B: 6 of 28), so try a few.
-        trains: ``"down"``: the weight of the FFN's down projection. ``"block"``: all of the block, as published for
-            Mistral-7B.
+        trains: ``"down"``: the weight of the FFN's down projection; of a mixture of experts that of the shared expert,
+            or, where there is none, those of all routed ones, of which a step reaches the experts that its tokens take.
+            ``"block"``: all of the block, as published for Mistral-7B.
         epochs: Most passes over all requests.
         batch_size: Requests of a step.
         learning_rate: Of Adam, constant; without weight decay.

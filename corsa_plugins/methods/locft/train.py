@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.methods.locft.settings import LocFTSettings
-from corsa_plugins.model.architecture import find_architecture
+from corsa_plugins.model.architecture import ArchitectureError, LinearMap, find_architecture
 from corsa_plugins.model.borrowing import frozen
 from corsa_plugins.model.running import target_logits
 from corsa_plugins.model.tokenization import JoinedIds
@@ -55,18 +55,33 @@ class LocFTReport:
 
 
 def weights_of(model: PreTrainedModel, settings: LocFTSettings) -> dict[str, nn.Parameter]:
-    """What trains, by name: matrices alone if the down projection does.
+    """What trains, by name: matrices alone if the down projection does; of a mixture of experts without an FFN that
+    every token takes, those of all routed experts of the block.
 
     Raises:
         SettingError: There is no such block, or its weights cannot be trained.
-        ArchitectureError: The block has no FFN that can be told from its other parts.
+        ArchitectureError: The block has no FFN, and no routed experts, that can be told from its other parts.
     """
     architecture = find_architecture(model)
     layer = settings.layer_of(len(architecture.blocks))
-    whole = settings.trains == "block"
-    name = architecture.block(layer).name if whole else architecture.ffn(layer).down.name
-    found = trainable_parameters(model, RSFTSettings(modules=[name]))
-    return found if whole else {name: parameter for name, parameter in found.items() if parameter.ndim > 1}
+    if settings.trains == "block":
+        return trainable_parameters(model, RSFTSettings(modules=[architecture.block(layer).name]))
+    try:
+        return _matrices(model, architecture.ffn(layer).down)
+    except ArchitectureError:
+        mixture = architecture.mixture(layer)
+        if mixture is None or not mixture.routed:
+            raise
+    if mixture.fused is None:
+        return _matrices(model, *(expert.down for expert in mixture.listed))
+    # beside them lie the up maps, and biases of two axes
+    together = trainable_parameters(model, RSFTSettings(modules=[mixture.fused.name]))
+    return {mixture.fused.down: together[mixture.fused.down]}
+
+
+def _matrices(model: PreTrainedModel, *maps: LinearMap) -> dict[str, nn.Parameter]:
+    found = trainable_parameters(model, RSFTSettings(modules=[linear.name for linear in maps]))
+    return {name: parameter for name, parameter in found.items() if parameter.ndim > 1}
 
 
 def locft(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from corsa_plugins.errors import CorsaError
@@ -18,7 +19,10 @@ from corsa_plugins.methods.locft.settings import LocFTSettings
 from corsa_plugins.methods.locft.train import LocFTReport, locft, weights_of
 from corsa_plugins.methods.registry import method_spec
 from corsa_plugins.methods.spec import REPORT
+from corsa_plugins.model.architecture import ArchitectureError
+from tests.model.test_architecture import build
 from tests.oracles import locft as oracle
+from tests.support.mixtures import MIXTURES
 from tests.support.training import FLOAT32_NORMS, FLOAT64, REQUESTS, changed, flat, gpt2, pairs, state
 
 SEED = 3
@@ -60,6 +64,88 @@ def test_is_the_published_training_in_float64(
     assert not all(stepped), "a batch under the threshold makes no step"
     assert report.learned
     assert len(losses) < settings.epochs, "and a mean under it ends the training"
+
+
+def _gated(inner: torch.Tensor) -> torch.Tensor:
+    gate, up = inner.chunk(2)
+    return torch.nn.functional.silu(gate) * up
+
+
+def _gated_and_clamped(inner: torch.Tensor) -> torch.Tensor:
+    gate, up = inner[0::2].clamp(max=7.0), inner[1::2].clamp(-7.0, 7.0)
+    return (up + 1) * gate * torch.sigmoid(1.702 * gate)
+
+
+@pytest.mark.parametrize(("name", "key"), [("mixtral", _gated), ("gpt_oss", _gated_and_clamped)])
+def test_of_routed_experts_it_is_the_published_training_of_each_down_map(
+    name: str, key: Any, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Experts that no token of the requests takes keep their bits; nothing else of the mixture trains."""
+    config = MIXTURES[name][0](vocab_size=len(tiny_tokenizer), initializer_range=0.2, num_local_experts=24)
+    model = build(config).double().eval()
+    model.set_experts_implementation("eager")  # others multiply no float64
+    settings = LocFTSettings(layer=1, epochs=6, batch_size=2, learning_rate=2e-2, append_eos=False)
+    twin = copy.deepcopy(model)
+    experts = twin.model.layers[1].mlp.experts
+    turned = bool(experts.is_transposed)
+    downs = [(w.T if turned else w).detach().clone().requires_grad_() for w in experts.down_proj]
+    start, before = [w.detach().clone() for w in downs], state(model)
+    biases = [getattr(experts, f"{part}_proj_bias", None) for part in ("gate_up", "down")]
+    experts.forward = oracle.routed_by_hand(experts, downs, biases[0], key, biases[1])
+    taken: set[int] = set()
+    look = model.model.layers[1].mlp.experts.register_forward_pre_hook(
+        lambda _, args: taken.update(args[1].flatten().tolist())
+    )
+    report = locft(model, tiny_tokenizer, REQUESTS[:2], settings, seed=SEED)
+    look.remove()
+    assert 0 < len(taken) < 24
+    random = torch.Generator().manual_seed(SEED)
+    orders = [torch.randperm(2, generator=random).tolist() for _ in range(settings.epochs)]
+    losses, stepped = oracle.train(
+        twin, pairs(tiny_tokenizer, REQUESTS[:2]), downs, orders, 2, settings.learning_rate, settings.loss_threshold
+    )
+    assert report.losses == pytest.approx(losses, rel=1e-5)
+    assert report.steps == sum(stepped) == settings.epochs
+    assert changed(model, before) == set(report.parameters) == {"model.layers.1.mlp.experts.down_proj"}
+    for number, (weight, wanted) in enumerate(zip(model.model.layers[1].mlp.experts.down_proj, downs, strict=True)):
+        ours, theirs = ((w.detach() - start[number]) for w in (weight.T if turned else weight, wanted))
+        assert bool(theirs.any()) == (number in taken)
+        assert (ours - theirs).norm() <= FLOAT32_NORMS * theirs.norm(), number
+
+
+def test_updates_of_routed_experts_follow_each_other_and_are_given_back(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = build(MIXTURES["mixtral"][0](vocab_size=len(tiny_tokenizer), initializer_range=0.2)).eval()
+    settings = LocFTSettings(layer=1, epochs=2, learning_rate=1e-2)
+    start, made = state(model), []
+    session = method_spec("locft-bf")(settings=settings).start(model, tiny_tokenizer, seed=5)
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+        session.update(REQUESTS[number : number + 1], tmp_path / str(number))
+        made.append(state(model))
+    assert changed(model, start) == changed(model, made[0]) == {"model.layers.1.mlp.experts.down_proj"}
+    session.close()
+    assert not changed(model, start)
+    again = method_spec("locft-bf")(settings=settings).start(model, tiny_tokenizer, seed=5)
+    for number in (1, 0):
+        again.restore(tmp_path / str(number))
+        assert not changed(model, made[number])
+    again.close()
+    assert not changed(model, start)
+
+
+def test_of_experts_in_a_list_each_down_map_trains(base: PreTrainedModel) -> None:
+    width = base.config.hidden_size
+    base.transformer.h[1].mlp = nn.Sequential()
+    experts = [nn.Sequential(nn.Linear(width, 8), nn.GELU(), nn.Linear(8, width)) for _ in range(2)]
+    base.transformer.h[1].mlp.add_module("experts", nn.ModuleList(experts))
+    base.transformer.h[1].mlp.add_module("gate", nn.Linear(width, 2))
+    found = weights_of(base, LocFTSettings(layer=1))
+    assert list(found) == [f"transformer.h.1.mlp.experts.{number}.2.weight" for number in (0, 1)]
+    base.transformer.h[1].mlp = nn.Sequential(nn.Linear(width, width))
+    with pytest.raises(ArchitectureError, match=r"transformer\.h\.1\.mlp \(Sequential\) has 1 linear map,"):
+        weights_of(base, LocFTSettings(layer=1))
 
 
 def test_the_end_of_the_answer_is_trained_where_it_is_asked_for(
