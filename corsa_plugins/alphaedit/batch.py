@@ -217,13 +217,16 @@ class BatchEdit:
     def missing(self, position: int, values: Values) -> tuple[Tensor, Tensor]:
         """The targets V1 that an edit of the layer goes by, and V1 - W K1 at the present weights; both (d_out, N).
 
-        Nothing is missing of a request that the norm anchor leaves out.
+        Nothing is missing of a request that the norm anchor leaves out, until another's update at an earlier layer
+        moves it from where it is to stay.
         """
         layer = self.reader.settings.layers[position - 1]
         targets = self.reader.targets(self.requests, self.state.contexts, layer, values)
         missing = (targets - self.reader.outputs(self.requests, layer)).double()
         if values.scale is not None:
-            missing[:, (values.scale == 0).to(missing.device)] = 0.0  # and not what two passes round differently
+            left_out = (values.scale == 0).to(missing.device)
+            if position == 1 or bool(left_out.all()):  # nothing has moved, and two passes may round differently
+                missing[:, left_out] = 0.0
         return targets, missing
 
     @cached_property
