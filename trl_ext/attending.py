@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from datasets import IterableDataset
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from corsa_plugins.corsa.kept import Kept
 from corsa_plugins.corsa.rates import RateTest, rates_tried
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import eval_mode, modes_kept, random_state_kept
+from corsa_plugins.model.identity import tensors_digest
 from trl_ext.lockstep import LockstepTrainer
 from trl_ext.step import accumulate, chosen_rows, completion_mask, labels, model_inputs, sft_of_rows
 from trl_ext.stopping import Standing, StopWhenLearned
@@ -90,6 +92,23 @@ class AttentiveTrainer(LockstepTrainer):
         self.args.learning_rate = self.rates.chosen
         if self.is_world_process_zero():
             logger.warning("By trial, %s.", self.rates.text)
+
+    @contextmanager
+    def _warning_of_no_change(self) -> Iterator[None]:
+        """Around a training, which is to change the adapter."""
+        first = self.is_world_process_zero()  # they are the same on every process
+        before = self._bits() if first else ""
+        yield
+        if first and self._bits() == before:
+            logger.warning(
+                "The training changed nothing: after step %d every value of the adapter is what it was before. Take "
+                "more steps, if all of them were warm-up (`warmup_steps`), or raise `learning_rate`; with `learned_at` "
+                "this is also what comes of facts that the model knows already.",
+                self.state.global_step,
+            )
+
+    def _bits(self) -> str:
+        return tensors_digest({str(number): parameter for number, parameter in enumerate(self._parameters)})
 
     def kept_changed(self) -> tuple[list[str], int]:
         """The watched prompts that the model answers otherwise than before, and how many are watched."""

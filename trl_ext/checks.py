@@ -18,7 +18,7 @@ from trl import DPOConfig
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.placement import is_offloaded
-from corsa_plugins.settings import Count, NonNegative, check_fields, did_you_mean
+from corsa_plugins.settings import Count, NonNegative, Positive, check_fields, did_you_mean
 from trl_ext._trl import REFERENCE, TRAINED, carries_adapter
 from trl_ext.sharding import is_sharded, sharding_asked_for
 
@@ -59,7 +59,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, description="an integer from 0 to 42
 class _Declared:
     """Ranges of fields whose own annotations are read by the parser of the command line, which knows plain types."""
 
-    learning_rate: NonNegative
+    learning_rate: Positive
     reference: Reference
     one_backward: bool
     share_prompts: bool

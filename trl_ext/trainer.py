@@ -296,7 +296,8 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args)
         if self.args.find_learning_rate and self.rates is None:
             self._find_rate()
-        with disk_errors(self.args.output_dir or ".", "make room and go on from the newest whole checkpoint, if any"):
+        disk = disk_errors(self.args.output_dir or ".", "make room and go on from the newest whole checkpoint, if any")
+        with disk, self._warning_of_no_change():
             return super().train(checkpoint, *args, **kwargs)
 
     def before_checkpoint(self, folder: Path) -> None:

@@ -28,6 +28,9 @@ from trl_ext.methods import corsa
     ("setting", "message"),
     [
         ({"learning_rate": float("nan")}, "learning_rate is nan: it must be a finite number"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0: it must be a number over 0"),
+        ({"learning_rate": -1e-4}, "learning_rate is -0.0001: it must be a number over 0"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf: it must be a finite number"),
         ({"reference": "policy"}, "reference is 'policy': it must be one of base, adapter"),
         ({"loss_type": ["sigmoid", "sft"]}, "CoRSA adds the SFT loss itself"),
         ({"loss_type": "sft"}, "CoRSA adds the SFT loss itself"),

@@ -114,8 +114,31 @@ def test_what_was_learned_is_in_a_report_and_little_is_warned_of(
     text = "0 of 3 facts learned (of 0 the new answer is likelier than the old one): " + little
     assert text == short["text"]
     assert text in caplog.text
-    still = report("still", "--max_steps", "1", "--learning_rate", "0")
+    assert "The training changed nothing" not in caplog.text
+    still = report("still", "--max_steps", "1", "--lr_scheduler_type", "linear", "--warmup_steps", "1")
     assert "the adapter is still zero, so the model is as it was" in still["text"]
+    assert "The training changed nothing: after step 1 every value of the adapter is what it was before" in caplog.text
+
+
+@pytest.mark.parametrize("rate", ["0", "-1e-4", "nan"])
+def test_a_learning_rate_that_learns_nothing_is_refused(
+    home: Path, rate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--config", str(home / "run.yaml"), f"--learning_rate={rate}") == 2
+    assert f"learning_rate is {float(rate)}: it must be a" in capsys.readouterr().err
+    assert not (home / "adapter").exists()
+
+
+def test_training_on_that_changes_nothing_is_warned_of_though_every_fact_is_known(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("--config", str(home / "run.yaml")) == 0
+    caplog.clear()
+    on = ["--adapter", str(home / "adapter"), "--output_dir", str(home / "on"), "--fill_target_old", "false"]
+    still = ["--max_steps", "1", "--lr_scheduler_type", "linear", "--warmup_steps", "1"]
+    assert run("--config", str(home / "run.yaml"), *on, *still) == 0
+    assert json.loads((home / "on" / "report.json").read_text())["effect"]["text"] == "3 of 3 facts learned"
+    assert "The training changed nothing: after step 1" in caplog.text
 
 
 def test_a_gguf_file_is_trained_like_the_model_in_it(
