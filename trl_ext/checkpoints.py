@@ -22,6 +22,8 @@ from transformers import TrainingArguments
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.manifest import MANIFEST, DamagedError, check_folder, checksums, write_manifest
+from corsa_plugins.model.bases import BASE
+from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.parsing import json_value
 from corsa_plugins.temporaries import temporary_beside
 
@@ -56,8 +58,13 @@ def finish_checkpoint(folder: Path) -> None:
         write_manifest(folder)
 
 
-def save_adapter(trainer: Any, folder: Path) -> None:
+def save_adapter(trainer: Any, folder: Path, base: Fingerprint | None = None) -> None:
     """Write what ``trainer.save_model`` does, each file whole or as it was, and then a manifest of the adapter.
+
+    Args:
+        trainer: With the trained adapter.
+        folder: Made where it is not there.
+        base: Of the model that it was trained on, where it is known; the manifest notes it.
 
     Raises:
         OSError, SafetensorError: It cannot be written.
@@ -76,7 +83,7 @@ def save_adapter(trainer: Any, folder: Path) -> None:
             # Where this is cut short, the manifest that was there before tells the old files from the new ones.
             for path in sorted(hidden.iterdir()):
                 os.replace(path, folder / path.name)
-            write_manifest(folder, digests)
+            write_manifest(folder, digests, **({} if base is None else {BASE: base.as_dict()}))
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
 

@@ -29,7 +29,9 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.methods.effect import write_report
 from corsa_plugins.methods.history import HISTORY
+from corsa_plugins.model.bases import base_of
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
+from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.loading import load_whole, put_adapters
 from corsa_plugins.model.stored import check_stored, reading
 from trl_ext.arguments import RequestArguments, parse_arguments
@@ -55,7 +57,7 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
     """
     requests, eval_requests = _check_and_read(request_args, training_args, model_args)
     tokenizer = _load_tokenizer(request_args.conversational, training_args, model_args)
-    model = _load_model(request_args.adapter, training_args, model_args)
+    model, base = _load_model(request_args.adapter, training_args, model_args)
     filled = _fill(model, tokenizer, requests, request_args, training_args.device)
     if not filled.requests:
         raise CorsaError(
@@ -83,7 +85,7 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
         if filled.already_known:
             write_requests(output / "already_known.jsonl", filled.already_known)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    save_adapter(trainer, output)
+    save_adapter(trainer, output, base)
     _report(trainer, filled.requests, request_args.conversational, output)
     trainer.accelerator.print(f"Adapter of {len(filled.requests)} requests saved to {training_args.output_dir}")
     if training_args.push_to_hub:
@@ -140,7 +142,8 @@ def _load_tokenizer(
 
 def _load_model(
     adapter: str | None, training_args: CoRSAConfig, model_args: ModelConfig
-) -> PreTrainedModel | PeftModel:
+) -> tuple[PreTrainedModel | PeftModel, Fingerprint | None]:
+    """The model to train, and what its base is known by."""
     what = f"model_name_or_path={model_args.model_name_or_path}"
     sharding = sharding_asked_for(training_args)
     with reading(f"{what} cannot be loaded", folder=model_args.model_name_or_path):
@@ -161,9 +164,12 @@ def _load_model(
                 check_stored(folder, what)
             with first_process_reads(sharding):
                 model = load_whole(model_args.model_name_or_path, what, **settings)
+    base = base_of(model)
     if sharding is not None:
         shard(model, sharding, training_args.device)
-    return model if adapter is None else put_adapters(model, {"default": adapter}, "the model", trainable=True)
+    if adapter is not None:
+        model = put_adapters(model, {"default": adapter}, "the model", trainable=True)
+    return model, base
 
 
 @contextmanager

@@ -26,13 +26,14 @@ from corsa_plugins.adapters.low_rank import LowRank
 from corsa_plugins.adapters.routed import RoutedLowRank
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
+from corsa_plugins.model.bases import ABOUT
 from corsa_plugins.outputs import new_directory
 from corsa_plugins.parsing import json_value
 
 __all__ = ["DTYPES", "AdapterError", "LoraAdapter", "read_adapter", "write_adapter"]
 
 DTYPES = ("float32", "bfloat16", "float16")
-CONFIG, TENSORS, ABOUT = "adapter_config.json", "adapter_model.safetensors", "corsa.json"
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 _PREFIX = "base_model.model."
 _REFUSED = {

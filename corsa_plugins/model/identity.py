@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +100,20 @@ class Fingerprint:
         shared = [name for name in self.values if name in other.values and name not in besides]
         if self.shapes and not shared:
             return "no weights to compare"
-        changed = [name for name in shared if not _close(self.values[name], other.values[name])]
+        return self._other_weights(other, shared)
+
+    def contradiction(self, other: Fingerprint) -> str | None:
+        """What tells ``other`` from this one among the parameters that both have in one shape, for a message; ``None``
+        if nothing does. So a quantised model is compared with the original in what was not quantised."""
+        both = [name for name in self.values if name in other.values and _same_shape(name, self, other)]
+        return self._other_weights(other, both)
+
+    def _other_weights(self, other: Fingerprint, names: Sequence[str]) -> str | None:
+        changed = [name for name in names if not _close(self.values[name], other.values[name])]
         if not changed:
             return None
-        names = ", ".join(changed[:_NAMED])
-        return f"other weights in {names}{_more(len(changed) - _NAMED, 'parameters differ')}"
+        shown = ", ".join(changed[:_NAMED])
+        return f"other weights in {shown}{_more(len(changed) - _NAMED, 'parameters differ')}"
 
     def matches(self, other: Fingerprint) -> bool:
         """Whether both are of the same model, whatever the precision it was in."""

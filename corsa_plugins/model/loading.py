@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from corsa_plugins.errors import LoadingError, SettingError, require
+from corsa_plugins.model.bases import warn_of_another_base
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
 from corsa_plugins.model.placement import Placement, Where, give_memory, is_offloaded, without_device_map
 from corsa_plugins.model.precision import computes_in_bfloat16
@@ -204,7 +205,8 @@ def put_adapters(
     *,
     trainable: bool = False,
 ) -> Any:
-    """Put PEFT adapters on a model, side by side; the first is active.
+    """Put PEFT adapters on a model, side by side; the first is active. One that was made for another base is warned of
+    (:mod:`corsa_plugins.model.bases`).
 
     Args:
         model: The base model.
@@ -222,10 +224,13 @@ def put_adapters(
     peft: Any = require("peft", "trl", what="an adapter")
     loaded: Any = None
     offloaded = is_offloaded(model)
-    for name, adapter in adapters.items():
+    for adapter in adapters.values():  # all of them while the model has none yet
         path, what = _expand(adapter), f"adapter {os.fspath(adapter)}"
         if Path(path).is_dir():
             check_stored(Path(path), what)
+            warn_of_another_base(model, Path(path), what)
+    for name, adapter in adapters.items():
+        path, what = _expand(adapter), f"adapter {os.fspath(adapter)}"
         with (
             reading(f"{what} cannot be put on {called}", "; is it an adapter of this model?", path),
             without_device_map(model) if offloaded else nullcontext(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,17 @@ def test_another_architecture_is_named():
     assert difference == (
         "other architecture: model.embed_tokens.weight is 99 x 32 and 98 x 32; 1 more parameters differ"
     )
+
+
+def test_a_quantised_model_contradicts_another_in_what_was_not_quantised_alone():
+    model, other = Fingerprint.of(llama(99)), Fingerprint.of(llama(99, seed=1))
+    assert model.contradiction(Fingerprint.of(llama(99).half())) is None
+    kept = {"model.embed_tokens.weight", "model.norm.weight"}
+    stored = {name: shape for name, shape in model.shapes.items() if name in kept} | {"lm_head.weight.packed": (99, 16)}
+    quantised = replace(model, shapes=stored, values={name: model.values[name] for name in kept})
+    assert model.difference(quantised) is not None
+    assert model.contradiction(quantised) is quantised.contradiction(model) is None
+    assert other.contradiction(quantised) == "other weights in model.embed_tokens.weight"
 
 
 def test_it_survives_json_and_damage_is_noticed():

@@ -252,6 +252,21 @@ def test_a_yaml_file_that_is_none(home: Path, text: str, capsys: pytest.CaptureF
     assert "none.yaml cannot be read" in capsys.readouterr().err
 
 
+def test_an_adapter_of_another_base_of_the_same_shapes_is_warned_of(
+    home: Path, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    llama(len(tiny_tokenizer), seed=1).save_pretrained(home / "other")
+    tiny_tokenizer.save_pretrained(home / "other")
+    start = ["--config", str(home / "run.yaml"), "--max_steps", "1"]
+    assert run(*start, "--model_name_or_path", str(home / "other")) == 0
+    on = ["--adapter", str(home / "adapter"), "--output_dir"]
+    assert run(*start, *on, str(home / "of_other"), "--model_name_or_path", str(home / "other")) == 0
+    assert "another base" not in caplog.text
+    assert run(*start, *on, str(home / "on")) == 0
+    assert f"adapter {home / 'adapter'} was made for another base, {home / 'other'} (llama, " in caplog.text
+    assert f"this is {home / 'model'} (llama, " in caplog.text
+
+
 def test_an_adapter_of_another_model(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained_adapter(llama(99, n_blocks=3)).save_pretrained(home / "other")
     assert run("--config", str(home / "run.yaml"), "--adapter", str(home / "other")) == 2
