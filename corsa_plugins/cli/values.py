@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_folder",
+    "check_results",
     "check_unread",
     "load",
     "parse_device_map",
@@ -107,6 +108,33 @@ def check_folder(output: Path | None) -> None:
     """
     if output and output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file: name a folder for the results")
+
+
+_RESULTS = {
+    "corsa evaluate": ("summary.json", "records.jsonl", "unfinished.jsonl"),
+    "corsa evaluate-adapters": ("routes.jsonl", "routing.json"),
+    "corsa protocol": ("*/run.json",),  # and of corsa demo
+}
+"""What a folder holds that a command with a page has written to."""
+
+
+def check_results(output: Path | None, command: str) -> None:
+    """As :func:`check_folder`, of a command that writes a page, ``report.html``, which is not to replace another's.
+
+    Raises:
+        NotADirectoryError: It is a file.
+        SettingError: It holds the page and results of another command, and none of this one.
+    """
+    check_folder(output)
+    if output is None or not (output / "report.html").is_file():
+        return
+    there = {name: file for name, globs in _RESULTS.items() for glob in globs for file in output.glob(glob)}
+    other = next((name for name in there if name != command), None)
+    if other is not None and command not in there:
+        raise SettingError(
+            f"--output {output} holds results of {other} ({there[other].relative_to(output)}), whose report.html "
+            "would be replaced: name another folder"
+        )
 
 
 def check_unread(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -32,6 +32,18 @@ def test_it_measures_and_writes_what_it_measured(corsa, world):
     assert saved.label == "taught"
 
 
+def test_no_other_command_replaces_its_page(corsa, world):
+    given = ["--model", world / "model", "--requests", world / "requests.jsonl", "--device", "cpu", "--quiet"]
+    assert corsa("evaluate", *given, "--output", world / "results").exit_code == 0
+    page = (world / "results" / "report.html").read_bytes()
+    for command in (["protocol", "single", *given, "--method", "rsft"], ["demo"]):
+        result = corsa(*command, "--output", world / "results")
+        assert result.exit_code == 2
+        assert "holds results of corsa evaluate (records.jsonl), whose report.html would be replaced" in result.stderr
+    assert (world / "results" / "report.html").read_bytes() == page
+    assert corsa("evaluate", *given, "--output", world / "results").exit_code == 0  # its own goes on, or is made again
+
+
 def test_an_adapter_is_compared_with_its_own_base(corsa, world, taught_llama):
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(taught_llama, peft.LoraConfig(r=2, target_modules="all-linear"))

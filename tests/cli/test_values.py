@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from corsa_plugins.cli.values import check_folder, parse_layers, parse_numbers, parse_tokens
+from corsa_plugins.cli.values import check_folder, check_results, parse_layers, parse_numbers, parse_tokens
 from corsa_plugins.errors import SettingError
 
 
@@ -64,3 +64,28 @@ def test_a_file_is_no_folder_for_results(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file is a file: name a folder for the results"):
         check_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("own", "file"),
+    [
+        ("corsa evaluate", "records.jsonl"),
+        ("corsa evaluate-adapters", "routes.jsonl"),
+        ("corsa protocol", "corsa/run.json"),
+    ],
+)
+def test_results_of_another_command_keep_their_page(own: str, file: str, tmp_path: Path) -> None:
+    others = [name for name in ("corsa evaluate", "corsa evaluate-adapters", "corsa protocol") if name != own]
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    for command in (own, *others):
+        check_results(None, command)
+        check_results(tmp_path / "new", command)
+        check_results(tmp_path, command)  # there is no page that could be replaced
+    (tmp_path / "report.html").touch()
+    check_results(tmp_path, own)
+    for command in others:
+        with pytest.raises(SettingError, match=rf"holds results of {own} \({file}\), whose report\.html would be"):
+            check_results(tmp_path, command)
+    with pytest.raises(NotADirectoryError, match="name a folder"):
+        check_results(tmp_path / "report.html", own)

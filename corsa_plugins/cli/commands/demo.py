@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from corsa_plugins.cli import options
+from corsa_plugins.cli.values import check_results
 
 __all__ = ["demo"]
 
@@ -54,6 +55,7 @@ def demo(
     from corsa_plugins.demo.run import run_demo
     from corsa_plugins.demo.worlds import AtlasWorld, Rounds
 
+    check_results(output, "corsa protocol")  # in whose form its results are
     world = AtlasWorld(atlas) if atlas else None
     rounds = Rounds(size, seed, untouched=60) if atlas else Rounds(size, seed)
     run_demo(output, rounds, world=world, methods=method, workers=jobs)

@@ -8,7 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import check_folder, place_one
+from corsa_plugins.cli.values import check_results, place_one
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["evaluate"]
@@ -100,7 +100,7 @@ def evaluate(
     against = baseline or (model if edited or (adapter and harness) else None)
     subject = Subject(model, adapter, edited, against, label)
     # Files first: a typo in one should not cost the loading of a model.
-    check_folder(output)
+    check_results(output, "corsa evaluate")
     edits, facts = read_requests(requests) if requests else [], read_probes(untouched) if untouched else []
     asking: dict[str, Any] = {"chat_template": chat_template, "batch_size": batch_size, "progress": not quiet}
     tasks = None

@@ -8,7 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import check_folder, load, place
+from corsa_plugins.cli.values import check_results, load, place
 from corsa_plugins.errors import SettingError, require
 
 __all__ = ["evaluate_adapters"]
@@ -86,7 +86,7 @@ def evaluate_adapters(
     from corsa_plugins.bench.routing.several import AdapterPart, measure_adapters
     from corsa_plugins.report.adapters_page import UNFINISHED, save_adapters
 
-    check_folder(output)
+    check_results(output, "corsa evaluate-adapters")
     if describe_only and (output is None or router is options.RouterKind.NEAREST):
         raise SettingError("--describe-only needs --output, and a router that reads descriptions")
     names, parts = adapter_names(adapter), read_adapter_requests(adapter, requests)

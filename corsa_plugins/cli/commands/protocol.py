@@ -12,7 +12,7 @@ import typer
 from corsa_plugins.cli import options
 from corsa_plugins.cli.methods import list_methods, make_methods
 from corsa_plugins.cli.terminal import show
-from corsa_plugins.cli.values import load, place
+from corsa_plugins.cli.values import check_results, load, place
 from corsa_plugins.cli.wild import Judging, check_wild, make_wild
 from corsa_plugins.errors import SettingError, require
 
@@ -139,6 +139,7 @@ def protocol(
     from corsa_plugins.report.protocol_page import write_runs_page
 
     # Everything that a typing error can spoil comes before the model is loaded.
+    check_results(output, "corsa protocol")
     if (kind is Kind.BATCHES and batches is None) or (batches is not None and kind not in (Kind.BATCHES, Kind.WILD)):
         raise SettingError("--batches goes with the protocols batches, which needs it, and wild")
     of_wild = {
