@@ -27,6 +27,8 @@ def check_output(out: str | os.PathLike[str]) -> Path:
     Raises:
         OutputError: It is a file, or a directory with something in it.
     """
+    if not os.fspath(out):  # which would be the current folder
+        raise OutputError("the output has no name: name a new folder")
     path = Path(out).absolute()
     remove_abandoned(path.resolve())
     if path.exists() and not path.is_dir():

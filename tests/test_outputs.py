@@ -27,6 +27,12 @@ def test_it_is_there_when_it_is_whole(tmp_path: Path, empty: bool) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "half"]
 
 
+def test_without_a_name_it_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="the output has no name"), new_directory(""):
+        raise AssertionError("begun")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("of a framework"), CorsaError("ours")])
 def test_whatever_is_raised_nothing_is_left(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:

@@ -91,6 +91,8 @@ def check_config(config: DPOConfig) -> None:
         SettingError: the message names the setting.
     """
     check_fields(_Declared, vars(config))
+    if config.output_dir == "":
+        raise SettingError("output_dir is empty, which would be the current folder: name one for the adapter.")
     if config.max_steps <= 0 and not config.num_train_epochs > 0:
         raise SettingError(
             f"num_train_epochs={config.num_train_epochs!r} with max_steps={config.max_steps!r}: no step would be taken "

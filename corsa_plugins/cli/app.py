@@ -98,6 +98,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for argument in arguments:
         if not _is_text(argument):
             _fail(f"{argument[:200]} is not UTF-8, and so nothing could be written that names it")
+    empty = _empty(arguments) if called in COMMANDS else None
+    if empty is not None:
+        _fail(f"{empty} is empty, as of a variable that is not set: give it a value, or leave it out")
     try:
         result = build_app(arguments)(args=arguments, prog_name="corsa", standalone_mode=False)
     except (CorsaError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
@@ -137,6 +140,18 @@ def _is_text(argument: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _empty(arguments: Sequence[str]) -> str | None:
+    """What has an empty value, by name; as a path that would be the current folder."""
+    for number, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--") and equals and not value:
+            return option
+        if not argument:
+            before = arguments[number - 1] if number else ""
+            return before if before.startswith("-") else f"argument {number + 1}"
+    return None
 
 
 def _called(arguments: Sequence[str]) -> str | None:

@@ -173,6 +173,24 @@ def test_what_no_file_can_be_called_is_one_message(corsa, tmp_path, monkeypatch,
     assert re.search(message, result.stderr)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("given", [["--output", ""], ["--output="], ["-o", ""], ["x", "--out", "", "--quiet"]])
+def test_an_empty_value_is_not_the_current_folder(corsa, tmp_path, monkeypatch, command, given):
+    monkeypatch.chdir(tmp_path)
+    result = corsa(command, *given)
+    assert result.exit_code == 2
+    name = next(argument for argument in given if argument.startswith("-")).rstrip("=")
+    assert result.stderr.startswith(f"error: {name} is empty, as of a variable that is not set")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_argument_is_named_by_its_place(corsa, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "facts.json").write_text('[{"prompt": "a", "target_new": "b"}]')
+    result = corsa("convert", "facts.json", "")
+    assert (result.exit_code, result.stderr.startswith("error: argument 3 is empty")) == (2, True)
+
+
 def test_the_script_exits_with_the_code_and_writes_errors_to_stderr(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "corsa_plugins.cli", "evaluate", "--model", "m", "--requests", tmp_path / "no.jsonl"],

@@ -31,6 +31,7 @@ from trl_ext.methods import corsa
         ({"learning_rate": 0.0}, "learning_rate is 0.0: it must be a number over 0"),
         ({"learning_rate": -1e-4}, "learning_rate is -0.0001: it must be a number over 0"),
         ({"learning_rate": float("inf")}, "learning_rate is inf: it must be a finite number"),
+        ({"output_dir": ""}, "output_dir is empty"),
         ({"reference": "policy"}, "reference is 'policy': it must be one of base, adapter"),
         ({"loss_type": ["sigmoid", "sft"]}, "CoRSA adds the SFT loss itself"),
         ({"loss_type": "sft"}, "CoRSA adds the SFT loss itself"),
@@ -48,7 +49,7 @@ from trl_ext.methods import corsa
 )
 def test_settings_of_trls_that_corsa_cannot_work_with(tmp_path: Path, setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CoRSAConfig(str(tmp_path), **({"use_cpu": True} | setting))
+        CoRSAConfig(**({"output_dir": str(tmp_path), "use_cpu": True} | setting))
 
 
 def test_every_loss_of_trl_is_known_and_no_other() -> None:
