@@ -124,6 +124,9 @@ def _load_tokenizer(
     conversational: bool, training_args: CoRSAConfig, model_args: ModelConfig
 ) -> PreTrainedTokenizerBase:
     name = model_args.model_name_or_path
+    folder = Path(str(name)).expanduser()
+    if folder.is_dir() and find_gguf(folder) is None:
+        check_stored(folder, f"model_name_or_path={name}")
     with reading(f"model_name_or_path={name} cannot be loaded", folder=name):
         settings = {"revision": model_args.model_revision, "trust_remote_code": training_args.trust_remote_code}
         gguf = find_gguf(model_args.model_name_or_path)
@@ -159,9 +162,6 @@ def _load_model(
         if gguf:
             model: Any = load_gguf_model(gguf, **settings)
         else:
-            folder = Path(model_args.model_name_or_path).expanduser()
-            if folder.is_dir():
-                check_stored(folder, what)
             with first_process_reads(sharding):
                 model = load_whole(model_args.model_name_or_path, what, **settings)
     base = base_of(model)

@@ -102,7 +102,8 @@ def read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str],
 
 
 def check_stored(folder: Path, what: str) -> None:
-    """See that the files of a folder are what was written, where it has a manifest, and that none is cut short.
+    """See that the files of a folder are what was written, where it has a manifest, that none is cut short, and that
+    its configuration is not of a model that would never be built.
 
     Args:
         folder: Of a model or an adapter.
@@ -112,17 +113,48 @@ def check_stored(folder: Path, what: str) -> None:
         LoadingError: A file is damaged; it is named.
     """
     try:
-        if check_folder(folder):
-            return
+        is_known = check_folder(folder)
     except DamagedError as error:
         raise LoadingError(f"{what} cannot be loaded: {error}") from error
-    for file in sorted(folder.glob("*.safetensors")):
+    tensors = 0
+    for file in () if is_known and not _layers(folder) else sorted(folder.glob("*.safetensors")):
         try:
-            read_header(file)
+            tensors += len(read_header(file)[0])
         except (OSError, ValueError) as error:
             raise LoadingError(
                 f"{what} cannot be loaded: {file} cannot be read: {error}; copy or download it again"
             ) from error
+
+    for setting, count in _layers(folder).items():
+        if count > tensors:
+            raise LoadingError(
+                f"{what} cannot be loaded: {folder / 'config.json'} says {setting}={count}, and its files have "
+                f"{tensors} tensors, of which every layer has some: restore it"
+            )
+
+
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "depth")
+_MANY_LAYERS = 512
+"""So many are built in seconds, whatever the files have: a configuration may be of parts that were not saved."""
+
+
+def _layers(folder: Path) -> dict[str, int]:
+    """Numbers of layers in the configuration of a model, its parts' too, that are so large that they are doubted."""
+    try:
+        left: list[Any] = [json_value((folder / "config.json").read_text(encoding="utf-8"))]
+    except (OSError, ValueError):  # said where it is read
+        return {}
+    found: dict[str, int] = {}
+    while left:
+        part = left.pop()
+        if not isinstance(part, dict):
+            continue
+        left += part.values()
+        for name in _LAYERS:
+            count = part.get(name)
+            if isinstance(count, int) and count > _MANY_LAYERS:
+                found[name] = max(count, found.get(name, 0))
+    return found
 
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model", "*.tiktoken", "tekken.json")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.manifest import write_manifest
 from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.loading import LoadingError, load_model, put_adapters
 from corsa_plugins.model.stored import save_model
@@ -161,6 +164,21 @@ class TestDamaged:
         del tensors["model.layers.1.mlp.down_proj.weight"]
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         self.refused(r"1 of its tensors are missing \(model\.layers\.1\.mlp\.down_proj\.weight\)", folder)
+
+    @pytest.mark.parametrize("count", [600, 10**6, 10**12])
+    @pytest.mark.parametrize("is_ours", [False, True], ids=["of others", "with a manifest"])
+    def test_more_layers_than_there_are_tensors_are_never_built(self, folder, count, is_ours, monkeypatch):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": count}))
+        if is_ours:
+            write_manifest(folder)
+        monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", None)  # which would make a list of them
+        self.refused(rf"model .*/config\.json says num_hidden_layers={count}, and its files have \d+ tensors", folder)
+
+    def test_layers_of_a_part_are_counted_too(self, folder):
+        config = json.loads((folder / "config.json").read_text()) | {"vision_config": {"depth": 10**9}}
+        (folder / "config.json").write_text(json.dumps(config))
+        self.refused(r"says depth=1000000000, and its files have", folder)
 
     def test_one_flipped_bit_of_what_we_wrote_is_noticed(self, tiny_llama, tiny_tokenizer, tmp_path):
         save_model(tiny_llama, tiny_tokenizer, tmp_path / "model")

@@ -267,6 +267,15 @@ def test_an_adapter_of_another_base_of_the_same_shapes_is_warned_of(
     assert f"this is {home / 'model'} (llama, " in caplog.text
 
 
+def test_a_configuration_of_endless_layers_is_refused_before_anything_is_made_of_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((home / "model" / "config.json").read_text()) | {"num_hidden_layers": 10**6}
+    (home / "model" / "config.json").write_text(json.dumps(config))
+    assert run("--config", str(home / "run.yaml")) == 2
+    assert "config.json says num_hidden_layers=1000000, and its files have" in capsys.readouterr().err
+
+
 def test_an_adapter_of_another_model(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained_adapter(llama(99, n_blocks=3)).save_pretrained(home / "other")
     assert run("--config", str(home / "run.yaml"), "--adapter", str(home / "other")) == 2
