@@ -29,6 +29,7 @@ from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.model.bases import ABOUT
 from corsa_plugins.outputs import new_directory
 from corsa_plugins.parsing import json_value
+from corsa_plugins.patterns import check_pattern
 
 __all__ = ["DTYPES", "AdapterError", "LoraAdapter", "read_adapter", "write_adapter"]
 
@@ -257,6 +258,7 @@ def _update(
 def _by_pattern(pattern: Any, module: str, otherwise: Any) -> Any:
     """PEFT's rule: a key is a regular expression for the end of a module's name; the first that fits counts."""
     for key, value in (pattern or {}).items():
+        check_pattern(key)
         if re.match(rf"(.*\.)?({key})$", module):
             return value
     return otherwise

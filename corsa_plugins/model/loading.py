@@ -21,7 +21,7 @@ from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_token
 from corsa_plugins.model.placement import Placement, Where, give_memory, is_offloaded, without_device_map
 from corsa_plugins.model.precision import computes_in_bfloat16
 from corsa_plugins.model.quantised import QUANTISED, has_quantised_maps, keep_layout, quantisation_config
-from corsa_plugins.model.stored import auto_class, check_stored, reading, refuse_missing
+from corsa_plugins.model.stored import auto_class, check_patterns, check_stored, reading, refuse_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -228,6 +228,7 @@ def put_adapters(
         path, what = _expand(adapter), f"adapter {os.fspath(adapter)}"
         if Path(path).is_dir():
             check_stored(Path(path), what)
+            check_patterns(Path(path), what)
             warn_of_another_base(model, Path(path), what)
     for name, adapter in adapters.items():
         path, what = _expand(adapter), f"adapter {os.fspath(adapter)}"

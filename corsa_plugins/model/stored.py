@@ -15,11 +15,15 @@ from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.model.branch import branched_modules
 from corsa_plugins.model.placement import files_read, is_offloaded, state_to_save
 from corsa_plugins.parsing import json_value
+from corsa_plugins.patterns import check_pattern
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["ADAPTER_FILES", "auto_class", "check_stored", "read_header", "reading", "refuse_missing", "save_model"]
+__all__ = [
+    "ADAPTER_FILES", "auto_class", "check_patterns", "check_stored", "read_header", "reading", "refuse_missing",
+    "save_model",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +135,27 @@ def check_stored(folder: Path, what: str) -> None:
                 f"{what} cannot be loaded: {folder / 'config.json'} says {setting}={count}, and its files have "
                 f"{tensors} tensors, of which every layer has some: restore it"
             )
+
+
+def check_patterns(folder: Path, what: str) -> None:
+    """See that no regular expression of an adapter's configuration keeps PEFT busy for ever.
+
+    Raises:
+        LoadingError: One may; the file and the setting are named.
+    """
+    file = folder / "adapter_config.json"
+    try:
+        config = json_value(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # said where it is read
+        return
+    for setting in ("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules", "layers_pattern"):
+        given = config.get(setting) if isinstance(config, dict) else None
+        for pattern in list(given) if isinstance(given, dict) else [given]:
+            try:
+                if isinstance(pattern, str):
+                    check_pattern(pattern)
+            except ValueError as error:
+                raise LoadingError(f"{what} cannot be loaded: {file}, {setting}: {error}") from error
 
 
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "depth")
