@@ -65,9 +65,10 @@ COLUMNS = ("efficacy", "hard", "generality", "earlier", "neighbours", "watched")
 ALPHAEDIT = "AlphaEdit"
 
 
-def methods(settings: AlphaEditSettings) -> dict[str, AlphaEditSettings]:
-    """AlphaEdit, each part of AlphaEdit+ alone, all of them, and two parts alone as the paper has them."""
-    plain = settings.alphaedit()
+def methods(settings: AlphaEditSettings, plain: AlphaEditSettings | None = None) -> dict[str, AlphaEditSettings]:
+    """AlphaEdit (``plain``, or the same settings without the parts), each part of AlphaEdit+ alone upon it, all of
+    them, and two parts alone as the paper has them."""
+    plain = plain or settings.alphaedit()
     printed = SmoothingSettings(over_median=0, selection="early_stop")
     return {
         ALPHAEDIT: plain,
@@ -233,23 +234,25 @@ def _cell(chosen: Sequence[Mapping[str, Any]], plain: Mapping[int, Mapping[str, 
     return f"{cell} ({mean:+.1f}{'' if half is None else f' ± {half:.1f}'})"
 
 
-def settings_of(arguments: argparse.Namespace, choose: Callable[[Sequence[int]], Choice]) -> AlphaEditSettings:
-    """Those that were named, or are to be chosen; else the defaults with what carries over between models where it
-    matters."""
+def settings_of(
+    arguments: argparse.Namespace, choose: Callable[[Sequence[int]], Choice]
+) -> dict[str, AlphaEditSettings]:
+    """Of each method: those that were named, or are to be chosen; else the defaults with what carries over between
+    models where it matters."""
     layers = parse_layers(arguments.layers)
     if arguments.settings == AUTO:
         choice = choose(layers or ())
         Console(stderr=True).print(choice.reason)
-        return choice.settings
+        return methods(choice.settings, choice.alphaedit().settings)
     if arguments.settings:
         settings = AlphaEditSettings.load(arguments.settings)
-        return replace(settings, layers=layers) if layers else settings
+        return methods(replace(settings, layers=layers) if layers else settings)
     if not layers:
         raise SystemExit("name --layers, or --settings that do")
     plain = AlphaEditSettings(layers)
     values = replace(plain.values, steps=100, lr=0.02, lr_unit="relative", clamp=4.0, weight_decay=0.0)
     space = NullSpaceRule("share", 0.7)
-    return replace(plain, values=values, null_space=space, ridge=0.1, ridge_unit="relative", n_contexts=1)
+    return methods(replace(plain, values=values, null_space=space, ridge=0.1, ridge_unit="relative", n_contexts=1))
 
 
 def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -289,7 +292,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     continue
                 _, size, drawn = draw(name, pool, seed)
                 choose = partial(choose_settings, model, tokenizer, statistics, drawn[:size])
-                by_name = methods(settings_of(arguments, lambda layers, choose=choose: choose(layers=layers)))
+                by_name = settings_of(arguments, lambda layers, choose=choose: choose(layers=layers))
                 plain = partial(AlphaEditor, model, tokenizer, statistics, by_name[ALPHAEDIT])
                 scenario = Scenario.draw(name, pool, seed, plain)
                 for method in left:

@@ -96,8 +96,9 @@ class AlphaEditMethod:
             report=report,
         )
         logger.info("%s: settings chosen %s", self.name, choice.reason)
-        fitted = self.fitted or (None if self.parts else AlphaEditSettings.alphaedit)
-        return replace(choice, settings=fitted(choice.settings)) if fitted else choice
+        if self.fitted is not None:
+            return replace(choice, settings=self.fitted(choice.settings))
+        return choice if self.parts else choice.alphaedit()
 
     def in_form(self, chat_template: bool) -> AlphaEditMethod:
         """With prompts in this form, unless the settings say in which."""

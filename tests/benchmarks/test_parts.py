@@ -50,12 +50,12 @@ def test_settings_are_chosen_where_that_is_asked_for() -> None:
 
     def choose(layers: Sequence[int]) -> Choice:
         asked.append(tuple(layers))
-        return Choice(AlphaEditSettings(layers=(5,)), "because")
+        return Choice(AlphaEditSettings(layers=(5,)), "because", plain=AlphaEditSettings(layers=(6,)).alphaedit())
 
     files = ["--model", "m", "--rounds", "r", "--watched", "w", "--statistics", "s"]
-    assert settings_of(parsed([*files, "--settings", "auto"]), choose).layers == (5,)
-    assert settings_of(parsed([*files, "--settings", "auto", "--layers", "3-4"]), choose).layers == (5,)
-    assert settings_of(parsed([*files, "--layers", "3-4"]), choose).layers == (3, 4)
+    assert settings_of(parsed([*files, "--settings", "auto"]), choose)["AlphaEdit+"].layers == (5,)
+    assert settings_of(parsed([*files, "--settings", "auto", "--layers", "3-4"]), choose)[ALPHAEDIT].layers == (6,)
+    assert settings_of(parsed([*files, "--layers", "3-4"]), choose)[ALPHAEDIT].layers == (3, 4)
     assert asked == [(), (3, 4)]
 
 

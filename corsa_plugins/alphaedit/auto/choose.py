@@ -8,7 +8,7 @@ tried: where to edit, how far values have to go, how wide the null space is and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,8 @@ __all__ = ["AUTO", "Choice", "choose_settings", "start_settings"]
 
 logger = logging.getLogger(__name__)
 
-AUTO = "auto"
-"""Name of the settings that are chosen."""
+AUTO, ALPHAEDIT = "auto", "AlphaEdit"
+"""Name of the settings that are chosen, and what is said before a trial of those for AlphaEdit."""
 
 _SHARES, _RIDGES = (0.5, 0.7, 0.9), (0.03, 0.1, 0.3, 1.0)
 _EARLIER = 0.1
@@ -54,14 +54,21 @@ class Choice:
     """Settings, and why.
 
     Attributes:
-        settings: What was chosen.
+        settings: What was chosen, for AlphaEdit+.
         reason: In words.
         trials: What was tried, in order; empty where nothing could be.
+        plain: What was chosen for AlphaEdit, which is bound by its null space as AlphaEdit+ is not; ``None`` where that
+            was not tried.
     """
 
     settings: AlphaEditSettings
     reason: str
     trials: tuple[Trial, ...] = ()
+    plain: AlphaEditSettings | None = None
+
+    def alphaedit(self) -> Choice:
+        """The same for AlphaEdit."""
+        return replace(self, settings=self.plain or self.settings.alphaedit())
 
 
 def start_settings(layers: Sequence[int], *, chat_template: bool | None = None) -> AlphaEditSettings:
@@ -101,6 +108,8 @@ def choose_settings(
 ) -> Choice:
     """Choose layers, values, null space and ridge by trial edits, which are taken back bit for bit.
 
+    What holds of AlphaEdit+ need not of AlphaEdit: for that null space and ridge are chosen once more.
+
     Tried are well-known facts that the model turns out to know; where it knows too few of them, half of the requests,
     with one another's new answers. Best is what brings most new answers, also in other words, at the least loss among
     watched facts.
@@ -129,15 +138,10 @@ def choose_settings(
     trials = Trials(model, tokenizer, statistics, facts, report)
     start = _far_enough(trials, start)
     best, trial = trials.best([(replace(start, layers=window), f"layers {_range(window)}") for window in candidates])
-    made = [best]
-    for change, what, gain in _changes():
-        other = change(best)
-        if other in made:
-            continue
-        made.append(other)
-        tried = trials.try_out(other, f"layers {_range(best.layers)}, {what}")
-        if tried.score > trial.score + gain:
-            best, trial = other, tried
+    best, trial = _improved(trials, best, trial, [*_of_values(), *_of_space()])
+    without = best.alphaedit()
+    tried = trials.try_out(without, f"{ALPHAEDIT}, layers {_range(best.layers)}")
+    plain, _ = _improved(trials, without, tried, _of_space(), f"{ALPHAEDIT}, ")
     assert best.null_space is not None  # it starts with one, and what is tried is how wide
     reason = (
         f"by {len(trials.made)} trial edits of {facts.source}: layers {_range(best.layers)}, null space the smallest "
@@ -145,7 +149,7 @@ def choose_settings(
         f"{best.values.stop_loss:g}; new answers said {100 * trial.efficacy:.0f} %, reworded "
         f"{100 * trial.generality:.0f} %, watched facts {100 * trial.kept:.0f} % kept"
     )
-    return Choice(best, reason, tuple(trials.made))
+    return Choice(best, reason, tuple(trials.made), plain)
 
 
 def _facts(
@@ -173,15 +177,42 @@ def _far_enough(trials: Trials, start: AlphaEditSettings) -> AlphaEditSettings:
     return further if reached[1] > reached[0] else start
 
 
-def _changes() -> Iterator[tuple[Callable[[AlphaEditSettings], AlphaEditSettings], str, float]]:
-    """What is tried one after the other once the layers are chosen, and what it has to be worth."""
-    yield _ending_earlier, f"values to a loss of {_EARLIER:g}", _CLEARLY
+@dataclass(frozen=True)
+class _Change:
+    """Of settings: how, in words, and by how much a score has to be better for it."""
+
+    make: Callable[[AlphaEditSettings], AlphaEditSettings]
+    what: str
+    worth: float = _CLEARLY
+
+
+def _improved(
+    trials: Trials, best: AlphaEditSettings, trial: Trial, changes: Iterable[_Change], of: str = ""
+) -> tuple[AlphaEditSettings, Trial]:
+    """After one change after the other, each kept if it is worth it; none is tried twice."""
+    made = [best]
+    for change in changes:
+        other = change.make(best)
+        if other in made:
+            continue
+        made.append(other)
+        tried = trials.try_out(other, f"{of}layers {_range(best.layers)}, {change.what}")
+        if tried.score > trial.score + change.worth:
+            best, trial = other, tried
+    return best, trial
+
+
+def _of_values() -> Iterator[_Change]:
+    yield _Change(_ending_earlier, f"values to a loss of {_EARLIER:g}")
     for halving in range(1, _HALVINGS + 1):
-        yield _with_half_the_step, f"values in steps of 1/{2**halving}", _WORTH_TWICE
+        yield _Change(_with_half_the_step, f"values in steps of 1/{2**halving}", _WORTH_TWICE)
+
+
+def _of_space() -> Iterator[_Change]:
     for share in _SHARES:
-        yield partial(_with_share, share), f"null space {share:g}", _CLEARLY
+        yield _Change(partial(_with_share, share), f"null space {share:g}")
     for ridge in _RIDGES:
-        yield partial(_with_ridge, ridge), f"ridge {ridge:g}", _CLEARLY
+        yield _Change(partial(_with_ridge, ridge), f"ridge {ridge:g}")
 
 
 def _ending_earlier(settings: AlphaEditSettings) -> AlphaEditSettings:

@@ -44,7 +44,8 @@ def kept_choice(statistics: KeyStatistics, layers: Sequence[int], chat_template:
         if content["version"] != _VERSION or content["of"] != _identity(statistics):
             return None
         trials = tuple(Trial(**trial) for trial in kept["trials"])
-        return Choice(AlphaEditSettings.from_dict(kept["settings"]), kept["reason"], trials)
+        plain = None if kept["plain"] is None else AlphaEditSettings.from_dict(kept["plain"])
+        return Choice(AlphaEditSettings.from_dict(kept["settings"]), kept["reason"], trials, plain)
     except (OSError, ValueError, KeyError, TypeError, SettingError):
         return None
 
@@ -67,8 +68,12 @@ def keep_choice(choice: Choice, statistics: KeyStatistics, layers: Sequence[int]
     except (OSError, ValueError, KeyError, TypeError):
         choices = {}
     trials = [trial.as_dict() for trial in choice.trials]
-    settings = choice.settings.as_dict()
-    choices[_key(layers, chat_template)] = {"settings": settings, "reason": choice.reason, "trials": trials}
+    choices[_key(layers, chat_template)] = {
+        "settings": choice.settings.as_dict(),
+        "plain": None if choice.plain is None else choice.plain.as_dict(),
+        "reason": choice.reason,
+        "trials": trials,
+    }
     text = json.dumps({"version": _VERSION, "of": of, "choices": choices}, indent=1, ensure_ascii=False)
     try:
         atomic_write_text(folder / KEPT, text + "\n")

@@ -14,7 +14,7 @@ import torch
 
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, collect_statistics
 from corsa_plugins.alphaedit.auto import Choice, choose_settings, settings_for
-from corsa_plugins.alphaedit.auto.choose import _changes, start_settings
+from corsa_plugins.alphaedit.auto.choose import _of_values, start_settings
 from corsa_plugins.alphaedit.auto.facts import TrialFacts, known_facts, own_facts
 from corsa_plugins.alphaedit.auto.kept import KEPT, keep_choice, kept_choice
 from corsa_plugins.alphaedit.auto.trials import Trial, Trials
@@ -49,10 +49,13 @@ def test_a_choice_leaves_the_model_alone_and_edits_what_it_did_not_see(testbed_b
     choice = choose_settings(bench.model, bench.tokenizer, bench.statistics, rounds[0], report=told.append)
     assert bench.holds(before)
     assert tuple(told) == choice.trials
-    assert len(told) == 9  # one place, an earlier end, steps halved twice, two other null spaces, three other ridges
+    # One place, an earlier end, steps halved twice, two other null spaces, three other ridges; and for AlphaEdit.
+    assert [trial.what.startswith("AlphaEdit, ") for trial in told] == [False] * 9 + [True] * 6
+    plain = choice.alphaedit().settings
+    assert plain == replace(choice.settings, null_space=plain.null_space, ridge=plain.ridge).alphaedit()
     assert "10 of the requests" in choice.reason
     assert f"{len(told)} trial edits" in choice.reason
-    best = max(told, key=lambda trial: trial.score)
+    best = max(told[:9], key=lambda trial: trial.score)
     assert best.efficacy > 0.9
     assert f"new answers said {100 * best.efficacy:.0f} %, reworded {100 * best.generality:.0f} %" in choice.reason
     assert best != told[0], "the first is the best: this tests nothing of what follows"
@@ -136,7 +139,7 @@ def test_what_doubles_the_work_has_to_be_worth_it(testbed_bench, rounds, monkeyp
 
 
 def test_steps_are_halved_down_to_a_twentieth() -> None:
-    changes = [change for change, what, _ in _changes() if "steps" in what]
+    changes = [change.make for change in _of_values() if "steps" in change.what]
     settings = start_settings((0,))
     for change in changes:
         settings = change(settings)
@@ -215,7 +218,8 @@ class TestKept:
 
     @pytest.fixture
     def choice(self):
-        return Choice(start_settings((0, 1)), "because", (Trial("x", 1, 1, 1, 1),))
+        start = start_settings((0, 1))
+        return Choice(start, "because", (Trial("x", 1, 1, 1, 1),), replace(start.alphaedit(), ridge=0.3))
 
     def test_it_comes_back_and_nothing_is_tried_again(self, folder, choice, llama_bench, monkeypatch) -> None:
         statistics = KeyStatistics.load(folder)
