@@ -33,6 +33,7 @@ from corsa_plugins.alphaedit.statistics.texts import TextError, read_texts
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.architecture import Architecture
 from corsa_plugins.model.identity import Fingerprint
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -131,7 +132,7 @@ def preserved_keys(
 
 
 def _ours(model: PreTrainedModel, hparams: AlphaEditPlusHyperParams, architecture: Architecture) -> FoundKeys | None:
-    folder = Path(hparams.stats_dir).expanduser()
+    folder = user_path(hparams.stats_dir)
     if (folder / MANIFEST).is_file():  # named by the user: if these do not fit, the editor says so
         statistics = KeyStatistics.load(folder)
         for layer in hparams.layers:
@@ -155,7 +156,7 @@ def _easyedits(
 ) -> FoundKeys | None:
     files: dict[int, Path] = {}
     for name in _names(model):
-        folder = Path(hparams.stats_dir).expanduser() / name / f"{hparams.mom2_dataset}_stats"
+        folder = user_path(hparams.stats_dir) / name / f"{hparams.mom2_dataset}_stats"
         for layer in hparams.layers:
             stem = architecture.ffn(layer).down.name
             wanted = folder / f"{stem}_{hparams.mom2_dtype}_mom2_{hparams.mom2_n_samples}.npz"
@@ -176,7 +177,7 @@ def _easyedits(
 
 
 def _projector(hparams: AlphaEditPlusHyperParams) -> FoundKeys | None:
-    if hparams.P_loc is None or not Path(hparams.P_loc).expanduser().is_file():
+    if hparams.P_loc is None or not user_path(hparams.P_loc).is_file():
         return None
     spaces = read_projectors(hparams.P_loc, hparams.layers)
     if hparams.search:
@@ -198,7 +199,7 @@ def _collected(
     layers = "-".join(map(str, hparams.layers))
     digest = Fingerprint.of(model, architecture).digest
     data = re.sub(r"\W+", "_", hparams.mom2_dataset).strip("_")
-    out = Path(hparams.stats_dir).expanduser() / f"{_names(model)[0]}-{digest}" / f"{data}-layers-{layers}"
+    out = user_path(hparams.stats_dir) / f"{_names(model)[0]}-{digest}" / f"{data}-layers-{layers}"
     searched = f"there are no statistics of this model's layers {', '.join(map(str, hparams.layers))} in "
     searched += hparams.stats_dir + ("" if hparams.P_loc is None else f", nor a file {hparams.P_loc}")
     logger.warning("%s: collecting them from %s, up to %d tokens, into %s", searched, name, hparams.mom2_n_tokens, out)

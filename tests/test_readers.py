@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -150,6 +150,7 @@ def test_a_file_is_read_or_refused(name: str, files: Path) -> None:
 
 
 @settings(max_examples=50, deadline=None)
+@example("~0")
 @given(
     st.text() | st.text("0123456789-,.=:_kMG!&*[]{} \n") | st.sampled_from(["0-99999999999", "9" * 400, "[" * 2_000])
 )

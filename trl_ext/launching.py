@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.paths import user_path
 from corsa_plugins.settings import did_you_mean, read_mapping
 
 __all__ = [
@@ -60,7 +61,7 @@ def configuration(name: str) -> Path:
     """
     path = CONFIGS / f"{name}.yaml"
     if name not in configuration_names():
-        path = Path(name).expanduser()
+        path = user_path(name)
         if not path.is_file():
             known = configuration_names()
             raise SettingError(

@@ -34,6 +34,7 @@ from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_token
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.loading import load_whole, put_adapters
 from corsa_plugins.model.stored import check_stored, reading
+from corsa_plugins.paths import user_path
 from trl_ext.arguments import RequestArguments, parse_arguments
 from trl_ext.checkpoints import save_adapter
 from trl_ext.config import CoRSAConfig
@@ -124,7 +125,7 @@ def _load_tokenizer(
     conversational: bool, training_args: CoRSAConfig, model_args: ModelConfig
 ) -> PreTrainedTokenizerBase:
     name = model_args.model_name_or_path
-    folder = Path(str(name)).expanduser()
+    folder = user_path(str(name))
     if folder.is_dir() and find_gguf(folder) is None:
         check_stored(folder, f"model_name_or_path={name}")
     with reading(f"model_name_or_path={name} cannot be loaded", folder=name):

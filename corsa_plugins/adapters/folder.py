@@ -29,6 +29,7 @@ from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.model.bases import ABOUT
 from corsa_plugins.outputs import new_directory
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 from corsa_plugins.patterns import check_pattern
 
 __all__ = ["DTYPES", "AdapterError", "LoraAdapter", "read_adapter", "write_adapter"]
@@ -150,7 +151,7 @@ def read_adapter(folder: str | os.PathLike[str]) -> LoraAdapter:
         AdapterError: There is none, it is damaged, or holds something else than products of two factors; what it is
             is named.
     """
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     config = _json(path, CONFIG)
     if config is None:
         raise AdapterError(f"{path} is no adapter: there is no {CONFIG} in it")

@@ -20,6 +20,7 @@ from corsa_plugins.model.loading import load_model
 from corsa_plugins.model.placement import Where
 from corsa_plugins.model.stored import check_target, save_model
 from corsa_plugins.outputs import disk_errors
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -193,7 +194,7 @@ def whole_model(edited: str | os.PathLike[str]) -> str | os.PathLike[str]:
     Raises:
         SettingError: The folder holds the edits alone.
     """
-    folder = Path(edited).expanduser()
+    folder = user_path(edited)
     if _has_whole_model(folder):
         return folder / MODEL
     if (state_folder(folder) / "state.json").is_file() and not (folder / "config.json").is_file():
@@ -228,7 +229,7 @@ def load_edited(
         LoadingError, SettingError: As for :func:`load_model`.
         StateError: The edits are of another model, or were made in another precision.
     """
-    folder = Path(edited).expanduser()
+    folder = user_path(edited)
     if _has_whole_model(folder):
         return load_model(folder / MODEL, device=device, dtype=dtype)
     edits = state_folder(folder)

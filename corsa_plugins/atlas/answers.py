@@ -12,6 +12,7 @@ from corsa_plugins.files import sha256_of_file
 from corsa_plugins.journal import Journal
 from corsa_plugins.model.asking import generate_answers
 from corsa_plugins.model.gguf import find_gguf
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -119,7 +120,7 @@ def identity_of(model: str | os.PathLike[str]) -> dict[str, str]:
     gguf = find_gguf(model)
     if gguf is not None:
         return {"model": sha256_of_file(gguf)}
-    folder = Path(model).expanduser()
+    folder = user_path(model)
     if not folder.is_dir():
         return {"model": os.fspath(model)}
     content = hashlib.sha256()

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from corsa_plugins.data.records import Record, Text
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 
 __all__ = ["PLACE", "Fact", "FactError", "Relation", "read_facts"]
 
@@ -143,7 +144,7 @@ def _checked(relation: Relation, where: str) -> Relation:
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, _Line]]:
     name = os.fspath(path)
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = user_path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise FactError(f"{name}: no such file (looked in {Path.cwd()})") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from corsa_plugins.model.placement import Where
@@ -163,7 +164,7 @@ def parse_device_map(text: str) -> str | dict[str, int | str]:
     content = text
     if not text.lstrip().startswith("{"):
         try:
-            content = Path(text).expanduser().read_text(encoding="utf-8")
+            content = user_path(text).read_text(encoding="utf-8")
         except (OSError, ValueError):
             raise SettingError(
                 f"--device-map is {text!r}: choose one of {', '.join(AUTOMATIC)}, or give JSON or a file of it, by "

@@ -24,6 +24,7 @@ from corsa_plugins.files import atomic_write_text
 from corsa_plugins.hub.contents import CARD, Contents, Kind, contents_of
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.parsing import json_value, yaml_value
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -212,7 +213,7 @@ def _called(base: str | None) -> tuple[str, bool]:
     """What the base is called, and whether that is a name on the Hub."""
     if not base:
         return "", False
-    is_path = Path(base).expanduser().exists() or base.startswith((".", "~", "/")) or base.count("/") != 1
+    is_path = user_path(base).exists() or base.startswith((".", "~", "/")) or base.count("/") != 1
     return (Path(base).name, False) if is_path else (base, True)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from corsa_plugins.data.reading import read_requests
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.manifest import check_folder
+from corsa_plugins.paths import user_path
 
 __all__ = ["CARD", "Contents", "ContentsError", "Kind", "contents_of"]
 
@@ -80,7 +81,7 @@ def contents_of(path: str | os.PathLike[str]) -> Contents:
         DamagedError: A file is not what was written.
         RequestError: The requests cannot be used.
     """
-    root = Path(path).expanduser()
+    root = user_path(path)
     if root.is_file():
         read_requests(root)
         return Contents(root, Kind.REQUESTS, {"requests.jsonl": root})

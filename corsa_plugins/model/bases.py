@@ -16,6 +16,7 @@ from corsa_plugins.errors import CorsaError, LoadingError
 from corsa_plugins.manifest import MANIFEST, read_manifest
 from corsa_plugins.model.identity import Fingerprint, FingerprintError
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -103,7 +104,7 @@ def _named(folder: Path) -> Any:
 def _folder(name: Any) -> Path | None:
     """A name of a model as a folder that is there."""
     try:
-        path = Path(name).expanduser() if isinstance(name, str) and name else None
+        path = user_path(name) if isinstance(name, str) and name else None
         return path if path is not None and path.is_dir() else None
-    except (OSError, ValueError, RuntimeError):  # too long, with a zero byte, of nobody's home
+    except (OSError, ValueError):  # too long, or with a zero byte
         return None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.errors import LoadingError, SettingError, require
 from corsa_plugins.model.stored import refuse_missing
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +42,7 @@ def find_gguf(model: str | os.PathLike[str]) -> Path | None:
     Raises:
         LoadingError: There is no such file; or the folder has several, which are named.
     """
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.suffix.lower() == SUFFIX and not path.is_dir():
         if not path.is_file():
             raise LoadingError(f"model {os.fspath(model)}: no such file (looked in {Path.cwd()})")

@@ -22,6 +22,7 @@ from corsa_plugins.model.placement import Placement, Where, give_memory, is_offl
 from corsa_plugins.model.precision import computes_in_bfloat16
 from corsa_plugins.model.quantised import QUANTISED, has_quantised_maps, keep_layout, quantisation_config
 from corsa_plugins.model.stored import auto_class, check_patterns, check_stored, reading, refuse_missing
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,7 +70,7 @@ def load_model(
         raise SettingError(f"dtype is {dtype!r}: choose one of {', '.join(DTYPES)}")
     gguf = find_gguf(model)
     for path, what in ((None if gguf else model, "model"), (adapter, "adapter")):
-        if path is not None and _looks_like_a_folder(path) and not Path(path).expanduser().is_dir():
+        if path is not None and _looks_like_a_folder(path) and not user_path(path).is_dir():
             raise LoadingError(f"{what} {os.fspath(path)}: no such folder (looked in {Path.cwd()})")
     loaded: Any
     if gguf and dtype in QUANTISED:

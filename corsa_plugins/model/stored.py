@@ -15,6 +15,7 @@ from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.model.branch import branched_modules
 from corsa_plugins.model.placement import files_read, is_offloaded, state_to_save
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 from corsa_plugins.patterns import check_pattern
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ def check_target(model: PreTrainedModel, output: str | os.PathLike[str]) -> None
         SettingError: ``output`` is the folder that the model was loaded from; or files are in it that offloaded parts
             of the model are fetched from.
     """
-    target = Path(output).expanduser().resolve()
+    target = user_path(output).resolve()
     own = str(getattr(model, "name_or_path", "") or "")
-    if own and target.is_dir() and Path(own).expanduser().resolve() == target:
+    if own and target.is_dir() and user_path(own).resolve() == target:
         raise SettingError(f"{output} is the folder of the model itself, which would be replaced: name another one")
     for name in sorted(files_read(model)):
         file = Path(name).resolve()

@@ -12,6 +12,7 @@ from corsa_plugins.bench.evaluation.same_questions import ReportError, check_sam
 from corsa_plugins.bench.evaluation.storage import RECORDS, SUMMARY, is_evaluation
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 from corsa_plugins.report.kinds import File, Kind, SourceError
 from corsa_plugins.report.report import Report
 from corsa_plugins.report.sections import ABILITY, Section, in_order
@@ -112,11 +113,11 @@ def _kinds() -> Iterator[tuple[Section, Kind]]:
 def _split(given: str) -> tuple[str | None, Path]:
     """Label and path; a path with an equals sign in it is a path if it is there."""
     label, equals, path = given.partition("=")
-    if not equals or Path(given).expanduser().exists():
-        return None, Path(given).expanduser()
+    if not equals or user_path(given).exists():
+        return None, user_path(given)
     if not path:
         raise SourceError(f"{given!r} has no path behind its equals sign")
-    return label or None, Path(path).expanduser()
+    return label or None, user_path(path)
 
 
 def _folder_name(folder: Path) -> str:

@@ -14,6 +14,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.paths import user_path
 from corsa_plugins.settings.checks import check_fields, missing_fields
 from corsa_plugins.settings.problems import InvalidSettingsError, problem, unknown_names
 from corsa_plugins.settings.reading import plain, read_mapping
@@ -79,7 +80,7 @@ class Settings:
             SettingError: There is no such file or preset, it cannot be read, or as for :meth:`from_dict`; the message
                 names it.
         """
-        path = Path(source).expanduser()
+        path = user_path(source)
         presets = cls._preset_files()
         where = f"settings {os.fspath(source)}"
         if path.is_file():

@@ -10,6 +10,7 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from corsa_plugins.files import atomic_directory
+from corsa_plugins.paths import user_path
 from corsa_plugins.testbed.build import Testbed, build_testbed, read_testbed
 from corsa_plugins.testbed.manifest import BrokenTestbedError, check_manifest
 from corsa_plugins.testbed.recipe import TestbedRecipe
@@ -58,7 +59,7 @@ def load_testbed(recipe: TestbedRecipe | None = None, cache_dir: str | os.PathLi
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Where built testbeds are kept: the argument, else `$CORSA_CACHE`, else the user's cache folder."""
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE) or user_cache_dir("corsa-plugins")
-    return Path(chosen).expanduser().absolute()
+    return user_path(chosen).absolute()
 
 
 def _build_into(recipe: TestbedRecipe, folder: Path) -> Testbed:

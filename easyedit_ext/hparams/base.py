@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field
 
 from corsa_plugins.errors import LoadingError, SettingError
 from corsa_plugins.model.gguf import refuse_gguf
+from corsa_plugins.paths import user_path
 from corsa_plugins.settings import (
     Count,
     InvalidSettingsError,
@@ -146,7 +146,7 @@ class HyperParams:
             HparamsError: There is no such file, it cannot be read, has unknown fields, lacks required ones, or a
                 value cannot be; the message names the file and every such field.
         """
-        path = Path(hparams_name_or_path).expanduser()
+        path = user_path(hparams_name_or_path)
         if path.suffix not in (".yaml", ".yml", ".json"):
             path = path.with_name(path.name + ".yaml")
         if not path.is_file():

@@ -26,6 +26,7 @@ from corsa_plugins.model.architecture import Architecture, LinearMap, find_archi
 from corsa_plugins.model.borrowing import eval_mode
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.processes import ALONE, Processes
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -108,7 +109,7 @@ def collect_statistics(
     plan = CollectionPlan(n_tokens, length, batch_size, bool(pack), sample_size, seed)
     plan.check_model(model)
     maps = down_maps(architecture, layers, n_tokens)
-    folder = None if out is None else Path(out).expanduser()
+    folder = None if out is None else user_path(out)
     if folder is not None:
         check_folder(folder, fresh)
     if isinstance(texts, str | os.PathLike):

@@ -21,6 +21,7 @@ from corsa_plugins.alphaedit.statistics.layer import LayerStatistics, MomentStat
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.architecture import Architecture, find_architecture
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,15 +72,15 @@ def read_moments(
 
 def _by_layer(files: File | Iterable[File] | Mapping[int, File]) -> dict[int, Path]:
     if isinstance(files, Mapping):
-        return {int(layer): Path(path).expanduser() for layer, path in files.items()}
+        return {int(layer): user_path(path) for layer, path in files.items()}
     if isinstance(files, str | os.PathLike):
-        path = Path(files).expanduser()
+        path = user_path(files)
         files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
         if not files:
             raise StatisticsError(f"{path}: no .npz file in this folder")
     by_layer: dict[int, Path] = {}
     for file in files:
-        path = Path(file).expanduser()
+        path = user_path(file)
         number = re.search(r"\.(\d+)\.", path.name)
         if number is None:
             raise StatisticsError(f"{path}: the name does not say which layer it is of: pass {{layer: file}}")
@@ -131,7 +132,7 @@ def read_projectors(path: File, layers: Sequence[int], model: PreTrainedModel | 
         StatisticsError: It is no such file, holds another number of projectors, or those of another width.
         MomentError: A matrix is no orthogonal projector.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
         # only an archive can be mapped; what torch wrote before 1.6 is none
         stack: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

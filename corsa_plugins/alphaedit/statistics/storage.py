@@ -35,6 +35,7 @@ from corsa_plugins.manifest import DamagedError, checksums, read_manifest, write
 from corsa_plugins.manifest import Manifest as Checksums
 from corsa_plugins.model.identity import Fingerprint, FingerprintError
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 
 __all__ = ["MANIFEST", "StatisticsWriter", "StoredStatistics", "read_statistics", "refuse_strangers"]
 
@@ -83,7 +84,7 @@ class StatisticsWriter:
     def __init__(
         self, directory: str | os.PathLike[str], fingerprint: Fingerprint | None, about: Mapping[str, Any]
     ) -> None:
-        self.folder = Path(directory).expanduser()
+        self.folder = user_path(directory)
         refuse_strangers(self.folder)
         self.fingerprint = fingerprint
         self.about = about
@@ -213,7 +214,7 @@ def read_statistics(directory: str | os.PathLike[str]) -> StoredStatistics:
     Raises:
         StatisticsError: There are none, or files are missing, cut short, or from different statistics.
     """
-    folder = Path(directory).expanduser()
+    folder = user_path(directory)
     manifest = folder / MANIFEST
     try:
         content = json_value(manifest.read_text(encoding="utf-8"))

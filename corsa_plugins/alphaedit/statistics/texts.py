@@ -10,6 +10,7 @@ from typing import Any
 
 from corsa_plugins.errors import CorsaError, SettingError, require
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 
 __all__ = ["TextError", "Texts", "read_texts"]
 
@@ -32,7 +33,7 @@ class Texts:
     config: str | None = None
 
     def __iter__(self) -> Iterator[str]:
-        path = Path(self.source).expanduser()
+        path = user_path(self.source)
         if not path.exists():
             _refuse_missing_file(self.source)
         if path.is_file() and path.suffix not in _BUILDERS:
@@ -102,7 +103,7 @@ def read_texts(
     if not os.fspath(source):
         raise SettingError("the text has no name: give a file, or the name of a data set")
     texts = Texts(os.fspath(source), field, split, config)
-    path = Path(texts.source).expanduser()
+    path = user_path(texts.source)
     if not path.exists():
         _refuse_missing_file(texts.source)
     if not path.is_file() or path.suffix in _BUILDERS:

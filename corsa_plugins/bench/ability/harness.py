@@ -22,6 +22,7 @@ from corsa_plugins.bench.ability.tasks import data_files, find_tasks, task_diges
 from corsa_plugins.errors import CorsaError, SettingError, require
 from corsa_plugins.model.borrowing import modes_kept, random_state_kept
 from corsa_plugins.model.identity import model_key
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,7 +108,7 @@ class Harness:
         for setting, value in (("limit", limit), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise SettingError(f"{setting} is {value}: it must be at least 1")
-        if include_path is not None and not Path(include_path).expanduser().is_dir():
+        if include_path is not None and not user_path(include_path).is_dir():
             raise SettingError(f"include_path {os.fspath(include_path)}: no such folder")
         for module in ("lm_eval", "datasets"):
             require(module, "eval", what="general ability")
@@ -117,10 +118,10 @@ class Harness:
             "limit": limit,
             "num_fewshot": num_fewshot,
             "chat_template": chat_template,
-            "task_files": None if include_path is None else task_digest(Path(include_path).expanduser()),
+            "task_files": None if include_path is None else task_digest(user_path(include_path)),
             "lm_eval": version("lm-eval"),
         }
-        self._data_files = {} if include_path is None else data_files(Path(include_path).expanduser())
+        self._data_files = {} if include_path is None else data_files(user_path(include_path))
         self._manager, self.names = find_tasks(names, include_path)
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import sha256_of_file
+from corsa_plugins.paths import user_path
 
 __all__ = ["data_files", "find_tasks", "task_digest", "where_data_are"]
 
@@ -20,7 +21,7 @@ def find_tasks(names: Sequence[str], include_path: str | os.PathLike[str] | None
     """The harness's manager of tasks, and the names that the patterns match."""
     from lm_eval.tasks import TaskManager
 
-    folder = None if include_path is None else str(Path(include_path).expanduser())
+    folder = None if include_path is None else str(user_path(include_path))
     if folder is not None:
         # Reading the index of its own thousands of tasks takes the harness many seconds.
         manager = TaskManager(include_path=folder, include_defaults=False)

@@ -16,6 +16,7 @@ from corsa_plugins.data.requests import EditRequest, Probe
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.processes import ALONE, Processes
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -157,7 +158,7 @@ class Questions:
 
 
 def _saved_scores(harness: Harness, folder: str | os.PathLike[str]) -> Ability:
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     try:
         scores = harness.read(path / HARNESS)
         summary = json_value((path / SUMMARY).read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from corsa_plugins.bench.measure.subject import Subject
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.loading import load_model
 from corsa_plugins.model.placement import Where
+from corsa_plugins.paths import user_path
 
 __all__ = ["Measurement", "measure"]
 
@@ -67,7 +68,7 @@ def measure(
     saved = None
     before: Measured | None = None
     if subject.baseline:
-        results = Path(subject.baseline).expanduser()
+        results = user_path(subject.baseline)
         saved = load_evaluation(results) if any((results / name).exists() for name in (SUMMARY, RECORDS)) else None
         if saved and output and output.resolve() == results.resolve():
             raise SettingError(f"--output {output} holds the baseline, which would be lost: name another folder")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from corsa_plugins.alphaedit.edited import load_edited
@@ -11,6 +10,7 @@ from corsa_plugins.bench.evaluation import Evaluation
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.loading import load_model
 from corsa_plugins.model.placement import Where
+from corsa_plugins.paths import user_path
 
 __all__ = ["Subject"]
 
@@ -67,6 +67,6 @@ class Subject:
 
 def _name(path_or_hub: str, of_parent: bool = False) -> str:
     """What a model or an adapter is called; that of ``.`` is the folder's. With its parent's: ``world/model``."""
-    path = Path(path_or_hub).expanduser()
+    path = user_path(path_or_hub)
     path = path.resolve() if path.name in ("", "..") else path
     return "/".join(part for part in (path.parent.name if of_parent else "", path.name) if part)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corsa_plugins.data.reading import read_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.loading import put_adapters
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +24,7 @@ def adapter_names(adapters: Sequence[str | os.PathLike[str]]) -> list[str]:
     Raises:
         SettingError: One of them is given twice.
     """
-    paths = [Path(adapter).expanduser().absolute().parts for adapter in adapters]
+    paths = [user_path(adapter).absolute().parts for adapter in adapters]
     if len(set(paths)) < len(paths):
         raise SettingError(f"--adapter {', '.join(map(str, adapters))}: name each adapter once")
     length = 1
@@ -52,7 +52,7 @@ def read_adapter_requests(
             "the same order, or none"
         )
     if not files:
-        files = [Path(adapter).expanduser() / "requests.jsonl" for adapter in adapters]
+        files = [user_path(adapter) / "requests.jsonl" for adapter in adapters]
         pairs = zip(adapters, files, strict=True)
         missing = [os.fspath(adapter) for adapter, file in pairs if not os.path.isfile(file)]
         if missing:

@@ -13,7 +13,6 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from corsa_plugins.bench.wild.answers import WildAnswer
@@ -22,6 +21,7 @@ from corsa_plugins.errors import CorsaError
 from corsa_plugins.journal import Journal
 from corsa_plugins.model.asking import score_targets
 from corsa_plugins.parsing import json_value
+from corsa_plugins.paths import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -206,7 +206,7 @@ def read_labels(path: str | os.PathLike[str]) -> list[Labelled]:
     """
     labels = []
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = user_path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise JudgeError(f"--judge-labels {os.fspath(path)}: {error}") from error
     for number, line in enumerate(lines, start=1):

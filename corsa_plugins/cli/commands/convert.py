@@ -10,6 +10,7 @@ import typer
 from corsa_plugins.cli import options
 from corsa_plugins.data.formats.registry import format_names
 from corsa_plugins.errors import SettingError
+from corsa_plugins.paths import user_path
 
 __all__ = ["convert"]
 
@@ -82,7 +83,7 @@ def convert(
     if out is None or source is None:
         raise SettingError("name two files: corsa convert IN OUT (with --hub, OUT is enough; see corsa convert --help)")
     # A file is a file, whatever it is called: only --hub asks the Hub.
-    data = f"{HUB_PREFIX}{source}" if hub else str(Path(source).expanduser().absolute())
+    data = f"{HUB_PREFIX}{source}" if hub else str(user_path(source).absolute())
     done = convert_to_requests(
         data, out, name=name, rounds=rounds, strict=strict, limit=limit, split=split, problems=problems
     )

@@ -11,6 +11,7 @@ from corsa_plugins.cli import options
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import parse_numbers, place
 from corsa_plugins.errors import SettingError
+from corsa_plugins.paths import user_path
 
 __all__ = ["merge_sweep"]
 
@@ -134,4 +135,4 @@ def merge_sweep(
 
 def _as_folder(model: str | Path) -> str | Path:
     """A folder as a path, whatever is in its name; what is none as the text it is."""
-    return Path(model).expanduser() if Path(model).expanduser().is_dir() else model
+    return user_path(model) if user_path(model).is_dir() else model

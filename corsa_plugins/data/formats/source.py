@@ -10,6 +10,7 @@ from typing import Any
 
 from corsa_plugins.data.formats.base import FormatError, HubSource
 from corsa_plugins.errors import SettingError, require
+from corsa_plugins.paths import user_path
 
 __all__ = ["HUB_PREFIX", "Raw", "open_hub", "open_source"]
 
@@ -41,7 +42,7 @@ def open_source(source: str, hub: HubSource | None, split: str | None) -> Iterat
         return open_hub(source.removeprefix(HUB_PREFIX), hub, split)
     if split is not None:
         raise SettingError(f"split {split!r}: only data sets on the Hub have splits; {source} is a file")
-    return _open_file(Path(source).expanduser())
+    return _open_file(user_path(source))
 
 
 def open_hub(name: str, hub: HubSource | None, split: str | None) -> Iterator[Raw]:
