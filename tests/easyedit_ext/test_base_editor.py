@@ -28,12 +28,14 @@ from corsa_plugins.alphaedit.solver.nullspace import NullSpaceRule
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.data.requests import EditRequest, Probe
+from easyedit_ext.hparams.family import FAMILY
 from easyedit_ext.records import record_of
 from tests.easyedit_ext.conftest import LAYERS, TEMPLATES, changed, small_model, weights
 
 HOME = os.environ.get("EASYEDIT_HOME")
 EXAMPLES = Path(__file__).parents[2] / "examples" / "easyedit"
 NAMES = {"llama": "llama-tiny", "gpt2": "gpt2-xl-tiny"}  # EasyEdit goes by what the name contains
+OTHERS = {kind.METHOD: kind for kind in FAMILY} | {"LocFTBF": easyedit_ext.LocFTBFHyperParams}
 CONTEXTS = ["{}", "The city is old. {}", "Anna was there. {}"]
 
 pytestmark = pytest.mark.skipif(HOME is None, reason="EASYEDIT_HOME names no clone of EasyEdit")
@@ -228,6 +230,38 @@ def test_with_its_parts_off_it_is_easyedits_alphaedit(
     assert edited == {name for name, update in ours.items() if update.any()}
     for name in edited:
         assert (ours[name] - theirs[name]).norm() < 1e-3 * theirs[name].norm()
+
+
+@pytest.mark.parametrize("sequential", [True, False], ids=["sequential", "restored"])
+@pytest.mark.parametrize("alg_name", OTHERS)
+def test_every_other_method_in_base_editor(
+    easyeditor: Any,
+    folder: str,
+    model: PreTrainedModel,
+    collect: Callable[..., str],
+    tmp_path: Path,
+    alg_name: str,
+    sequential: bool,
+) -> None:
+    """Three requests one by one; ENCORE's and NAS's own rules over the edits before, and a training."""
+    fields: dict[str, Any] = {"alg_name": alg_name, "model_name": folder, "device": "cpu"}
+    if alg_name == "LocFTBF":
+        fields |= {"layers": [1], "epochs": 4, "learning_rate": 0.01}
+    else:
+        fields |= {
+            "layers": [0, 1], "v_num_grad_steps": 3, "mom2_update_weight": 0.5, "nullspace_by": "share",
+            "nullspace_threshold": 0.5, "n_contexts": 1, "stats_dir": collect(model),
+            **TEMPLATES[model.config.model_type],
+        }  # fmt: skip
+    path = tmp_path / f"{alg_name}.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    editor = easyeditor.BaseEditor.from_hparams(OTHERS[alg_name].from_hparams(str(path)))
+    before = weights(editor.model)
+    metrics, edited, originals = run(editor, "edit", sequential)
+    assert edited is editor.model
+    assert all({"pre", "post"} <= set(metric) for metric in metrics)
+    assert [len(call.requests) for call in easyedit_ext.edit_report(edited)] == [1, 1, 1]
+    assert changed(edited, before) == (set(originals) if sequential else set())
 
 
 @pytest.mark.parametrize("alg_name", ["AlphaEditPlus", "RSFT"])
