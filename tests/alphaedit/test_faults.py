@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from corsa_plugins.alphaedit import EditError, algorithm, answers, batch, editor, reader, state
+from corsa_plugins.alphaedit import EditError, algorithm, answers, batch, editor, reader, restraint
 from corsa_plugins.alphaedit.transaction import EditedWeights
 from tests.fixtures.alphaedit import QUICK, REQUESTS, SETTINGS, Bench
 
@@ -25,7 +25,7 @@ STAGES: list[tuple[Any, str]] = [
     (algorithm, "select_smoothing"),
     (batch, "verdict"),
     (batch, "EditBatch"),
-    (state, "write_weight"),
+    (restraint, "write_weight"),
 ]
 
 

@@ -80,7 +80,7 @@ def test_without_forgetting_it_is_lora_sft(
 ) -> None:
     """lambda 0 subtracts nothing, and so does a training on old answers that stands still."""
     plan = temporal_stream([[FRANCE]])
-    still = f_learning(SETTINGS, forgetting_rate=0.5, forgetting={"learning_rate": 0.0})
+    still = f_learning(SETTINGS, forgetting_rate=0.5, forgetting={"learning_rate": 1e-30})
     methods = (lora_sft(SETTINGS), f_learning(SETTINGS, forgetting_rate=0), still, f_learning(SETTINGS))
     results = [run_protocol(method, plan, taught_llama, tiny_tokenizer, **QUICK) for method in methods]
     sft, none, unmoved, some = (result.at(1, "round 1").records for result in results)
