@@ -20,6 +20,11 @@ _TAKEN = (
 """What settings of another method say about the model, and not about the method."""
 
 
+_PUBLISHED_STOP, _SURE_STOP = 0.05, 0.02
+"""Where a rule takes some of an update away, answers that are just said are lost: values that would end earlier than
+the published ones are looked for until they are sure."""
+
+
 @dataclass(frozen=True)
 class FamilySettings(AlphaEditSettings):
     """The settings of the editor with one method's defaults: a subclass names what is the method's own."""
@@ -45,6 +50,8 @@ class FamilySettings(AlphaEditSettings):
             if settings.ridge_unit == "relative" and own.ridge:
                 given |= {"ridge": settings.ridge, "ridge_unit": "relative"}
             values = {**given["values"].as_dict(), **cls.VALUES}
+            if own.restraint is not None and values["stop_loss"] > _PUBLISHED_STOP:
+                values["stop_loss"] = _SURE_STOP
             settings = cls.from_dict({**own.as_dict(), **given, "layers": cls.layers_of(settings), "values": values})
         return AlphaEditSettings(**{field.name: getattr(settings, field.name) for field in fields(AlphaEditSettings)})
 

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, EditState, collect_statistics
+from corsa_plugins.alphaedit.auto.choose import start_settings
 from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.family.memit import MemitSettings
+from corsa_plugins.methods.family.prune import PruneSettings
+from corsa_plugins.methods.family.rect import RectSettings
+from corsa_plugins.methods.family.settings import FamilySettings
 from corsa_plugins.methods.registry import method_spec, method_specs
 from tests.fixtures.alphaedit import LATER, QUICK, REQUESTS, Bench
 
@@ -99,3 +104,12 @@ def test_statistics_that_a_method_cannot_use_are_refused_before_anything_is_done
     with pytest.raises(SettingError, match=r"more text"):
         editor_of("memit", bench).edit(REQUESTS)
     assert gpt2_bench.holds(start)
+
+
+@pytest.mark.parametrize(("kind", "stop"), [(MemitSettings, 0.1), (RectSettings, 0.02), (PruneSettings, 0.02)])
+def test_what_takes_some_of_an_update_away_gets_values_that_are_sure(kind: type[FamilySettings], stop: float) -> None:
+    chosen = start_settings((0,))
+    earlier = replace(chosen, values=replace(chosen.values, stop_loss=0.1))
+    assert kind.of(earlier).values.stop_loss == stop
+    published = replace(chosen, values=replace(chosen.values, stop_loss=0.05))
+    assert kind.of(published).values.stop_loss == 0.05
