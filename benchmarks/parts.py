@@ -234,14 +234,12 @@ def _cell(chosen: Sequence[Mapping[str, Any]], plain: Mapping[int, Mapping[str, 
     return f"{cell} ({mean:+.1f}{'' if half is None else f' ± {half:.1f}'})"
 
 
-def settings_of(
-    arguments: argparse.Namespace, choose: Callable[[Sequence[int]], Choice]
-) -> dict[str, AlphaEditSettings]:
-    """Of each method: those that were named, or are to be chosen; else the defaults with what carries over between
-    models where it matters."""
+def settings_of(arguments: argparse.Namespace, choose: Callable[..., Choice]) -> dict[str, AlphaEditSettings]:
+    """Of each method: those that were named, or what ``choose`` makes of ``layers``; else the defaults with what
+    carries over between models where it matters."""
     layers = parse_layers(arguments.layers)
     if arguments.settings == AUTO:
-        choice = choose(layers or ())
+        choice = choose(layers=layers or ())
         Console(stderr=True).print(choice.reason)
         return methods(choice.settings, choice.alphaedit().settings)
     if arguments.settings:
@@ -292,7 +290,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     continue
                 _, size, drawn = draw(name, pool, seed)
                 choose = partial(choose_settings, model, tokenizer, statistics, drawn[:size])
-                by_name = settings_of(arguments, lambda layers, choose=choose: choose(layers=layers))
+                by_name = settings_of(arguments, choose)
                 plain = partial(AlphaEditor, model, tokenizer, statistics, by_name[ALPHAEDIT])
                 scenario = Scenario.draw(name, pool, seed, plain)
                 for method in left:

@@ -15,7 +15,7 @@ from corsa_plugins.model.architecture import ArchitectureError
 from corsa_plugins.rsft import RSFTSettings, rsft, trainable_parameters
 from tests.model.test_architecture import build
 from tests.support.families import family
-from tests.support.mixtures import MIXTURES
+from tests.support.mixtures import MIXTURES, listed_experts
 from tests.support.rsft_oracle import SGD, compare
 from tests.support.training import FLOAT64, REQUESTS, changed, refused, state
 
@@ -69,10 +69,7 @@ def test_of_a_mixture_without_a_shared_expert_the_routed_ones_train_and_never_wh
 
 def test_of_experts_in_a_list_each_one_trains(base: PreTrainedModel) -> None:
     width = base.config.hidden_size
-    base.transformer.h[1].mlp = nn.Sequential()
-    experts = [nn.Sequential(nn.Linear(width, 8), nn.GELU(), nn.Linear(8, width)) for _ in range(2)]
-    base.transformer.h[1].mlp.add_module("experts", nn.ModuleList(experts))
-    base.transformer.h[1].mlp.add_module("gate", nn.Linear(width, 2))
+    base.transformer.h[1].mlp = listed_experts(width)
     names = trainable_parameters(base, RSFTSettings(layer=1))
     assert {name.split(".mlp.")[1].rpartition(".")[0] for name in names} == {
         f"experts.{number}.{part}" for number in (0, 1) for part in (0, 2)

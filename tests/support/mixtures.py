@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import transformers as hf
+from torch import nn
 
 PEFT_READS_EXPERTS = tuple(map(int, version("peft").split(".")[:2])) >= (0, 19)
 """Before, the factors of (experts, out, in) had each other's shapes."""
@@ -80,3 +81,12 @@ MIXTURES: dict[str, tuple[Callable[..., Any], str, str | None, list[str], bool]]
         "experts", "mlp", ["router.proj"], False,
     ),
 }  # fmt: skip
+
+
+def listed_experts(width: int, n_experts: int = 2) -> nn.Sequential:
+    """An FFN of experts in a list of modules, and a gate; for what reads a model's parts, as it runs on nothing."""
+    experts = [nn.Sequential(nn.Linear(width, 8), nn.GELU(), nn.Linear(8, width)) for _ in range(n_experts)]
+    mixture = nn.Sequential()
+    mixture.add_module("experts", nn.ModuleList(experts))
+    mixture.add_module("gate", nn.Linear(width, n_experts))
+    return mixture

@@ -22,7 +22,7 @@ from corsa_plugins.methods.spec import REPORT
 from corsa_plugins.model.architecture import ArchitectureError
 from tests.model.test_architecture import build
 from tests.oracles import locft as oracle
-from tests.support.mixtures import MIXTURES
+from tests.support.mixtures import MIXTURES, listed_experts
 from tests.support.training import FLOAT32_NORMS, FLOAT64, REQUESTS, changed, flat, gpt2, pairs, state
 
 SEED = 3
@@ -137,10 +137,7 @@ def test_updates_of_routed_experts_follow_each_other_and_are_given_back(
 
 def test_of_experts_in_a_list_each_down_map_trains(base: PreTrainedModel) -> None:
     width = base.config.hidden_size
-    base.transformer.h[1].mlp = nn.Sequential()
-    experts = [nn.Sequential(nn.Linear(width, 8), nn.GELU(), nn.Linear(8, width)) for _ in range(2)]
-    base.transformer.h[1].mlp.add_module("experts", nn.ModuleList(experts))
-    base.transformer.h[1].mlp.add_module("gate", nn.Linear(width, 2))
+    base.transformer.h[1].mlp = listed_experts(width)
     found = weights_of(base, LocFTSettings(layer=1))
     assert list(found) == [f"transformer.h.1.mlp.experts.{number}.2.weight" for number in (0, 1)]
     base.transformer.h[1].mlp = nn.Sequential(nn.Linear(width, width))
