@@ -56,8 +56,8 @@ def plan_rounds(known: Sequence[Fact], draw: Draw) -> Rounds:
     """Draw rounds of edits, the relations taking turns, and facts to watch.
 
     At most half of a relation's facts are edited: its neighbours come from the other half. A new answer is another that
-    the model knows of the same relation. Neighbours are statements of the same relation about other subjects, those
-    with the same old answer first, edited in no round.
+    the model knows of the same relation. Neighbours are statements of the same relation about subjects that no round
+    edits, those with the same old answer first: what else is known of an edited subject is in ``same_subject``.
 
     Args:
         known: Facts that the model knows; their answers as it spells them.
@@ -81,7 +81,7 @@ def plan_rounds(known: Sequence[Fact], draw: Draw) -> Rounds:
     changed = set(edited)
     touched = {fact.subject for fact in edited}
     wording = _Wording(draw.question)
-    requests = [_edit(fact, wording, by_relation, changed, rng) for fact in edited]
+    requests = [_edit(fact, wording, by_relation, touched, rng) for fact in edited]
     others = [fact for fact in known if fact.subject not in touched]
     same_subject = [fact for fact in known if fact.subject in touched and fact not in changed]
     watched = rng.sample(others, min(draw.untouched, len(others)))
@@ -119,13 +119,13 @@ def _edit(
     fact: Fact,
     wording: _Wording,
     by_relation: Mapping[str, Sequence[Fact]],
-    changed: Collection[Fact],
+    touched: Collection[str],
     rng: random.Random,
 ) -> EditRequest:
     relation = by_relation[fact.relation]
     right = {name.casefold() for name in fact.answers}
     target = rng.choice(sorted({other.answer for other in relation if other.answer.casefold() not in right}))
-    staying = [other for other in relation if other not in changed and other.subject != fact.subject]
+    staying = [other for other in relation if other.subject not in touched]
     alike = [other for other in staying if other.answer == fact.answer]
     neighbours = rng.sample(alike, min(_MOST_NEIGHBOURS, len(alike)))
     others = [other for other in staying if other.answer != fact.answer]

@@ -60,14 +60,14 @@ def test_other_wordings_are_never_the_prompt_and_validation_is_apart(plan) -> No
             assert len({edit.prompt, *edit.paraphrases, *edit.validation_prompts}) == 2 + len(edit.paraphrases)
 
 
-def test_neighbours_are_true_of_others_and_edited_in_no_round(plan) -> None:
-    prompts = {edit.prompt for edits in plan.rounds for edit in edits}
+def test_neighbours_are_true_of_subjects_that_no_round_edits(plan) -> None:
+    edited = {edit.subject for edits in plan.rounds for edit in edits}
     true = {fact.written(fact.statements[0]): fact for fact in FACTS}
     for edits in plan.rounds:
         for edit in edits:
             assert len(edit.neighborhood) == 10
             for probe in edit.neighborhood:
-                assert probe.prompt not in prompts
+                assert true[probe.prompt].subject not in edited
                 assert true[probe.prompt].relation == true[edit.prompt].relation
                 assert (probe.answer, probe.aliases) == (true[probe.prompt].answer, true[probe.prompt].aliases)
             alike = [probe.answer == edit.target_old for probe in edit.neighborhood]
