@@ -55,7 +55,7 @@ demo: $(READY)
 
 real: $(REAL)
 	$(BIN)/corsa atlas --output runs/real/atlas --size 20 --wanted 100
-	$(BIN)/corsa demo --atlas runs/real/atlas --size 10 --output runs/real/demo
+	$(BIN)/corsa demo --atlas runs/real/atlas --size 8 --output runs/real/demo
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from benchmarks.methods import table
 from corsa_plugins.bench.protocols import ProtocolResult, UpdatePlan, temporal_stream
 from corsa_plugins.bench.protocols.plan import method_folder
-from corsa_plugins.demo.run import default_methods, demo_methods, run_method
+from corsa_plugins.demo.run import SharedStatistics, default_methods, demo_methods, run_method
 from corsa_plugins.demo.worlds import AtlasWorld, Rounds
 from corsa_plugins.files import atomic_directory
 from corsa_plugins.model.architecture import find_architecture
@@ -200,18 +200,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/families"))
     arguments = parser.parse_args(argv)
     console = Console()
-    specs = demo_methods()
     for family in arguments.families:
         folder = arguments.output / family
         build(family, folder / "model")
         world = FamilyWorld(folder / "model")
-        world.save_statistics(folder / "statistics", [specs[n] for n in arguments.methods if specs[n].needs_statistics])
+        statistics = SharedStatistics(folder / "statistics", tuple(arguments.methods))
         results: dict[tuple[str, int], ProtocolResult] = {}
         for seed in arguments.seeds:
             for name in arguments.methods:
                 output = folder / f"seed-{seed}" / method_folder(name)
                 rounds = Rounds(arguments.size, seed, arguments.untouched)
-                results[name, seed] = run_method(name, output, rounds, folder / "statistics", world, lambda *_: None)
+                results[name, seed] = run_method(name, output, rounds, statistics, world, lambda *_: None)
         wide = console if console.is_terminal else Console(width=220)
         wide.print(table(results, arguments.seeds, f"a small {family}, two rounds of {arguments.size} edits"))
 

@@ -23,7 +23,7 @@ from benchmarks.intervals import shown
 from corsa_plugins.bench.protocols import ProtocolResult, ProtocolSummary
 from corsa_plugins.bench.protocols.plan import method_folder
 from corsa_plugins.demo.processes import side_by_side
-from corsa_plugins.demo.run import demo_methods, run_method
+from corsa_plugins.demo.run import SharedStatistics, demo_methods, run_method
 from corsa_plugins.demo.worlds import AtlasWorld, Rounds, TestbedWorld, World
 
 SIZE = 100
@@ -54,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="processes at a time; by default one for each core")
     arguments = parser.parse_args(argv)
     console = Console()
-    statistics = arguments.output / "statistics"
+    statistics = SharedStatistics(arguments.output / "statistics", tuple(arguments.only))
     world: World = AtlasWorld(arguments.atlas) if arguments.atlas else TestbedWorld()
-    world.save_statistics(statistics, [specs[name] for name in arguments.only if specs[name].needs_statistics])
     keys = {f"{specs[name].title}, seed {seed}": (name, seed) for seed in arguments.seeds for name in arguments.only}
     work = {
         key: partial(

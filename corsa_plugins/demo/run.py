@@ -23,12 +23,22 @@ from corsa_plugins.demo.processes import News, side_by_side
 from corsa_plugins.demo.tables import question_table, round_tables
 from corsa_plugins.demo.worlds import Rounds, TestbedWorld, World
 from corsa_plugins.errors import SettingError
+from corsa_plugins.files import sole_use
 from corsa_plugins.methods.registry import method_names, method_spec, method_specs
 from corsa_plugins.methods.spec import MethodSpec
 from corsa_plugins.report.page import versions
 from corsa_plugins.report.protocol_page import write_protocol_page
 
-__all__ = ["Demo", "Rounds", "default_methods", "demo_methods", "in_turn", "run_demo", "run_method"]
+__all__ = [
+    "Demo",
+    "Rounds",
+    "SharedStatistics",
+    "default_methods",
+    "demo_methods",
+    "in_turn",
+    "run_demo",
+    "run_method",
+]
 
 
 _BEFORE = "before"
@@ -48,6 +58,28 @@ class Demo:
 
     results: tuple[ProtocolResult, ...]
     page: Path
+
+
+@dataclass(frozen=True)
+class SharedStatistics:
+    """The statistics of a model's keys that the methods of a run share.
+
+    The first that needs them collects them, while another does what needs none.
+
+    Attributes:
+        folder: Where they are, or will be.
+        methods: By name, whose settings say of which layers; those that need none do not count.
+    """
+
+    folder: Path
+    methods: tuple[str, ...]
+
+    def of(self, world: World) -> KeyStatistics:
+        """Those of a world's model; who comes while they are collected waits."""
+        specs = [method_spec(name) for name in self.methods]
+        with sole_use(self.folder.parent, wait=True):
+            world.save_statistics(self.folder, [spec for spec in specs if spec.needs_statistics])
+        return KeyStatistics.load(self.folder)
 
 
 def demo_methods(world: World | None = None) -> dict[str, MethodSpec]:
@@ -98,8 +130,7 @@ def run_demo(
     page = output / "report.html"
     console.print(f"Report: [bold]{escape(str(page))}[/bold] (grows as methods finish)")
     console.print(world.about(rounds))
-    statistics = output / "statistics"
-    world.save_statistics(statistics, [spec for spec in specs.values() if spec.needs_statistics])
+    statistics = SharedStatistics(output / "statistics", tuple(specs))
     work = {
         name: partial(run_method, name, output / method_folder(name), rounds, statistics, world)
         for name in in_turn(specs)
@@ -129,14 +160,16 @@ def run_demo(
 
 
 # Six parameters: of a run in a process of its own.
-def run_method(name: str, output: Path, rounds: Rounds, statistics: Path, world: World, news: News) -> ProtocolResult:
+def run_method(
+    name: str, output: Path, rounds: Rounds, statistics: SharedStatistics, world: World, news: News
+) -> ProtocolResult:
     """One method through the rounds, in a process of its own.
 
     Args:
         name: Of :func:`demo_methods`.
         output: Its folder.
         rounds: What is edited.
-        statistics: Folder of the model's key statistics.
+        statistics: Of the model's keys.
         world: Of which model.
         news: Told how far it is.
     """
@@ -146,10 +179,10 @@ def run_method(name: str, output: Path, rounds: Rounds, statistics: Path, world:
     logging.getLogger("corsa_plugins").setLevel(logging.ERROR)
     spec = method_spec(name)
     options = world.options(spec)
-    if spec.needs_statistics:
-        options["statistics"] = KeyStatistics.load(statistics)
-    model, tokenizer = world.load()
     news(0.0, "starting")
+    if spec.needs_statistics:
+        options["statistics"] = statistics.of(world)
+    model, tokenizer = world.load()
     method: Any = spec(**options)
     if hasattr(method, "sharing"):
         method = method.sharing(output.parent / _TRAININGS)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,10 +15,11 @@ from rich.table import Table
 
 from corsa_plugins.bench.evaluation import load_evaluation
 from corsa_plugins.bench.protocols import method_names
-from corsa_plugins.demo.run import Rounds, default_methods, demo_methods, in_turn, run_demo
+from corsa_plugins.demo.run import Rounds, SharedStatistics, default_methods, demo_methods, in_turn, run_demo
 from corsa_plugins.demo.tables import round_tables
 from corsa_plugins.demo.worlds import TestbedWorld
 from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.spec import MethodSpec
 from tests.support.small_plans import made_up_result
 
 
@@ -83,6 +87,23 @@ def test_adapters_are_begun_first_and_methods_that_share_something_not_next_to_e
     assert begun[-len(rest) :] == rest
     for one, other in (("alphaedit", "alphaedit+"), ("rsft", "rsft-mergekit")):
         assert rest.index(other) > rest.index(one) + 1
+
+
+def test_statistics_are_collected_by_the_first_to_come_and_the_others_wait(tmp_path: Path) -> None:
+    collected = []
+
+    class SlowWorld(TestbedWorld):
+        def save_statistics(self, folder: Path, specs: Sequence[MethodSpec]) -> None:
+            if not folder.exists():
+                collected.append([spec.name for spec in specs])
+                time.sleep(0.5)
+            super().save_statistics(folder, specs)
+
+    statistics = SharedStatistics(tmp_path / "run" / "statistics", ("corsa", "alphaedit+"))
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(statistics.of, [SlowWorld(), SlowWorld()])
+    assert collected == [["alphaedit+"]]
+    assert one.layers == other.layers == (0,)
 
 
 def test_the_methods_are_there_and_take_their_options() -> None:
