@@ -2,8 +2,11 @@
 
     python -m benchmarks.parts --model FOLDER --rounds round_1.jsonl --watched untouched.jsonl --statistics stats
         [--settings auto|FILE] [--layers 3-7] [--scenarios 20 60 3x20 again50 ...] [--seeds 3 4 5] [--output runs/parts]
+    python -m benchmarks.parts --atlas FOLDER --settings auto ...
 
-`corsa testbed`, `corsa atlas` and `corsa stats` write such files. A scenario is one batch (`60`), batches in sequence
+`corsa testbed`, `corsa atlas` and `corsa stats` write such files. With --atlas they are those of a folder of
+`corsa atlas`, as `corsa demo --atlas` takes them: statements alone, of each request two neighbours, and statistics of
+text that the model writes by itself. A scenario is one batch (`60`), batches in sequence
 (`3x20`), or a batch upon an earlier one of the same size, a fifth of it hard: earlier edits asked for again, in other
 words and with other answers (`again50`), keys in high conflict with preserved ones (`preserved50`), or the largest
 residuals (`inconsistent50`), of what the rounds have beside the earlier batch. Each seed draws its requests from all
@@ -12,7 +15,8 @@ that of the earlier batch but for what is asked again, `neighbours` are facts wi
 `watched` those of the file. `stays protected` is the share of the preserved keys' energy that edits do not reach, in
 the edited layer in which it is least.
 
-With ``--settings auto`` they are chosen for each draw, by its first batch. The value vectors do not depend on the
+With ``--settings auto`` they are chosen for each draw, by its first batch; for an atlas once, which is of what the
+model is known to know. The value vectors do not depend on the
 parts: they are found once for each batch and kept in OUTPUT/values. Results are
 appended to OUTPUT/results.jsonl as they come; a stopped run goes on where it was.
 """
@@ -51,12 +55,14 @@ from corsa_plugins.alphaedit import (
     SmoothingSettings,
 )
 from corsa_plugins.alphaedit import reader as model_reader
-from corsa_plugins.alphaedit.auto import AUTO, Choice, choose_settings
+from corsa_plugins.alphaedit.auto import AUTO, Choice, choose_settings, settings_for
 from corsa_plugins.alphaedit.values.search import Values, find_values
 from corsa_plugins.bench.conflict_sets import ConflictPlan, conflict_set, rewordings
 from corsa_plugins.cli.values import parse_layers
 from corsa_plugins.data.reading import read_requests
 from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.demo.run import SharedStatistics
+from corsa_plugins.demo.worlds import AtlasWorld
 from corsa_plugins.files import atomic_file
 from corsa_plugins.model.asking import score_targets
 from corsa_plugins.model.loading import load_model
@@ -255,10 +261,11 @@ def settings_of(arguments: argparse.Namespace, choose: Callable[..., Choice]) ->
 
 def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--rounds", nargs="+", required=True, help="JSON Lines files of edit requests")
-    parser.add_argument("--watched", required=True, help="facts that no edit should change, as requests")
-    parser.add_argument("--statistics", required=True, help="what `corsa stats` wrote")
+    parser.add_argument("--atlas", type=Path, help="a folder of `corsa atlas`, in place of the four below")
+    parser.add_argument("--model")
+    parser.add_argument("--rounds", nargs="+", help="JSON Lines files of edit requests")
+    parser.add_argument("--watched", help="facts that no edit should change, as requests")
+    parser.add_argument("--statistics", help="what `corsa stats` wrote")
     parser.add_argument(
         "--settings", help="auto, a preset or a YAML file; by default scale-free ones, tuned to no model"
     )
@@ -270,17 +277,47 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output", type=Path, default=Path("runs/parts"))
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    files = (arguments.model, arguments.rounds, arguments.watched, arguments.statistics)
+    if any(files) if arguments.atlas else not all(files):
+        parser.error("name --model, --rounds, --watched and --statistics, or --atlas in their place")
+    return arguments
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is edited: a model, requests to draw from, facts to watch, and how settings are chosen for a draw."""
+
+    model: Any
+    tokenizer: Any
+    statistics: KeyStatistics
+    pool: list[EditRequest]
+    watched: list[EditRequest]
+    choose: Callable[..., Choice] = choose_settings
+
+    @classmethod
+    def read(cls, arguments: argparse.Namespace) -> Subject:
+        if arguments.atlas:
+            world = AtlasWorld(arguments.atlas)
+            statistics = SharedStatistics(arguments.output / "statistics", ("alphaedit+",)).of(world)
+            files = sorted(arguments.atlas.glob("round_*.jsonl"))
+            pool = [world.statements(request) for file in files for request in read_requests(file)]
+            return cls(
+                *world.load(), statistics, pool, read_requests(arguments.atlas / "untouched.jsonl"), settings_for
+            )
+        model, tokenizer = load_model(arguments.model, device=arguments.device, dtype=arguments.dtype)
+        pool = [request for file in arguments.rounds for request in read_requests(file)]
+        watched = read_requests(arguments.watched)
+        return cls(model, tokenizer, KeyStatistics.load(arguments.statistics), pool, watched)
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each scenario, seed and method, those of earlier runs into the same folder included."""
     path = arguments.output / "results.jsonl"
     done = {(row["scenario"], row["seed"], row["method"]) for row in read_rows(path)}
-    model, tokenizer = load_model(arguments.model, device=arguments.device, dtype=arguments.dtype)
-    statistics = KeyStatistics.load(arguments.statistics)
-    pool = [request for file in arguments.rounds for request in read_requests(file)]
-    watched = read_requests(arguments.watched)[: arguments.most_watched]
+    subject = Subject.read(arguments)
+    model, tokenizer, statistics, pool = subject.model, subject.tokenizer, subject.statistics, subject.pool
+    watched = subject.watched[: arguments.most_watched]
     wanted = [method for method in METHODS if method in (arguments.only or METHODS)]
     with kept_values(arguments.output / "values"):
         for seed in arguments.seeds:
@@ -289,7 +326,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 if not left:
                     continue
                 _, size, drawn = draw(name, pool, seed)
-                choose = partial(choose_settings, model, tokenizer, statistics, drawn[:size])
+                choose = partial(subject.choose, model, tokenizer, statistics, drawn[:size])
                 by_name = settings_of(arguments, choose)
                 plain = partial(AlphaEditor, model, tokenizer, statistics, by_name[ALPHAEDIT])
                 scenario = Scenario.draw(name, pool, seed, plain)

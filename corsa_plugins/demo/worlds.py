@@ -185,10 +185,11 @@ class AtlasWorld:
     def plan(self, rounds: Rounds) -> UpdatePlan:
         draw = Draw(rounds=2, size=rounds.size, seed=rounds.seed, untouched=rounds.untouched)
         drawn = plan_rounds(read_facts(self.folder / KNOWN), draw)
-        sets = [[self._statements(request) for request in each] for each in drawn.rounds]
+        sets = [[self.statements(request) for request in each] for each in drawn.rounds]
         return temporal_stream(sets, untouched=drawn.untouched)
 
-    def _statements(self, request: EditRequest) -> EditRequest:
+    def statements(self, request: EditRequest) -> EditRequest:
+        """A request of the atlas as it is asked here: wordings that are statements, and the first neighbours."""
         return request.model_copy(
             update={
                 "paraphrases": tuple(filter(_is_statement, request.paraphrases)),

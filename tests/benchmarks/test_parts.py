@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,14 @@ def test_settings_are_chosen_where_that_is_asked_for() -> None:
     assert settings_of(parsed([*files, "--settings", "auto", "--layers", "3-4"]), choose)[ALPHAEDIT].layers == (6,)
     assert settings_of(parsed([*files, "--layers", "3-4"]), choose)[ALPHAEDIT].layers == (3, 4)
     assert asked == [(), (3, 4)]
+
+
+def test_files_are_named_or_an_atlas_that_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parsed(["--atlas", "folder"]).atlas == Path("folder")
+    for wrong in (["--model", "m", "--rounds", "r", "--watched", "w"], ["--atlas", "folder", "--model", "m"], []):
+        with pytest.raises(SystemExit):
+            parsed(wrong)
+        assert "name --model, --rounds, --watched and --statistics, or --atlas" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("20", [20]), ("3x10", [10, 10, 10])])
