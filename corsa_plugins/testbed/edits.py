@@ -36,7 +36,8 @@ def plan_edits(world: Facts, n_rounds: int = 3, size: int = 100, seed: int = 0, 
     People are drawn for the untouched facts first; edits go to the others, each round to `size` of them. Only
     when there are fewer people than edits do later rounds return to a person, and then for another relation.
     A new answer is drawn from its relation's other answers. Neighbours (`neighborhood`) are statements of the same
-    relation about other people with the same old answer, edited in no round.
+    relation about other people with the same old answer, edited in no round; of some of these people a round edits
+    another fact. What is edited of nobody is in ``untouched``.
 
     Raises:
         ValueError: if the world has too few people or facts for this plan; the message says how many it needs.
