@@ -17,6 +17,7 @@ from torch import Tensor
 
 from corsa_plugins.model.architecture import accepts_logits_to_keep
 from corsa_plugins.model.batching import base_model, input_device, pad
+from corsa_plugins.model.caches import cache_argument, cache_of
 from corsa_plugins.model.tokenization import JoinedIds
 
 __all__ = ["WORTH", "Reading", "can_read_on", "continue_greedily", "shared_beginning", "target_logits_behind_prompts"]
@@ -42,6 +43,7 @@ class Reading:
         self._model = model
         self._device = input_device(model)
         self._cache: Any = None
+        self._cache_argument = cache_argument(base)
         self._takes_positions = "position_ids" in inspect.signature(type(base).forward).parameters
         self._chooses = accepts_logits_to_keep(base)
 
@@ -61,13 +63,13 @@ class Reading:
         """
         ids, mask = ids.to(self._device), mask.to(self._device)
         self.mask = mask if self._cache is None else torch.cat([self.mask, mask], dim=-1)
-        inputs: dict[str, Any] = {"attention_mask": self.mask, "past_key_values": self._cache, "use_cache": True}
+        inputs: dict[str, Any] = {"attention_mask": self.mask, self._cache_argument: self._cache, "use_cache": True}
         if self._takes_positions:  # padding, which nothing attends to, may have any position that there is
             inputs["position_ids"] = (self.mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         if self._chooses:
             inputs["logits_to_keep"] = last
         output = self._model(input_ids=ids, **inputs)
-        self._cache = getattr(output, "past_key_values", None)
+        self._cache = cache_of(output)
         if not hasattr(self._cache, "layers") or not all(hasattr(layer, "keys") for layer in self._cache.layers):
             raise NotImplementedError(f"{type(base_model(self._model)).__name__} keeps no keys and values")
         return output.logits[:, -last:]

@@ -13,6 +13,7 @@ from torch import Tensor
 from corsa_plugins.alphaedit.lookup.rows import Row
 from corsa_plugins.model.architecture import accepts_logits_to_keep
 from corsa_plugins.model.batching import input_device, pad
+from corsa_plugins.model.caches import cache_argument, cache_of
 
 __all__ = ["ReadPrefix"]
 
@@ -34,6 +35,7 @@ class ReadPrefix:
     """
 
     def __init__(self, model: Any, rows: Sequence[Row]) -> None:
+        self._cache_argument = cache_argument(model)
         self._takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
         device = input_device(model)
         begins = [row.ids[: row.position] for row in rows]
@@ -46,7 +48,7 @@ class ReadPrefix:
         positions = {"position_ids": numbers} if self._takes_positions else {}
         keep = {"logits_to_keep": 1} if accepts_logits_to_keep(model) else {}
         output = model(input_ids=ids.to(device), attention_mask=self.mask, use_cache=True, **positions, **keep)
-        self._cache: Any = getattr(output, "past_key_values", None)
+        self._cache: Any = cache_of(output)
         layers = getattr(self._cache, "layers", None)
         # Linear attention and convolutions keep a state, of which no token can be told from another.
         if layers is None or not all(_keeps_keys_alone(layer) for layer in layers):
@@ -58,7 +60,8 @@ class ReadPrefix:
         cache = copy.copy(self._cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]  # a pass puts longer tensors there
         mask = mask.to(self.mask.device)
-        inputs = {"attention_mask": torch.cat([self.mask, mask], dim=-1), "past_key_values": cache, "use_cache": True}
+        longer = torch.cat([self.mask, mask], dim=-1)
+        inputs = {"attention_mask": longer, self._cache_argument: cache, "use_cache": True}
         if self._takes_positions:
             inputs["position_ids"] = self._starts[:, None] + torch.arange(mask.shape[1], device=mask.device)
         return inputs
