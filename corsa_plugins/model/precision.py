@@ -9,6 +9,8 @@ import torch
 __all__ = ["computes_in_bfloat16"]
 
 _INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16")
+_BY_NAME = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+"""Who says so in a torch that does not list what a processor can do."""
 
 
 def computes_in_bfloat16(device: torch.device | str | None = None) -> bool:
@@ -24,5 +26,8 @@ def computes_in_bfloat16(device: torch.device | str | None = None) -> bool:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if kind != "cpu":
         return True
-    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()
+    listed: Any = getattr(torch.cpu, "get_capabilities", None)
+    if listed is None:
+        return any(getattr(torch.cpu, name, bool)() for name in _BY_NAME)
+    capabilities = listed()
     return any(capabilities.get(name) for name in _INSTRUCTIONS)

@@ -28,7 +28,7 @@ __all__ = ["RoutedExperts", "RoutedKeys", "routed_experts"]
 _TRIED = 64
 """Tokens that are run to see whether keys and weights give what the experts put out."""
 
-_SAYS_SO = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "_apply_gate")
+_SAYS_SO = ("has_gate", "has_bias", "is_transposed", "_apply_gate")
 """What an experts module of transformers' interface says about itself."""
 
 
@@ -242,7 +242,7 @@ def routed_experts(fused: FusedExperts) -> RoutedExperts:
         raise ArchitectureError(
             f"{what}: routed experts are edited where they have transformers' interface of experts, and these do not"
         )
-    if module.has_post_expert_norm:
+    if getattr(module, "has_post_expert_norm", False):  # since transformers 5.20, and with none before
         raise ArchitectureError(f"{what}: a norm stands behind each expert, and an edit of its weight would be undone")
     if len(fused.up) != 1 or bool(module.is_transposed) != fused.transposed:
         raise ArchitectureError(f"{what}: {', '.join(fused.up)} and {fused.down} are not kept as it says")

@@ -14,7 +14,7 @@ from corsa_plugins.model.precision import computes_in_bfloat16
 @pytest.fixture(params=[{}, {"avx512_bf16": True}], ids=["without", "with"])
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """The processor as one that has instructions for bfloat16, or has none; whether it has."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **request.param})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **request.param}, raising=False)
     return bool(request.param)
 
 
@@ -22,6 +22,14 @@ def test_the_processor_says_so(instructions: bool) -> None:
     assert computes_in_bfloat16("cpu") == instructions
     if not torch.cuda.is_available():
         assert computes_in_bfloat16() == instructions
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_a_torch_that_lists_nothing_is_asked_by_name(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert computes_in_bfloat16("cpu") == has
 
 
 def test_a_model_in_bfloat16_is_warned_of_where_it_would_crawl(
