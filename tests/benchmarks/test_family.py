@@ -13,7 +13,7 @@ from corsa_plugins.testbed import load_testbed
 from tests.fixtures.alphaedit import TestbedBench
 
 
-@pytest.mark.parametrize("name", ["nas", "locft-bf"])
+@pytest.mark.parametrize("name", ["nas", "locft-bf", "in-context"])
 def test_a_stopped_run_goes_on_and_gives_the_model_back(
     testbed_bench: TestbedBench, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -29,7 +29,8 @@ def test_a_stopped_run_goes_on_and_gives_the_model_back(
 
     whole = measure("whole")
     assert (whole["made"], whole["refused"]) == (2, None)
-    assert whole["efficacy"] >= 0.5
+    assert whole["of those made"] == whole["efficacy"]
+    assert whole["efficacy"] >= 0.5 or name == "in-context", "the testbed was never taught to read"
     assert {whole[figure] for figure in family.FIGURES} <= {k / n for n in (1, 2, 5, 6) for k in range(n + 1)}
 
     def stopped(*arguments: Any, **options: Any) -> float:

@@ -10,6 +10,7 @@ formula would make what is just over an s_0 under 1 / log(a).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.methods.family.memit import MemitPlusSettings, MemitSettings
@@ -29,12 +30,16 @@ class PruneSettings(MemitSettings):
         restraint: The base of the logarithm.
     """
 
+    PRESETS: ClassVar[str] = "presets/prune"
+
     restraint: RestraintSettings | None = field(default=_RULE)
 
 
 @dataclass(frozen=True)
 class PrunePlusSettings(MemitPlusSettings):
     """As :class:`MemitPlusSettings`, with PRUNE's restraint."""
+
+    PRESETS: ClassVar[str] = "presets/prune"
 
     restraint: RestraintSettings | None = field(default=_RULE)
 

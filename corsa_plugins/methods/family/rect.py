@@ -10,6 +10,7 @@ layer's residual is of the weights as they are, with what RECT left of the updat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from corsa_plugins.alphaedit.restraint import RestraintSettings
 from corsa_plugins.methods.family.memit import MemitPlusSettings, MemitSettings
@@ -29,12 +30,16 @@ class RectSettings(MemitSettings):
         restraint: The share of each update that is kept.
     """
 
+    PRESETS: ClassVar[str] = "presets/rect"
+
     restraint: RestraintSettings | None = field(default=_RULE)
 
 
 @dataclass(frozen=True)
 class RectPlusSettings(MemitPlusSettings):
     """As :class:`MemitPlusSettings`, with RECT's restraint."""
+
+    PRESETS: ClassVar[str] = "presets/rect"
 
     restraint: RestraintSettings | None = field(default=_RULE)
 
