@@ -1,6 +1,6 @@
 # Needs Python 3.11+ and make; everything else is installed into .venv with the tested versions (constraints.txt).
 #   make demo    set up, then edit 200 facts on the embedded testbed by every method, and compare
-#   make real    set up with a pretrained model, and edit facts that it knows by every method (ten to fifteen minutes)
+#   make real    set up with a pretrained model, and edit facts that it knows by every method (11 minutes; without bfloat16 half an hour)
 #   make test    set up, then lint and run the tests, in two processes
 #   make lint    ruff, mypy and the order of the rooms alone
 #   make gpu     on a machine with a CUDA device and a torch for it: everything that has to be seen there (benchmarks/gpu.py)
