@@ -64,6 +64,33 @@ def test_targets_can_be_predicted_through_an_adapter_and_with_gradients():
     assert logits.requires_grad
 
 
+LONG = [JoinedIds([*range(3, 43)], [6, 7]), JoinedIds([3, 9, *range(10, 48)], [5, 4])]
+
+
+@each_model
+def test_rows_of_two_lengths_run_apart_where_that_saves_more_than_a_pass(build):
+    model = build().eval().double()
+    shapes = []
+
+    def note(module, args, kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
+    with torch.no_grad(), hooked(model, note, before=True, with_kwargs=True):
+        mixed = [LONG[0], *ROWS, LONG[1]]
+        found = target_logits(model, mixed)
+        assert shapes == [(3, 6), (2, 41)], "no last token, and short rows without the padding of long ones"
+        for row, logits in zip(mixed, found, strict=True):
+            torch.testing.assert_close(logits, target_logits(model, [row])[0])
+        shapes.clear()
+        target_logits(model, ROWS)
+        target_logits(model, [LONG[0], ROWS[0]])
+        assert shapes == [(3, 6), (1, 4), (1, 41)]
+        model.hf_device_map = {"": "cpu"}  # such a model may fetch its weights for every pass
+        shapes.clear()
+        target_logits(model, mixed)
+        assert shapes == [(5, 41)]
+
+
 def test_half_precision_is_widened_and_double_kept():
     for dtype, wanted in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
         (logits,) = target_logits(llama(50).to(dtype).eval(), ROWS[:1])
