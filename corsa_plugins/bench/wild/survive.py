@@ -8,20 +8,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from corsa_plugins.errors import SettingError, require
 from corsa_plugins.methods.in_context.reader import InContextModel
+from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.batching import input_device, pad
 from corsa_plugins.model.borrowing import frozen, random_state_kept
-from corsa_plugins.model.parts import LinearMap, as_linear_map
+from corsa_plugins.model.parts import as_linear_map
 from corsa_plugins.model.targets import fitted
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def round_weights(model: nn.Module, bits: int, group: int = _GROUP) -> int:
     """Round the weights of linear maps to the nearest of ``2^bits - 1`` levels, in place.
 
     Symmetric, group by group along the input: a group's levels are the multiples of its largest magnitude over
-    ``2^(bits - 1) - 1``. Embeddings, norms, biases and the head stay as they are, as weight-only quantisers leave them.
+    ``2^(bits - 1) - 1``. Of a mixture's routed experts, whose weights lie in one parameter, each is rounded as the
+    linear maps that it is. Embeddings, norms, biases and the head stay as they are, as weight-only quantisers leave
+    them, and so does a router that is no ``nn.Linear``.
 
     Args:
         model: Any; the weights stay of their type.
@@ -114,7 +117,7 @@ def round_weights(model: nn.Module, bits: int, group: int = _GROUP) -> int:
         group: Inputs of a group; the last of a row may be smaller.
 
     Returns:
-        How many maps were rounded.
+        How many maps were rounded, each expert's counted by itself.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     count = 0
@@ -122,14 +125,35 @@ def round_weights(model: nn.Module, bits: int, group: int = _GROUP) -> int:
         found = as_linear_map(name, module)
         if found is None or module is head:
             continue
-        _round(found, 2 ** (bits - 1) - 1, group)
+        _round(found.weight, 2 ** (bits - 1) - 1, group)
         count += 1
+    for weights in _expert_weights(model):
+        for weight in weights:
+            _round(weight, 2 ** (bits - 1) - 1, group)
+            count += 1
     return count
 
 
-def _round(found: LinearMap, levels: int, group: int) -> None:
-    weight = found.weight
-    for start in range(0, found.d_in, group):
+def _expert_weights(model: nn.Module) -> Iterator[Tensor]:
+    """Of every mixture whose routed experts share parameters of three axes: these, (E, d_out, d_in), up and down."""
+    if not any(parameter.dim() == 3 for parameter in model.parameters()):
+        return
+    architecture = find_architecture(cast("PreTrainedModel", model))
+    for layer in range(len(architecture.blocks)):
+        mixture = architecture.mixture(layer)
+        if mixture is None or mixture.listed:  # experts in a list are linear maps
+            continue
+        if mixture.fused is None:
+            logger.warning("%s: its experts' weights cannot be told apart, and stay exact", mixture)
+            continue
+        for name in mixture.parameters:
+            parameter = model.get_parameter(name)
+            yield parameter.mT if mixture.fused.transposed else parameter
+
+
+def _round(weight: Tensor, levels: int, group: int) -> None:
+    """A weight (d_out, d_in), in place."""
+    for start in range(0, weight.shape[1], group):
         part = weight[:, start : start + group]
         values = part.float()
         step = values.abs().amax(dim=1, keepdim=True) / levels

@@ -12,6 +12,7 @@ from corsa_plugins.bench.wild.survive import FurtherTraining, merged_copy, round
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.in_context.reader import InContextModel
 from corsa_plugins.methods.in_context.store import FactStore, InContextSettings
+from corsa_plugins.model.architecture import find_architecture
 from tests.conftest import TEXTS
 from tests.model.test_architecture import build
 from tests.support.mixtures import MIXTURES
@@ -56,6 +57,33 @@ def test_the_head_and_the_embeddings_are_not_rounded(taught_llama):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert not any("embed" in name or "lm_head" in name or "norm" in name for name in changed)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])  # (experts, out, in), and (experts, in, out)
+def test_routed_experts_are_rounded_as_the_linear_maps_that_they_are(family):
+    model = build(MIXTURES[family][0]())
+    plain, expected = nn.ModuleList(), {}
+    for layer in range(3):
+        fused = find_architecture(model).mixture(layer).fused
+        for name in (*fused.up, fused.down):
+            stored = model.get_parameter(name).detach()
+            maps = []
+            for one in stored.mT if fused.transposed else stored:  # (out, in)
+                maps.append(nn.Linear(one.shape[1], one.shape[0], bias=False))
+                maps[-1].weight = nn.Parameter(one.clone())
+            plain.extend(maps)
+            expected[name] = maps
+    before = weights(model)
+    linear = sum(isinstance(part, nn.Linear) for part in model.modules()) - 1  # but for the head
+    assert round_weights(plain, 4, group=4) == len(plain)
+    assert round_weights(model, 4, group=4) == linear + len(plain)
+    for name, maps in expected.items():
+        rounded = model.get_parameter(name).detach()
+        assert torch.equal(rounded.mT if fused.transposed else rounded, torch.stack([one.weight for one in maps]))
+        assert not torch.equal(rounded, before[name])
+    for router in MIXTURES[family][3]:
+        (name,) = (name for name in before if name.endswith(f"layers.1.{router}.weight"))
+        assert torch.equal(model.get_parameter(name), before[name])
 
 
 def test_each_trial_gives_another_model_and_leaves_the_edited_one(taught_llama, tiny_tokenizer):
