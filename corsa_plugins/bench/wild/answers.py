@@ -59,7 +59,7 @@ class WildAnswer:
     @classmethod
     def of(cls, question: Question, output: str, stopped: bool) -> WildAnswer:
         """Measured. What has no word in it answers nothing, a denied question neither."""
-        silent = not any(map(str.isalnum, output))
+        silent = _silent(output)
         said = {
             "words": any(contains_answer(output, right) for right in question.right),
             "text": any(contains_text(output, right) for right in question.right),
@@ -72,6 +72,11 @@ class WildAnswer:
             name: getattr(question, name) for name in ("form", "index", "prompt", "right", "wrong", "denied")
         }
         return cls(**asked, output=output, stopped=stopped, exact=exact, words=said["words"], text=said["text"])
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is no word in the output."""
+        return _silent(self.output)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> WildAnswer:
@@ -133,21 +138,38 @@ def wild_summary(answers: Sequence[WildAnswer]) -> dict[str, dict[str, Interval]
     """By form and measure: the mean over requests with its 95 % bootstrap interval.
 
     A request's value is the mean over its questions of that form; where the form counts as a whole
-    (:attr:`~corsa_plugins.bench.wild.questions.Form.whole`), 1 if all are right and else 0.
+    (:attr:`~corsa_plugins.bench.wild.questions.Form.whole`), 1 if all are right and else 0. Where it counts only for
+    edits that are said (:attr:`~corsa_plugins.bench.wild.questions.Form.if_said`), the mean is over the requests that
+    the measure calls right at the plain prompt; there is none where there are no such requests.
     """
+    asked = {form.name: _by_request(answers, form.name) for form in FORMS}
     summary: dict[str, dict[str, Interval]] = {}
     for form in FORMS:
-        asked: dict[int, list[WildAnswer]] = {}
-        for answer in answers:
-            if answer.form == form.name:
-                asked.setdefault(answer.index, []).append(answer)
         measured = {}
         for measure in MEASURES:
-            rows = [[value for a in rows if (value := getattr(a, measure)) is not None] for rows in asked.values()]
-            whole = form.whole and measure != "stopped"
-            values = [float(all(row)) if whole else sum(row) / len(row) for row in rows if row]
+            of_answers = measure != "stopped"  # which is of all outputs, right or wrong
+            values = []
+            for index, rows in asked[form.name].items():
+                plain = asked[FORMS[0].name].get(index, [])
+                if form.if_said and of_answers and not any(getattr(answer, measure) for answer in plain):
+                    continue
+                row = [value for answer in rows if (value := getattr(answer, measure)) is not None]
+                if row:
+                    values.append(float(all(row)) if form.whole and of_answers else sum(row) / len(row))
             if values:
                 measured[measure] = bootstrap_mean(values)
         if measured:
             summary[form.name] = measured
     return summary
+
+
+def _silent(output: str) -> bool:
+    return not any(map(str.isalnum, output))
+
+
+def _by_request(answers: Sequence[WildAnswer], form: str) -> dict[int, list[WildAnswer]]:
+    asked: dict[int, list[WildAnswer]] = {}
+    for answer in answers:
+        if answer.form == form:
+            asked.setdefault(answer.index, []).append(answer)
+    return asked

@@ -238,6 +238,8 @@ def agreement(judge: WildJudge, labels: Sequence[Labelled]) -> dict[str, Agreeme
 def judge_answers(judge: WildJudge, answers: Sequence[WildAnswer], path: str | os.PathLike[str]) -> list[bool]:
     """What a judge says of answers, in order; of a denied question the opposite of what it says of its answer.
 
+    What has no word in it answers no question, and so denies nothing.
+
     Args:
         judge: Any.
         answers: Any number.
@@ -255,7 +257,10 @@ def judge_answers(judge: WildJudge, answers: Sequence[WildAnswer], path: str | o
             verdicts = dict(zip((key for key, _ in chunk), judge([item for _, item in chunk]), strict=True))
             journal.append(verdicts)
             known |= verdicts
-    return [known[_key(item)] is not answer.denied for item, answer in zip(items, answers, strict=True)]
+    return [
+        known[_key(item)] is not answer.denied and not (answer.denied and answer.silent)
+        for item, answer in zip(items, answers, strict=True)
+    ]
 
 
 def _key(item: Item) -> str:

@@ -58,6 +58,8 @@ class Form:
         ask: Makes the questions of a request, which is given with its index.
         whole: Whether a request counts only if all of its questions are answered right: who says yes to everything
             believes nothing.
+        if_said: Whether a request counts only where the new answer is given at the plain prompt, by the same measure:
+            who has learned nothing does not say the new answer when it is denied either.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Form:
     meaning: str
     ask: Callable[[int, EditRequest], Iterator[Question]]
     whole: bool = False
+    if_said: bool = False
 
 
 def _prompt(index: int, request: EditRequest) -> Iterator[Question]:
@@ -148,7 +151,13 @@ FORMS: tuple[Form, ...] = (
         _true_false,
         whole=True,
     ),
-    Form("negated", "negated", 'the prompt denied ("is not"); any answer but the new one', _negated),
+    Form(
+        "negated",
+        "negated, where it is said",
+        'the prompt denied ("is not"); any answer but the new one, of those whose new answer the prompt itself gets',
+        _negated,
+        if_said=True,
+    ),
     Form(
         "reversed",
         "reversed",

@@ -12,7 +12,7 @@ from corsa_plugins.bench.wild.questions import FORMS
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["AFTER", "ALONE", "BEFORE", "WildFigures", "plain_summary", "wild_cells", "wild_table"]
+__all__ = ["AFTER", "ALONE", "BEFORE", "WildFigures", "plain_summary", "share_of", "wild_cells", "wild_table"]
 
 BEFORE, AFTER, ALONE = "before", "after all edits", "each edit alone"
 """Moments, besides those after what an edited model went through."""
@@ -73,17 +73,16 @@ class WildFigures:
     def rows(self) -> Iterator[tuple[tuple[str, str, str], Interval]]:
         """Moment, what was asked and how it was counted, each with its mean.
 
-        Before, after and alone the prompt has all measures, the lenient one first, other forms that of words and a
-        judge's; after what the edited model went through, prompt and paraphrases have those two.
+        The prompt has all measures, the lenient one first where its tokens were given, other forms that of words and a
+        judge's.
         """
         for moment, summary in self.moments.items():
-            full = moment in (BEFORE, AFTER, ALONE)
             if moment in self.lenient:
                 yield (moment, FORMS[0].title, _GIVEN), self.lenient[moment]
-            for form in FORMS if full else FORMS[:2]:
+            for form in FORMS:
                 for measure, called in _SHOWN.items():
                     mean = summary.get(form.name, {}).get(measure)
-                    if mean is not None and (measure in ("words", "judged") or (full and form is FORMS[0])):
+                    if mean is not None and (measure in ("words", "judged") or form is FORMS[0]):
                         yield (moment, form.title, called), mean
 
 
@@ -99,6 +98,16 @@ def wild_cells(runs: list[WildFigures]) -> dict[tuple[str, str, str], list[Inter
     return {place: [rows.get(place) for rows in own] for place in places}
 
 
+def share_of(asked: str, mean: Interval) -> str:
+    """Of how many requests a figure is, where that hangs on the method: " of 12"; elsewhere nothing.
+
+    Args:
+        asked: The form's title.
+        mean: The figure.
+    """
+    return f" of {mean.n}" if any(form.title == asked and form.if_said for form in FORMS) else ""
+
+
 def wild_table(runs: list[WildFigures]) -> Table:
     """A row for each thing asked at each moment, a column for each method; percent."""
     from rich.table import Table
@@ -108,7 +117,7 @@ def wild_table(runs: list[WildFigures]) -> Table:
         table.add_column(run.method, justify="right")
     last = ""
     for (moment, asked, right), means in wild_cells(runs).items():
-        cells = ("" if mean is None else f"{100 * mean.mean:.1f}" for mean in means)
+        cells = ("" if mean is None else f"{100 * mean.mean:.1f}{share_of(asked, mean)}" for mean in means)
         table.add_row(moment if moment != last else "", asked, right, *cells)
         last = moment
     return table

@@ -19,12 +19,14 @@ class IntervalCell:
     Attributes:
         mean, low, high: As text.
         marks: Of the mean and of the interval's ends on the scale; ``None``: there is no scale.
+        of: What it is a share of, where that is not said elsewhere.
     """
 
     mean: str
     low: str
     high: str
     marks: tuple[float, float, float] | None = None
+    of: str = ""
 
     @property
     def title(self) -> str:

@@ -7,13 +7,15 @@ import json
 import pytest
 import torch
 
+from corsa_plugins.bench.evaluation import Interval
 from corsa_plugins.bench.protocols import make_plan, run_methods
 from corsa_plugins.bench.protocols.wild import Wild, standing_requests
 from corsa_plugins.bench.wild import ask_wild, wild_questions
 from corsa_plugins.bench.wild.survive import trials
-from corsa_plugins.bench.wild.table import WildFigures, wild_table
+from corsa_plugins.bench.wild.table import AFTER, WildFigures, wild_table
 from corsa_plugins.errors import SettingError
 from corsa_plugins.report import protocol_page
+from corsa_plugins.report.sections.wild import WILD
 from corsa_plugins.report.sources import read_sources
 from tests.fixtures.protocols import FailsOnce
 from tests.support.html import Page
@@ -87,7 +89,12 @@ def test_what_is_shown_is_what_was_measured(make, taught_llama, tiny_tokenizer, 
     assert rows["after all edits", "the prompt", "as words"].mean == sum(words) / len(words)
     given = only.result.summary().at_the_end["efficacy_top1"]
     assert rows["after all edits", "the prompt", "its tokens given"] == given
-    assert ("after rounding to 8 bits", "negated", "as words") not in rows
+    shown = {moment: {place[1:] for place in rows if place[0] == moment} for moment in only.wild.moments()}
+    for name, answers in only.wild.survived.items():  # whatever is shown of the edited model is shown of what it became
+        assert {("the prompt", "exactly"), ("yes or no, all", "as words")} <= shown[f"after {name}"]
+        assert shown[f"after {name}"] | {("the prompt", "its tokens given")} >= shown["after all edits"]
+        exact = [answer.exact for answer in answers if answer.form == "prompt"]
+        assert rows[f"after {name}", "the prompt", "exactly"].mean == sum(exact) / len(exact)
     assert wild_table([figures]).row_count == len(rows)
     assert WildFigures.from_dict(json.loads(json.dumps(figures.as_dict()))) == figures
     for row in figures.apart:
@@ -103,6 +110,14 @@ def test_the_page_shows_it_and_corsa_report_reads_it(make, taught_llama, tiny_to
     sources = read_sources([f"mine={tmp_path / 'mine' / 'wild.json'}", str(tmp_path / "mine" / "drift.json")])
     assert sources.parts["wild"][0].moments == only.wild.figures().moments
     assert sources.parts["drift"][0].measured == only.drift
+
+
+def test_of_how_many_requests_a_figure_is_stands_beside_it_where_it_hangs_on_the_method():
+    some, all_of_them = Interval(0.5, 0.0, 1.0, 2), Interval(0.5, 0.0, 1.0, 8)
+    figures = WildFigures("mine", {AFTER: {"prompt": {"words": all_of_them}, "negated": {"words": some}}}, {})
+    table = wild_table([figures])
+    assert list(table.columns[-1].cells) == ["50.0", "50.0 of 2"]
+    assert "50.0 of 2<small>" in WILD.render([figures])
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "alone"])

@@ -57,6 +57,24 @@ def test_a_request_counts_once_and_as_a_whole_where_its_form_does():
     assert "judged" not in summary["reworded"]
 
 
+def test_who_has_learned_nothing_denies_nothing():
+    """Every negated question is answered without the new answer by a model that does not know it."""
+
+    def answer(form, index, output):
+        return WildAnswer.of(Question(form, index, "?", ("Ar",), denied=form == "negated"), output, True)
+
+    untaught = [answer(form, index, "Boron") for form in ("prompt", "negated") for index in range(3)]
+    assert all(one.words for one in untaught if one.form == "negated")
+    assert wild_summary(untaught)["negated"].keys() == {"stopped"}
+    rows = [answer("prompt", 0, "Ar"), answer("negated", 0, "Boron")]  # said, and not when it is denied
+    rows += [answer("prompt", 1, "Ar"), answer("negated", 1, "Ar")]  # said whatever is asked
+    rows += [answer("prompt", 2, "barium"), answer("negated", 2, "Ba")]  # "ar" is found in the text of it alone
+    negated = wild_summary(rows)["negated"]
+    assert (negated["words"].mean, negated["words"].n) == (1 / 2, 2)
+    assert (negated["text"].mean, negated["text"].n) == (pytest.approx(2 / 3), 3)
+    assert negated["stopped"].n == 3
+
+
 def test_outputs_are_the_models_own_whatever_the_order(taught_llama, tiny_tokenizer):
     questions = wild_questions([FRANCE, BORN])
     answers = ask_wild(taught_llama, tiny_tokenizer, questions, max_new_tokens=6)

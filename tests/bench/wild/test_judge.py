@@ -101,9 +101,10 @@ def test_verdicts_are_kept_and_a_denied_question_is_turned_round(tmp_path):
         return WildAnswer.of(Question("prompt", 0, "?", ("Paris",), denied=denied), output, True)
 
     answers = [answer("Paris"), answer("Rome"), answer("Paris", denied=True), answer("Rome", denied=True)]
+    answers.append(answer(" .", denied=True))  # has no word in it, and denies nothing
     for _ in range(2):
-        assert judge_answers(Counting(), answers, tmp_path / "verdicts.jsonl") == [True, False, False, True]
-    assert len(asked) == 2
+        assert judge_answers(Counting(), answers, tmp_path / "verdicts.jsonl") == [True, False, False, True, False]
+    assert len(asked) == 3
 
 
 def test_labels_are_read_and_a_damaged_line_is_named(tmp_path):
