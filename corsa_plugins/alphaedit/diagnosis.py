@@ -26,7 +26,7 @@ class Diagnosis:
         reach: By request, the probability of its target with its v* in place; ``None`` if values were not asked for.
         inconsistency: By request, |r| = |v* - Wk|; ``None`` likewise.
         protected: By layer, the share of the energy of the keys to preserve that is outside the null space, where it
-            is known.
+            is known; empty where edits may write anywhere.
     """
 
     conflicts: Conflicts

@@ -246,7 +246,8 @@ class AlphaEditor:
         self._check(requests)
         batch = self._batch_edit(self._weights.known_state(), requests)
         conflicts = batch.conflicts()
-        shares = {layer: self.null_space(layer).protected() for layer in self.settings.layers}
+        barred = self.settings.layers if self.settings.null_space is not None else ()
+        shares = {layer: self.null_space(layer).protected() for layer in barred}
         protected = {layer: share for layer, share in shares.items() if share is not None}
         if not values:
             return Diagnosis(conflicts, protected=protected)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from corsa_plugins.alphaedit.auto import Trial
     from corsa_plugins.methods.spec import Method, MethodSpec
 
-__all__ = ["check_edit", "list_methods", "make_methods", "method_table", "own_options", "plain_settings", "show_trial"]
+__all__ = [
+    "check_diagnose", "check_edit", "list_methods", "make_methods", "method_table", "own_options", "plain_settings",
+    "said_to_stay", "show_trial",
+]  # fmt: skip
 
 
 def make_methods(
@@ -115,6 +118,42 @@ def check_edit(
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise SettingError(f"{output} cannot be made: {parent} is no folder that can be written to; name another one")
+
+
+def check_diagnose(spec: MethodSpec) -> None:
+    """Refuse a method of which ``corsa diagnose`` has nothing to say.
+
+    Args:
+        spec: Of ``--method``.
+
+    Raises:
+        SettingError: It is none of the editor's.
+    """
+    if spec.reversible:
+        return
+    from corsa_plugins.methods.registry import method_specs
+
+    why = "keeps its edits beside the model" if spec.changes == ("store",) else "is trained"
+    others = ", ".join(sorted(other.name for other in method_specs() if other.reversible))
+    raise SettingError(
+        f"--method {spec.name}: corsa diagnose goes by the keys that closed-form edits are made at, and {spec.name} "
+        f"{why}: name one of {others}"
+    )
+
+
+def said_to_stay(spec: MethodSpec, model: str) -> str:
+    """That edits cannot be taken back, in a line, where they are in the weights for good; else nothing.
+
+    Args:
+        spec: Of ``--method``.
+        model: Of ``--model``.
+    """
+    if spec.reversible or "weights" not in spec.changes:
+        return ""
+    return (
+        f"{spec.name} changes the weights for good: in what is written these edits cannot be reverted, alone or "
+        f"together; {model} itself stays as it is"
+    )
 
 
 def own_options(spec: MethodSpec, given: Sequence[str]) -> dict[str, Any]:

@@ -162,7 +162,8 @@ def test_corsa_edit_edits_with_it(model: Path, capsys: pytest.CaptureFixture[str
     output = model.parent / "edited"
     code, said, error = corsa(capsys, *arguments, "--settings", "0.5", "--option", "times=2", "--output", output)
     assert (code, error) == (0, "")
-    assert said == f"written to {output}: model\n"
+    assert said.startswith("nudge changes the weights for good: ")
+    assert said.splitlines()[1:] == [f"written to {output}: model"]
     before: Any = AutoModelForCausalLM.from_pretrained(model)
     after: Any = load_edited(model, output)[0]
     torch.testing.assert_close(after.lm_head.weight, before.lm_head.weight + 1.0)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from corsa_plugins.cli import options
+from corsa_plugins.cli.methods import check_diagnose
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import check_folder, load, parse_layers, place
 
@@ -18,6 +19,7 @@ def diagnose(
     model: options.Model,
     requests: options.Requests,
     statistics: options.Statistics,
+    method: Annotated[str, options.method_option()] = "alphaedit+",
     settings: options.Settings = None,
     layers: options.Layers = None,
     state: options.State = None,
@@ -35,13 +37,15 @@ def diagnose(
 
     Conflicts are cosines between keys at the edited layers, from 0 to 1: with a sample of preserved keys (K0, Eq. 3),
     with their whole space (Eq. 6), with earlier edits (Kp), and with the other requests. From about 0.9 on, expect an
-    edit to be held back, or to pull the other along.
+    edit to be held back, or to pull the other along. --settings are those of --method, as for corsa edit; a method that
+    edits no keys in closed form has nothing to diagnose.
 
     \b
     EXAMPLES
       corsa diagnose --model M --requests facts.jsonl --statistics stats --layers 4,5,6
       corsa diagnose --model M --requests facts.jsonl --statistics stats --settings llama3-8b --values \\
           --output foresight
+      corsa diagnose --model M --requests facts.jsonl --statistics stats --method memit --settings llama3-8b
       corsa diagnose --model edited/model --state edited/state --requests more.jsonl --statistics stats --layers 4,5,6
 
     \b
@@ -54,18 +58,22 @@ def diagnose(
       0 done; 2 wrong usage or unusable files; 130 interrupted
     """
     from corsa_plugins.alphaedit import EditState, KeyStatistics
-    from corsa_plugins.alphaedit.edited import edit_settings, editor_with, settings_on, state_folder
+    from corsa_plugins.alphaedit.edited import edit_settings, editor_with, state_folder
     from corsa_plugins.data.reading import read_requests
     from corsa_plugins.files import atomic_write_text
+    from corsa_plugins.methods.registry import method_spec
 
+    spec = method_spec(method)
+    check_diagnose(spec)
     facts = read_requests(requests)
     earlier = EditState.load(state_folder(state)) if state else None
     numbers = parse_layers(layers)
-    chosen = edit_settings(settings, numbers, earlier)
+    chosen = edit_settings(settings, numbers, earlier, spec.settings_class())
     check_folder(output)
     keys = KeyStatistics.load(statistics)
     loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
-    used = settings_on(loaded, tokenizer, keys, chosen, facts, numbers or ())
+    editing: Any = spec(statistics=keys, settings=chosen)
+    used = editing.choose(loaded, tokenizer, facts, numbers or ()).settings
     editor = editor_with(loaded, tokenizer, keys, used, earlier)
     diagnosis = editor.diagnose(facts, values=values, progress=not quiet)
     show(diagnosis.table())

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from corsa_plugins.cli import options
-from corsa_plugins.cli.methods import check_edit, own_options, plain_settings, show_trial
+from corsa_plugins.cli.methods import check_edit, own_options, plain_settings, said_to_stay, show_trial
 from corsa_plugins.cli.publishing import publisher
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import load, parse_layers, place
@@ -112,6 +112,8 @@ def edit(
         arguments["statistics"] = KeyStatistics.load(statistics) if statistics else None
     chosen: Any = in_form(spec(**arguments), chat_template)
     finish = publisher(push_to_hub, private)
+    if stay := said_to_stay(spec, model):
+        typer.echo(stay)
     loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     check_target(loaded, output)
     if not spec.reversible:
