@@ -198,12 +198,12 @@ def show_trial(trial: Trial) -> None:
 def list_methods(wanted: bool) -> None:
     """What ``--list`` does: the table, and no more."""
     if wanted:
-        show(method_table())
+        show(method_table(), folded=False)
         raise typer.Exit
 
 
 def method_table() -> Table:
-    """A row for each method: what it does, where it comes from, what it needs, and what it takes."""
+    """A row for each method: what it does, where it comes from, what it needs, and what it takes; no line breaks."""
     from rich.table import Table
 
     from corsa_plugins.methods.registry import method_specs, unusable_methods
@@ -221,5 +221,5 @@ def method_table() -> Table:
             ", ".join(spec.options),
         )
     for name, reason in unusable_methods().items():
-        table.add_row(name, f"(not usable) {reason}")
+        table.add_row(name, f"(not usable) {' '.join(reason.split())}")
     return table

@@ -10,19 +10,31 @@ __all__ = ["show"]
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """All but the line feed: what moves the cursor, changes colours or the direction of writing."""
 
+_LONGEST = 100_000
+"""Characters of a line."""
 
-def show(table: Any) -> None:
+
+def show(table: Any, *, folded: bool = True) -> None:
     """Print a rich table; where the output goes to a file there is no width to keep to, and no cell is cut.
 
     Labels, prompts and a model's answers are shown as they are: nothing in them is markup, and control characters are
     left out.
+
+    Args:
+        table: Anything that rich renders.
+        folded: Whether cells may take several lines where the output goes to a file: with false, every row is one line,
+            as long as it has to be. A terminal's width is kept to either way.
     """
     from rich.console import Console
     from rich.segment import Segment, Segments
 
     settings: dict[str, Any] = {"markup": False, "emoji": False}
     console = Console(**settings)
-    console = console if console.is_terminal else Console(width=200, **settings)
+    if not console.is_terminal:
+        console = Console(width=200, **settings)
+        if not folded:
+            needed = console.measure(table, options=console.options.update(width=_LONGEST)).maximum
+            console = Console(width=max(200, needed), **settings)
     drawn = console.render(table)
     harmless = (Segment(_CONTROLS.sub("", segment.text), segment.style) for segment in drawn if not segment.control)
     console.print(Segments(harmless), end="")
