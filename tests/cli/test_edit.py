@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from corsa_plugins.alphaedit import EditState
 from corsa_plugins.alphaedit.auto.kept import KEPT
 from corsa_plugins.cli.app import main
 from corsa_plugins.data.reading import read_requests, write_requests
+from corsa_plugins.methods.registry import method_spec, method_specs
 from corsa_plugins.testbed import load_testbed
+from tests.fixtures.alphaedit import TestbedBench
 
 
 def _run(*arguments: Any) -> int:
@@ -86,6 +89,47 @@ def test_a_delta_alone(edits: Path) -> None:
     assert torch.equal(_down(edits / "none" / "model"), _down(Path(model)))
 
 
+@pytest.mark.parametrize("name", [spec.name for spec in method_specs() if hasattr(spec.settings_class(), "of")])
+def test_every_method_of_the_editor(
+    edits: Path, testbed_bench: TestbedBench, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind: Any = method_spec(name).settings_class()
+    settings = kind.of(kind.load("testbed"))
+    values = replace(
+        settings.values, steps=2, chat_template=False, stop_most_probable=min(settings.values.stop_most_probable, 1)
+    )
+    quick = replace(settings, layers=(0,), values=values)
+    (edits / "quick.yaml").write_text(json.dumps(quick.as_dict()), encoding="utf-8")  # YAML reads it
+    given = ("--requests", edits / "first.jsonl", "--statistics", edits / "stats", "--settings", edits / "quick.yaml")
+    model, output = load_testbed().path, edits / "edited"
+    assert _run("edit", "--model", model, "--method", name, *given, "--output", output, "--quiet") == 0
+    said = capsys.readouterr().out
+    assert "batches in force: 1" in said
+    assert "for good" not in said, "a batch of these can be taken out again"
+    assert EditState.load(output / "state").batches[0].settings == quick
+    testbed_bench.editor(quick).edit(read_requests(edits / "first.jsonl"))
+    assert torch.equal(_down(output / "model"), testbed_bench.weight())
+    back = ("--state", output, "--revert", "1", "--method", name, "--output", edits / "back")
+    assert _run("edit", "--model", output / "model", *back) == 0
+    assert torch.equal(_down(edits / "back" / "model"), _down(Path(model)))
+    assert not torch.equal(_down(output / "model"), _down(Path(model)))
+
+
+def test_edits_that_cannot_be_reverted_are_said_to_stay_before_they_are_made(
+    edits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (edits / "short.yaml").write_text("{layer: 2, epochs: 1, append_eos: false}")
+    model = load_testbed().path
+    given = ("--requests", edits / "first.jsonl", "--settings", edits / "short.yaml", "--quiet")
+    assert _run("edit", "--model", model, "--method", "locft-bf", *given, "--output", edits / "trained") == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == (
+        "locft-bf changes the weights for good: in what is written these edits cannot be reverted, alone or together; "
+        f"{model} itself stays as it is"
+    )
+    assert last == f"written to {edits / 'trained'}: model"
+
+
 def test_a_method_that_changes_no_weight_says_where_its_edits_are(
     edits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +138,7 @@ def test_a_method_that_changes_no_weight_says_where_its_edits_are(
     said = capsys.readouterr().out
     assert f"written to {edits / 'told'}: facts.jsonl" in said
     assert "adapter" not in said
+    assert "for good" not in said
     assert read_requests(edits / "told" / "facts.jsonl") == read_requests(edits / "first.jsonl")
 
 
