@@ -91,3 +91,52 @@ def orthogonal_to(R, K, C, lam, Kp):
     d, m = Kp.shape
     system = np.block([[lam * C + K @ K.T, Kp], [Kp.T, np.zeros((m, m))]])
     return np.linalg.solve(system, np.vstack([K @ R.T, np.zeros((m, len(R)))]))[:d].T
+
+
+def memit_plus(R, K1, Kp, Lp, P, C, lam, beta):
+    """MEMIT with earlier edits weighed by Lambda_p, beta Kp Lp Kp^T, of all Delta = Delta P; P projects onto some of
+    C's eigenvectors."""
+    K, earlier = P @ K1, P @ Kp
+    return memit(R, K, C, lam, beta * earlier @ Lp @ earlier.T) @ P
+
+
+def memit_plus_objective(delta, R, K1, Kp, Lp, C, lam, beta):
+    """Eq. 7 of AlphaEdit+ with MEMIT's lambda E||Delta k0||^2 in place of lambda ||Delta||^2."""
+    return (
+        np.linalg.norm(delta @ K1 - R) ** 2
+        + beta * np.linalg.norm(delta @ Kp @ np.sqrt(Lp)) ** 2
+        + lam * np.trace(delta @ C @ delta.T)
+    )
+
+
+def dearer(C, U, n_null, weight):
+    """C with the eigenvectors beyond the null space at 1 + weight times what they cost in MEMIT: the price of a graded
+    addition, lambda weight s_u |Delta u|^2, on top of MEMIT's own lambda s_u |Delta u|^2. ``U``: ascending."""
+    costs = np.diag(U.T @ C @ U) * np.where(np.arange(len(C)) < n_null, 1, 1 + weight)
+    return U @ np.diag(costs) @ U.T
+
+
+def searched(U, n_null, solution, objective, epsilon):
+    """Lines 4-10 of Algorithm 1 for any objective: how many eigenvectors, in ascending order, end up in P_mod.
+
+    ``solution`` gives the update for a projector, and ``objective`` what an update is worth.
+    """
+
+    def value(count):
+        return objective(solution(U[:, :count] @ U[:, :count].T))
+
+    used, before = n_null, value(n_null)
+    while used < len(U):
+        after = value(used + 1)
+        if (before - after) / before < epsilon:
+            break
+        used, before = used + 1, after
+    return used
+
+
+def inconsistent(norms, share):
+    """The requests of the largest residual norms, ``share`` of them, halves rounded up."""
+    count = int(np.floor(share * len(norms) + 0.5))
+    chosen = np.zeros(len(norms))
+    chosen[np.argsort(-norms, kind="stable")[:count]] = 1
+    return chosen
