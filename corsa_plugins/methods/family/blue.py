@@ -52,6 +52,8 @@ class BlueSettings(FamilySettings):
 class BluePlusSettings(BlueSettings):
     """As :class:`BlueSettings`, with the three parts of AlphaEdit+ and its weight of earlier edits."""
 
+    PRESETS: ClassVar[str] = "presets/blue_plus"
+
     prior_weight: NonNegative = 100.0
     conflict_weights: bool = True
     search: SearchSettings | None = field(default_factory=SearchSettings)
