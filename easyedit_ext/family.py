@@ -12,7 +12,10 @@ from easyedit_ext.hparams.base import expect
 from easyedit_ext.hparams.family import FAMILY
 from easyedit_ext.method import EasyEditMethod
 
-__all__ = ["METHODS", "blue", "blue_plus", "encore", "memit_plus", "nas", "prune", "prune_plus", "rect", "rect_plus"]
+__all__ = [
+    "METHODS", "blue", "blue_plus", "encore", "kde", "memit_plus", "nas", "prune", "prune_plus", "rect", "rect_plus",
+    "sphere",
+]  # fmt: skip
 
 
 def _method(kind: type[AlphaEditPlusHyperParams]) -> EasyEditMethod:
@@ -30,7 +33,9 @@ METHODS: Mapping[str, EasyEditMethod] = {kind.METHOD: _method(kind) for kind in 
 
 blue, blue_plus = METHODS["BLUE"], METHODS["BLUEPlus"]
 encore = METHODS["ENCORE"]
+kde = METHODS["KDE"]
 memit_plus = METHODS["MEMITPlus"]
 nas = METHODS["NAS"]
 prune, prune_plus = METHODS["PRUNE"], METHODS["PRUNEPlus"]
 rect, rect_plus = METHODS["RECT"], METHODS["RECTPlus"]
+sphere = METHODS["SPHERE"]

@@ -12,12 +12,14 @@ from easyedit_ext.hparams.family import (
     BLUEHyperParams,
     BLUEPlusHyperParams,
     ENCOREHyperParams,
+    KDEHyperParams,
     MEMITPlusHyperParams,
     NASHyperParams,
     PRUNEHyperParams,
     PRUNEPlusHyperParams,
     RECTHyperParams,
     RECTPlusHyperParams,
+    SPHEREHyperParams,
 )
 from easyedit_ext.hparams.locft import LocFTBFHyperParams
 from easyedit_ext.hparams.rsft import RSFTHyperParams
@@ -28,6 +30,7 @@ __all__ = [
     "BLUEPlusHyperParams",
     "ENCOREHyperParams",
     "HparamsError",
+    "KDEHyperParams",
     "LocFTBFHyperParams",
     "MEMITPlusHyperParams",
     "NASHyperParams",
@@ -36,6 +39,7 @@ __all__ = [
     "RECTHyperParams",
     "RECTPlusHyperParams",
     "RSFTHyperParams",
+    "SPHEREHyperParams",
     "hparams_names",
     "hparams_path",
 ]

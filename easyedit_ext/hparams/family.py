@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from easyedit_ext.hparams.alphaedit_plus import AlphaEditPlusHyperParams
 
 __all__ = [
-    "FAMILY", "BLUEHyperParams", "BLUEPlusHyperParams", "ENCOREHyperParams", "MEMITPlusHyperParams",
+    "FAMILY", "BLUEHyperParams", "BLUEPlusHyperParams", "ENCOREHyperParams", "KDEHyperParams", "MEMITPlusHyperParams",
     "NASHyperParams", "PRUNEHyperParams", "PRUNEPlusHyperParams", "RECTHyperParams", "RECTPlusHyperParams",
+    "SPHEREHyperParams",
 ]  # fmt: skip
 
 _FAMILY = "corsa_plugins.methods.family"
@@ -119,6 +120,21 @@ class ENCOREHyperParams(MEMITPlusHyperParams):
 
 
 @dataclass(kw_only=True)
+class KDEHyperParams(MEMITPlusHyperParams):
+    """KDE's constraint on MEMIT, without its two-stage training. A YAML file of EasyEdit's MEMIT loads after changing
+    ``alg_name``."""
+
+    METHOD: ClassVar[str] = "KDE"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.kde:KdeSettings"
+    FIELDS: ClassVar[Mapping[str, str]] = _ANYWHERE
+
+    prior_weight: float = 0.0
+    conflict_weights: bool = False
+    search: bool = False
+    smoothing: bool = False
+
+
+@dataclass(kw_only=True)
 class BLUEPlusHyperParams(AlphaEditPlusHyperParams):
     """BLUE on AlphaEdit+: the first and the last layer, each with values of its own."""
 
@@ -168,8 +184,34 @@ class NASHyperParams(AlphaEditPlusHyperParams):
     smoothing: bool = False
 
 
+@dataclass(kw_only=True)
+class SPHEREHyperParams(AlphaEditPlusHyperParams):
+    """SPHERE on AlphaEdit. A YAML file of EasyEdit's AlphaEdit loads after changing ``alg_name``.
+
+    Attributes:
+        sphere_energy: eta, ``beta_hse`` of the published code: how many directions are the main ones.
+        sphere_strength: alpha: what is taken away of an update along them.
+    """
+
+    METHOD: ClassVar[str] = "SPHERE"
+    SETTINGS: ClassVar[str] = f"{_FAMILY}.sphere:SphereSettings"
+    FIELDS: ClassVar[Mapping[str, str]] = {
+        **AlphaEditPlusHyperParams.FIELDS,
+        "restraint.energy": "sphere_energy",
+        "restraint.strength": "sphere_strength",
+    }
+    FIXED: ClassVar[Mapping[str, Any]] = {"restraint.rule": "principal_directions"}
+
+    sphere_energy: float = 0.5
+    sphere_strength: float = 0.5
+    prior_weight: float = 1.0
+    conflict_weights: bool = False
+    search: bool = False
+    smoothing: bool = False
+
+
 FAMILY: tuple[type[AlphaEditPlusHyperParams], ...] = (
-    BLUEHyperParams, BLUEPlusHyperParams, ENCOREHyperParams, MEMITPlusHyperParams, NASHyperParams,
-    PRUNEHyperParams, PRUNEPlusHyperParams, RECTHyperParams, RECTPlusHyperParams,
+    BLUEHyperParams, BLUEPlusHyperParams, ENCOREHyperParams, KDEHyperParams, MEMITPlusHyperParams, NASHyperParams,
+    PRUNEHyperParams, PRUNEPlusHyperParams, RECTHyperParams, RECTPlusHyperParams, SPHEREHyperParams,
 )  # fmt: skip
 """All of them."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from corsa_plugins.methods.registry import method_specs
 from easyedit_ext import edit_report, hparams_path
 from easyedit_ext.family import METHODS
-from easyedit_ext.hparams import AlphaEditPlusHyperParams, HparamsError, PRUNEHyperParams
+from easyedit_ext.hparams import AlphaEditPlusHyperParams, HparamsError, PRUNEHyperParams, hparams_names
 from easyedit_ext.hparams.family import FAMILY
 from easyedit_ext.registration import easyedit_methods
 from tests.easyedit_ext.conftest import REQUESTS, TEMPLATES, changed, weights
@@ -19,16 +19,20 @@ from tests.easyedit_ext.conftest import REQUESTS, TEMPLATES, changed, weights
 CLASSES = {kind.METHOD: kind for kind in FAMILY}
 NAMES = {
     "BLUE": "blue",
+    "BLUEPlus": "blue+",
     "ENCORE": "encore",
+    "KDE": "kde",
     "MEMITPlus": "memit+",
     "NAS": "nas",
     "PRUNE": "prune",
     "PRUNEPlus": "prune+",
     "RECT": "rect",
+    "RECTPlus": "rect+",
+    "SPHERE": "sphere",
 }
 MODELS = {"gpt2-xl": "gpt2-xl", "gpt-j-6B": "gpt-j-6b", "llama3-8b": "llama3-8b", "qwen2.5-7b": "qwen2.5-7b"}
 
-PUBLISHED = {"ENCORE": ("gpt2-xl", "llama3-8b"), "NAS": tuple(MODELS)}
+PUBLISHED = {"ENCORE": ("gpt2-xl", "llama3-8b"), "NAS": tuple(MODELS), "SPHERE": ("llama3-8b",)}
 """Where it is not for the first three."""
 
 # EasyEdit's MEMIT has these fields
@@ -41,6 +45,12 @@ EASYEDITS: dict[str, Any] = {
     "attn_module_tmp": "transformer.h.{}.attn", "ln_f_module": "transformer.ln_f", "lm_head_module": "transformer.wte",
     "mom2_dataset": "wikipedia", "mom2_n_samples": 100000,
 }  # fmt: skip
+
+
+def test_every_file_is_compared() -> None:
+    assert set(NAMES) == set(CLASSES)
+    for alg_name in NAMES:
+        assert set(hparams_names(alg_name)) == set(PUBLISHED.get(alg_name, ("gpt2-xl", "gpt-j-6B", "llama3-8b")))
 
 
 @pytest.mark.parametrize(("alg_name", "name"), NAMES.items())

@@ -88,6 +88,8 @@ def models(alg_name: str) -> list[str]:
         return [model for model in PUBLISHED if model != "gpt-j-6B"]
     if alg_name == "LocFTBF":
         return ["llama3-8b", "qwen2.5-7b", "mistral-7b"]
+    if alg_name == "SPHERE":
+        return ["llama3-8b"]
     if alg_name == "NAS":
         return [*PUBLISHED, "qwen2.5-7b"]
     return MODELS if alg_name in ("AlphaEditPlus", "RSFT") else PUBLISHED

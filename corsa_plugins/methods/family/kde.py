@@ -39,4 +39,5 @@ kde = MethodSpec(
     settings=KdeSettings,
     reversible=True,
     rank=36,
+    easyedit="easyedit_ext.family:kde",
 )

@@ -50,4 +50,5 @@ sphere = MethodSpec(
     settings=SphereSettings,
     reversible=True,
     rank=42,
+    easyedit="easyedit_ext.family:sphere",
 )
