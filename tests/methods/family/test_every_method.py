@@ -11,6 +11,7 @@ import pytest
 from corsa_plugins.alphaedit import AlphaEditor, AlphaEditSettings, EditState, collect_statistics
 from corsa_plugins.alphaedit.auto.choose import start_settings
 from corsa_plugins.errors import SettingError
+from corsa_plugins.methods.family.blue import BluePlusSettings, BlueSettings
 from corsa_plugins.methods.family.memit import MemitSettings
 from corsa_plugins.methods.family.prune import PruneSettings
 from corsa_plugins.methods.family.rect import RectSettings
@@ -92,6 +93,27 @@ def test_published_settings_are_the_methods_own(name: str) -> None:
             assert type(plain) is AlphaEditSettings
             assert kind.of(plain) == plain, "going on from edits of its own changes nothing"
             assert {**settings.as_dict(), **{"layers": None}} == {**plain.as_dict(), **{"layers": None}}
+
+
+@pytest.mark.parametrize("kind", [BlueSettings, BluePlusSettings])
+def test_blue_edits_the_first_and_the_last_of_the_layers_of_another_method(kind: type[FamilySettings]) -> None:
+    chosen = start_settings((3, 4, 5, 6))
+    assert kind.of(chosen).layers == (3, 6)
+    assert kind.of(chosen).residuals == "own"
+    assert kind.of(replace(chosen, layers=(3, 4))).layers == (3, 4)
+    assert kind.of(replace(chosen, layers=(3,))).layers == (3,)
+
+
+@pytest.mark.parametrize("kind", [BlueSettings, BluePlusSettings])
+def test_a_layer_between_those_is_refused_in_blues_own_settings(kind: type[FamilySettings], tmp_path: Path) -> None:
+    message = r"layers is \(3, 4, 6\): BLUE edits the first and the last one: \[3, 6\]"
+    with pytest.raises(SettingError, match=message):
+        kind(layers=(3, 4, 6))
+    (tmp_path / "blue.yaml").write_text("layers: [3, 4, 6]\n", encoding="utf-8")
+    with pytest.raises(SettingError, match=message):
+        kind.load(tmp_path / "blue.yaml")
+    with pytest.raises(SettingError, match=message):  # as corsa edit --layers does
+        replace(kind.load("testbed"), layers=(3, 4, 6))
 
 
 def test_statistics_that_a_method_cannot_use_are_refused_before_anything_is_done(gpt2_bench: Bench) -> None:
