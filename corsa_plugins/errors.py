@@ -11,6 +11,7 @@ from typing import Any
 
 __all__ = [
     "CorsaError",
+    "DamagedError",
     "LoadingError",
     "MissingExtraError",
     "SettingError",
@@ -34,6 +35,10 @@ class CorsaError(Exception):
 
 def _as_raised(kind: type[CorsaError], *arguments: Any) -> CorsaError:
     return kind.__new__(kind, *arguments)
+
+
+class DamagedError(CorsaError, ValueError):
+    """A file is not what was written: missing, cut short or changed; the message names it."""
 
 
 class LoadingError(CorsaError, OSError):

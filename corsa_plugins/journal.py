@@ -3,6 +3,10 @@
 A journal is JSON Lines. The first line, its head, says what work it is of; each further line is one finished item,
 flushed to the disk before the next is begun. A last line that was torn, because the process or the machine stopped
 while it was written, is dropped, and what it held is done again. A journal of other work is never gone on with.
+
+Where there is a head, it and every line after it carry a checksum (:mod:`corsa_plugins.sealed`), so that a figure that
+was changed since is not taken for one that was found: a line that is an object as its last entry, any other as the
+second of a list. Journals from before there were checksums are gone on with as they were begun.
 """
 
 from __future__ import annotations
@@ -16,12 +20,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from corsa_plugins.errors import CorsaError
+from corsa_plugins.errors import CorsaError, DamagedError
 from corsa_plugins.parsing import json_value
+from corsa_plugins.sealed import CHECKSUM, is_sealed, sealed, unsealed
 
 __all__ = ["Journal", "JournalContent", "JournalError", "OtherWorkError", "read_journal"]
 
 logger = logging.getLogger(__name__)
+
+_REMEDY = "restore the file, or take this line and those after it out: what they held is done again"
+_RENAME = "restore the file, or name another one"
 
 
 class JournalError(CorsaError, ValueError):
@@ -49,12 +57,14 @@ class JournalContent(NamedTuple):
         items: The finished ones, in order.
         size: Bytes of the whole lines: what is behind them is torn.
         torn: Whether anything is.
+        checked: Whether its lines carry checksums.
     """
 
     head: dict[str, Any] | None
     items: list[Any]
     size: int
     torn: bool
+    checked: bool = False
 
 
 def read_journal(path: str | os.PathLike[str], *, headed: bool = True) -> JournalContent:
@@ -65,7 +75,8 @@ def read_journal(path: str | os.PathLike[str], *, headed: bool = True) -> Journa
         headed: Whether its first line is a head.
 
     Raises:
-        JournalError: A line is not JSON, or the first no mapping. Only the last line may be torn.
+        JournalError: A line is not JSON, or not what was written, or the first no mapping. Only the last line may be
+            torn.
         OSError: The file cannot be read.
     """
     content = Path(path).read_bytes()
@@ -85,7 +96,16 @@ def read_journal(path: str | os.PathLike[str], *, headed: bool = True) -> Journa
     head = lines.pop(0) if headed and lines else None
     if headed and size and not isinstance(head, dict):
         raise JournalError(f"{path}: the first line is not the head of a journal")
-    return JournalContent(head, lines, size, size < len(content))
+    checked = headed and any(map(_has_checksum, (head, *lines)))
+    if checked:
+        try:
+            if not _has_checksum(head):
+                raise DamagedError(f"{path}, line 1, is not what was written: {_RENAME}")
+            head = unsealed(head, f"{path}, line 1,", _RENAME)
+            lines = [_checked(line, f"{path}, line {number},") for number, line in enumerate(lines, start=2)]
+        except DamagedError as error:
+            raise JournalError(str(error)) from None
+    return JournalContent(head, lines, size, size < len(content), checked)
 
 
 class Journal:
@@ -121,8 +141,10 @@ class Journal:
         self._file = self.path.open("r+b" if content.size else "wb", buffering=0)
         self._file.truncate(content.size)
         self._file.seek(content.size)
+        self._checked = content.checked
         if head is not None and not content.size:
-            self._write(head)
+            self._write(sealed(head))
+            self._checked = True
 
     def _read(self, head: Mapping[str, Any] | None) -> JournalContent:
         if head is None:
@@ -131,7 +153,7 @@ class Journal:
                 raise JournalError(f"{self.path}: no line of it is whole; delete it, if it is a journal")
             return content
         begun = self.path.read_bytes()
-        if b"\n" not in begun and _line(head).startswith(begun):
+        if b"\n" not in begun and _line(sealed(head)).startswith(begun):
             return JournalContent(None, [], 0, bool(begun))  # stopped while the head was written
         content = read_journal(self.path)
         if content.head is None:
@@ -147,7 +169,7 @@ class Journal:
         Raises:
             OSError: It cannot be written; the message names the file, which has what it had.
         """
-        self._write(item)
+        self._write(_with_checksum(item) if self._checked else item)
         self.items.append(item)
 
     def _write(self, value: Any) -> None:
@@ -173,6 +195,33 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _with_checksum(item: Any) -> Any:
+    if isinstance(item, Mapping) and CHECKSUM not in item:
+        return sealed(item)
+    return [item, sealed({"item": item})[CHECKSUM]]
+
+
+def _has_checksum(line: Any) -> bool:
+    return is_sealed(_content(line))
+
+
+def _content(line: Any) -> Any:
+    """Of a line that is a list, the object that its checksum is of."""
+    return {"item": line[0], CHECKSUM: line[1]} if isinstance(line, list) and len(line) == 2 else line
+
+
+def _checked(line: Any, where: str) -> Any:
+    """The item of a line that carries a checksum.
+
+    Raises:
+        DamagedError: It is not what was written.
+    """
+    if not _has_checksum(line):
+        raise DamagedError(f"{where} is not what was written: {_REMEDY}")
+    item = unsealed(_content(line), where, _REMEDY)
+    return item["item"] if isinstance(line, list) else item
 
 
 def _differing(first: Any, second: Any, name: str = "") -> Iterator[str]:

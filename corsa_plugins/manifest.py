@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from corsa_plugins.errors import CorsaError
+from corsa_plugins.errors import DamagedError
 from corsa_plugins.files import atomic_write_text, sha256_of_file
 from corsa_plugins.parsing import json_value
 
@@ -35,10 +35,6 @@ __all__ = [
 MANIFEST = "manifest.json"
 _CARD = "README.md"
 _THREADS = 4
-
-
-class DamagedError(CorsaError, ValueError):
-    """A file is not what was written: missing, cut short or changed; the message names it."""
 
 
 @dataclass(frozen=True)

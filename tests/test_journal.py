@@ -148,7 +148,53 @@ def test_an_item_is_on_the_disk_before_the_next_begins(tmp_path: Path, monkeypat
             journal.append(number)
             assert flushed[-1] == path.stat().st_size == len(path.read_bytes())
     assert len(flushed) == 4
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [HEAD, 0, 1, 2]
+    head, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert head == {**HEAD, "checksum": head["checksum"]}
+    assert [line[0] for line in lines] == [0, 1, 2]
+
+
+@given(items=st.lists(json_values, min_size=2, max_size=4), data=st.data())
+def test_one_flipped_bit_is_noticed_or_says_nothing(folder: Path, items: list[Any], data: st.DataObject) -> None:
+    """What is found is what was written, or the beginning of it."""
+    path = folder / "flipped"
+    content = bytearray(write(path, items, HEAD))
+    at = data.draw(st.integers(0, 8 * len(content) - 1), label="bit")
+    content[at // 8] ^= 1 << at % 8
+    path.write_bytes(content)
+    try:
+        found = read_journal(path)
+    except JournalError:
+        with pytest.raises(JournalError, match="flipped"):
+            read_journal(path)
+    else:
+        assert found.items == items[: len(found.items)]
+        assert len(found.items) >= len(items) - 2  # two lines may have become one
+        assert found.head == HEAD
+
+
+@pytest.mark.parametrize("other", [{"share": 0.9, "n": 3}, {"share": 0.5}, [{"share": 0.5, "n": 3}], 7])
+def test_a_changed_figure_is_noticed(tmp_path: Path, other: Any) -> None:
+    path = tmp_path / "journal"
+    lines = write(path, [{"share": 0.5, "n": 3}, 8, {"checksum": "its own"}], HEAD).splitlines(keepends=True)
+    for number in (1, 2, 3):
+        value = json.loads(lines[number])
+        seal = value[1] if isinstance(value, list) else value["checksum"]
+        for changed in (other, [other, seal], {**other, "checksum": seal} if isinstance(other, dict) else other):
+            spoiled = [*lines[:number], json.dumps(changed).encode() + b"\n", *lines[number + 1 :]]
+            path.write_bytes(b"".join(spoiled))
+            for read in (lambda: Journal(path, HEAD), lambda: read_journal(path)):
+                with pytest.raises(JournalError, match=rf"journal, line {number + 1}, is not what was written"):
+                    read()
+            assert path.read_bytes() == b"".join(spoiled)
+
+
+def test_what_was_begun_without_checksums_goes_on_without(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_text(json.dumps(HEAD) + '\n{"n": 1}\n')
+    with Journal(path, HEAD) as journal:
+        journal.append({"n": 2})
+    assert path.read_text() == json.dumps(HEAD) + '\n{"n": 1}\n{"n": 2}\n'
+    assert read_journal(path).items == [{"n": 1}, {"n": 2}]
 
 
 def test_a_full_disk_leaves_a_journal_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,12 @@ from safetensors import SafetensorError, safe_open
 
 from corsa_plugins.alphaedit.statistics.packing import Position, ResumeError, TokenRows
 from corsa_plugins.alphaedit.statistics.sums import KeySums
+from corsa_plugins.errors import DamagedError
 from corsa_plugins.files import atomic_write_tensors
 from corsa_plugins.model.architecture import Architecture, LinearMap
-from corsa_plugins.model.identity import Fingerprint, vocabulary_digest
+from corsa_plugins.model.identity import Fingerprint, tensors_digest, vocabulary_digest
 from corsa_plugins.parsing import json_value
+from corsa_plugins.sealed import sealed, unsealed
 from corsa_plugins.temporaries import remove_abandoned
 
 if TYPE_CHECKING:
@@ -125,19 +127,21 @@ class Checkpoint:
             return
         try:
             with safe_open(self.path, framework="pt") as file:
-                state = json_value((file.metadata() or {})["state"])
+                state = unsealed(json_value((file.metadata() or {})["state"]), str(self.path))
                 self.identity.check(state["identity"], self.path)
                 position = Position(**{**state["position"], "pending": tuple(state["position"]["pending"])})
                 names = file.keys()
                 tensors = {name: file.get_tensor(name) for name in names}
+            if state["tensors"] != tensors_digest(tensors):
+                raise DamagedError("its tensors are not those that were written")
             rows.skip_to(position)
             sums.restore(tensors, int(state["count"]), position)
         except ResumeError:
             raise
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ResumeError(
-                f"{self.path} is damaged ({type(error).__name__} {error}): begin anew with fresh=True "
-                "(corsa stats --fresh)"
+                f"{self.path} is damaged, or of another version ({type(error).__name__} {error}): begin anew with "
+                "fresh=True (corsa stats --fresh)"
             ) from error
         logger.warning("going on after %d tokens, from %s", sums.count, self.path)
 
@@ -149,9 +153,15 @@ class Checkpoint:
             self._last = time.monotonic()
 
     def _save(self, sums: KeySums) -> bool:
-        state = {"identity": self.identity.as_dict(), "count": sums.count, "position": asdict(sums.position)}
+        tensors = sums.tensors()
+        state = {
+            "identity": self.identity.as_dict(),
+            "count": sums.count,
+            "position": asdict(sums.position),
+            "tensors": tensors_digest(tensors),
+        }
         try:
-            atomic_write_tensors(self.path, sums.tensors(), {"state": json.dumps(state)})
+            atomic_write_tensors(self.path, tensors, {"state": json.dumps(sealed(state))})
         except OSError as error:  # the work is not lost yet: better go on than stop for the copy of it
             logger.warning("the work so far cannot be saved: %s", error)
             return False

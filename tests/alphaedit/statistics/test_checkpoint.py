@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -10,12 +11,17 @@ import time
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from corsa_plugins.alphaedit.statistics.layer import StatisticsError
 from corsa_plugins.alphaedit.statistics.packing import ResumeError
 from corsa_plugins.alphaedit.statistics.statistics import KeyStatistics
 from tests.conftest import DOCUMENTS, llama
 from tests.support.collecting import collect_into, fails_after, plain_rows
+from tests.support.flips import flipped_copies
+from tests.support.mixtures import MIXTURES
 
 
 class Killed(BaseException):
@@ -157,6 +163,50 @@ def test_work_begun_differently_is_not_taken_up(tmp_path, tiny_llama, tiny_token
     assert "is damaged" in refused(tmp_path, tiny_llama, tiny_tokenizer)
     fresh = collect_into(tmp_path, tiny_llama, tiny_tokenizer, fresh=True)
     assert fresh.count(0) == 1200
+
+
+@pytest.mark.parametrize("experts", [False, True])
+def test_one_flipped_bit_of_what_was_kept_is_noticed(tmp_path, tiny_llama, tiny_tokenizer, experts):
+    """In the tensors and in what is said of them; a bit that says nothing leads to the same statistics."""
+    model = tiny_llama
+    if experts:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(MIXTURES["mixtral"][0](vocab_size=len(tiny_tokenizer)))
+    whole = collect_into(tmp_path / "whole", model, tiny_tokenizer)
+    with pytest.raises(KeyboardInterrupt):
+        collect_into(tmp_path / "parts", model, tiny_tokenizer, fails_after(20, KeyboardInterrupt()))
+    names = safe_open(tmp_path / "parts" / "partial.safetensors", framework="pt").keys()
+    assert {name.partition(".")[0] for name in names} == {"sum", "sample", *(["taken"] * experts)}
+    named = 0
+    for flipped in flipped_copies(tmp_path / "parts", "partial.safetensors", 24):
+        try:
+            resumed = collect_into(flipped, model, tiny_tokenizer)
+        except ResumeError as error:
+            named += "partial.safetensors" in str(error)
+        else:
+            for layer in (0, 1):
+                assert torch.allclose(resumed.moment(layer), whole.moment(layer), rtol=1e-12, atol=0)
+                assert torch.equal(resumed.sample(layer), whole.sample(layer))
+    assert named >= 20
+
+
+@pytest.mark.parametrize("what", ["sum.0", "sample.1", "count", "n_texts"])
+def test_another_number_in_what_was_kept_is_noticed(tmp_path, tiny_llama, tiny_tokenizer, what):
+    """Each of which is as plausible as the right one."""
+    with pytest.raises(KeyboardInterrupt):
+        collect_into(tmp_path, tiny_llama, tiny_tokenizer, fails_after(20, KeyboardInterrupt()))
+    file = tmp_path / "partial.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        state = json.loads(opened.metadata()["state"])
+    tensors = load_file(file)
+    if what in tensors:
+        tensors[what][0, 0] *= 1 + 2**-20
+    elif what == "count":
+        state["count"] -= 1
+    else:
+        state["position"]["n_texts"] -= 1
+    save_file(tensors, file, metadata={"state": json.dumps(state)})
+    assert "partial.safetensors is damaged" in refused(tmp_path, tiny_llama, tiny_tokenizer)
 
 
 def saved(tokenizer, folder):
