@@ -38,8 +38,9 @@ def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any
     """Train one case; what came of it: the adapter's parameters and the logs.
 
     ``rows`` are the facts that are taken, ``accumulation`` the micro-batches of a step on each of ``of`` processes, and
-    ``dies`` the step after which the second of them is killed, ``empty`` the process whose model has no weights, and
-    ``storage`` the precision that a 4-bit base is stored as.
+    ``dies`` the step after which the second of them is killed, ``dies_within`` the one in the middle of whose first
+    forward pass it is, ``empty`` the process whose model has no weights, and ``storage`` the precision that a 4-bit base
+    is stored as.
     """
     import torch
     from datasets import Dataset
@@ -52,7 +53,8 @@ def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any
     case = dict(case)
     of, name = case.pop("of", 2), case.pop("name")
     rows, evaluated = case.pop("rows"), case.pop("evaluated", 0)
-    resume, dies, empty, storage = (case.pop(name, None) for name in ("resume", "dies", "empty", "storage"))
+    resume, empty, storage = (case.pop(name, None) for name in ("resume", "empty", "storage"))
+    dies, dies_within = case.pop("dies", None), case.pop("dies_within", None)
     facts = [dict(zip(("prompt", "chosen", "rejected"), fact, strict=True)) for fact in FACTS]
     settings = {
         "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False,
@@ -79,6 +81,11 @@ def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == dies and args.process_index == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
+            if state.global_step + 1 == dies_within and args.process_index == 1:
+                *_, last = (module for name, module in model.named_modules() if name.endswith("mlp"))
+                last.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 
     trainer.add_callback(Death())
     trainer.train(resume_from_checkpoint=resume)
@@ -170,15 +177,15 @@ def of_configuration(path: Path) -> dict[str, str]:
     return {name: value for name, value in prepare_multi_gpu_env(arguments).items() if os.environ.get(name) != value}
 
 
-def launch(module: str, *arguments: str, processes: int = 2, timeout: float = 400) -> Run:
-    """Several processes of a module, by torchrun itself."""
+def launch(module: str, *arguments: str, processes: int = 2, timeout: float = 400, **variables: str) -> Run:
+    """Several processes of a module, by torchrun itself, with these variables."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return subprocess.run(
         [*command, "-m", module, *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
     )
 
 

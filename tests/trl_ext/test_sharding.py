@@ -159,6 +159,18 @@ def shards_come_to_what_the_whole_does(
         assert look["history/edit/margin"] == pytest.approx(expected["history/edit/margin"], rel=1e-4, abs=1e-4)
 
 
+def test_a_process_that_dies_in_the_middle_of_a_step_ends_the_job(
+    tiny_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """The other waits for its part of a layer, which nobody sends."""
+    saved(tiny_llama, tiny_tokenizer, tmp_path, [{"name": "dying", "rows": 8, "max_steps": 500, "dies_within": 3}])
+    run = several.launch("tests.support.several", str(tmp_path), timeout=240, **several.of_configuration(CONFIG))
+    assert run.returncode != 0
+    assert "SIGKILL" in run.stderr
+    assert "'loss'" in run.stdout  # of the steps before
+    assert not (tmp_path / "dying.2.json").exists()
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "cure"),
     [
