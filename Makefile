@@ -4,6 +4,7 @@
 #   make test    set up, then lint and run the tests, in two processes
 #   make lint    ruff, mypy and the order of the rooms alone
 #   make gpu     on a machine with a CUDA device and a torch for it: everything that has to be seen there (benchmarks/gpu.py)
+#   make kills   every kind of run killed fifty times at random moments and gone on with (hours); KINDS="merge or edit" for some
 #   make lowest  the tests with the lowest versions that pyproject.toml admits, in an environment of its own
 #   make newest  likewise with the newest that the package index has; either brings torch as it is there, with CUDA's libraries
 #   make bench   the ablation of benchmarks/RESULTS.md (about half an hour on 2 cores)
@@ -20,7 +21,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL = @install() { echo "installing $$*"; $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt "$$@" \
 	|| $(PIP) -c constraints.txt "$$@"; }; install
 
-.PHONY: demo real test lint lowest newest bench gpu setup clean
+.PHONY: demo real test kills lint lowest newest bench gpu setup clean
 .DEFAULT_GOAL := demo
 
 setup: $(TOOLS)
@@ -65,6 +66,10 @@ lint: $(TOOLS)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+KINDS ?= run
+kills: $(TOOLS)
+	CORSA_KILLS=50 $(BIN)/python -m pytest tests/test_killed.py -k "killed_ends and ($(KINDS))" --durations=0
 
 lowest: RESOLUTION := lowest-direct
 newest: RESOLUTION := highest

@@ -18,8 +18,11 @@ from corsa_plugins.rsft import RSFTSettings, rsft
 from tests.conftest import DOCUMENTS
 from tests.fixtures.alphaedit import QUICK, REQUESTS, Bench
 from tests.support.edited import changed
-from tests.support.killed import ROWS
 
+ROWS = [
+    {"prompt": f"The capital of {land} is", "chosen": f" {new}", "rejected": f" {old}"}
+    for land, new, old in (("Avaria", "Oslo", "Rome"), ("Corvia", "Madrid", "Paris"), ("Elland", "Paris", "Oslo"))
+]
 TOLERANCE = 1e-4
 """Of the largest value in a tensor: of sums whose order the number of threads decides, through a few steps."""
 

@@ -1,22 +1,70 @@
-"""Runs that are killed at any moment and started again, each by one call in a process of its own."""
+"""Runs that are killed at any moment and started again, each by one command in a process of its own."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tests.support.forks import forks
 
-ROWS = [
-    {"prompt": f"The capital of {land} is", "chosen": f" {new}", "rejected": f" {old}"}
-    for land, new, old in (("Avaria", "Oslo", "Rome"), ("Corvia", "Madrid", "Paris"), ("Elland", "Paris", "Oslo"))
-]
+ASKED = "--max-new-tokens 4 --device cpu -q"
+ALPHAEDIT = "-m @/model -s @/stats --device cpu -q"
+TRAIN = (
+    "train --model_name_or_path @/model --use_cpu true --bf16 false --report_to none --disable_tqdm true "
+    "--gradient_checkpointing false --per_device_train_batch_size 1 --gradient_accumulation_steps 1 "
+    "--num_train_epochs 3 --learning_rate 1e-2 --lora_r 2 --optim adamw_torch --save_strategy steps --save_steps 1 "
+    "--resume_from_checkpoint true"
+)
+COMMANDS = {
+    "merge": ["merge @/recipe.yaml OUT/merged --quiet"],
+    "stats": ["stats -m @/model --text @/text.txt --layers 0-1 --tokens 6k --batch-size 2 -o OUT/stats -q --device cpu"],
+    "edit": [f"edit {ALPHAEDIT} -r @/requests.jsonl --settings @/alphaedit.yaml -o OUT/edited"],
+    "rsft": ["edit -m @/model -r @/requests.jsonl --method rsft --settings @/rsft.yaml --device cpu -q -o OUT/edited"],
+    "sequential": [
+        f"protocol batches --batches COUNT -r @/sequential.jsonl {ALPHAEDIT} --max-new-tokens 4 --method alphaedit+ "
+        "--settings alphaedit+=@/quick.yaml -o OUT/run"
+    ],
+    "protocol": [
+        f"protocol stream -m @/model -r @/round-1.jsonl -r @/round-2.jsonl {ASKED} --method rsft "
+        "--settings rsft=@/rsft.yaml -o OUT/run"
+    ],
+    "sweep": [
+        "merge-sweep --base @/model --edited @/other --weights '0.5 1' --densities '0.2 0.6' --no-plot "
+        f"-r @/requests.jsonl --untouched @/untouched.jsonl {ASKED} -o OUT"
+    ],
+    "export": ["export @/edited -a OUT/adapter -q"],
+    "evaluation": [f"evaluate -m @/model -r @/requests.jsonl --batch-size 1 {ASKED} -o OUT/results"],
+    "training": [
+        f"{TRAIN} --requests @/round-1.jsonl --output_dir OUT/1",
+        f"{TRAIN} --requests @/round-2.jsonl --adapter OUT/1 --output_dir OUT/2",
+        f"{TRAIN} --requests @/round-3.jsonl --adapter OUT/2 --output_dir OUT/3",
+    ],
+    "rounds": [
+        f"protocol stream -m @/model -r @/round-1.jsonl -r @/round-2.jsonl -r @/round-3.jsonl {ASKED} --method corsa "
+        "--settings corsa=@/corsa.yaml -o OUT/run"
+    ],
+    "demo": ["demo --size 2 --method alphaedit+ --jobs 1 -o OUT/demo"],
+}  # fmt: skip
+"""By kind: the words of a command, or of several that follow each other as with ``&&``. @ are the inputs."""
+
+WHOLE = {
+    "merge": "is not empty: name a new folder, or remove this one first",
+    "edit": "exists and is not an empty folder: name a new one",
+    "rsft": "exists and is not an empty folder: name a new one",
+    "export": "is not empty: name a new folder, or remove this one first",
+    "stats": "holds finished statistics",
+}
+"""What kinds say, and exit with 2, where what they were to make is there already; the others go through it again."""
 
 
 class Run(NamedTuple):
@@ -25,10 +73,51 @@ class Run(NamedTuple):
     Attributes:
         seconds: That it took, or lived.
         killed: Whether the kill hit a living process: one that came too late shows nothing.
+        code: Its exit code.
+        said: What it wrote to standard error.
     """
 
     seconds: float
     killed: bool
+    code: int
+    said: str
+
+
+Work = Callable[[Path, Path], None]
+
+
+def words(kind: str, inputs: Path, out: Path) -> list[list[str]]:
+    """The arguments of a kind's commands: the same ones for the same output."""
+    count = str(sum(1 for _ in (inputs / "sequential.jsonl").open()))
+    values = {"@": str(inputs), "OUT": str(out), "COUNT": count}
+    lines = [shlex.split(line) for line in COMMANDS[kind]]
+    for name, value in values.items():
+        lines = [[word.replace(name, value) for word in line] for line in lines]
+    return lines
+
+
+def command(kind: str, inputs: Path, out: Path) -> None:
+    """The commands of a kind, until one fails, which ends the process with its exit code."""
+    from corsa_plugins.cli.app import main
+
+    _quiet()
+    for line in words(kind, inputs, out):
+        try:
+            main(line)
+        except SystemExit as stop:
+            if stop.code:
+                raise
+
+
+def statistics(inputs: Path, out: Path) -> None:
+    """Statistics in ``out/stats``, kept after every batch, which the command does every five minutes."""
+    from corsa_plugins.alphaedit.statistics.collect import collect_statistics
+    from corsa_plugins.model.loading import load_model
+
+    _quiet()
+    model, tokenizer = load_model(inputs / "model", device="cpu")
+    settings = {"n_tokens": 6000, "batch_size": 2, "sample_size": 32, "checkpoint_seconds": 0}
+    collect_statistics(model, tokenizer, str(inputs / "text.txt"), (0, 1), out=out / "stats", **settings)
 
 
 def _quiet() -> None:
@@ -38,172 +127,11 @@ def _quiet() -> None:
     torch.set_num_threads(1)
 
 
-def _loaded(inputs: Path, name: str = "model") -> tuple[Any, Any]:
-    from corsa_plugins.model.loading import load_model
-
-    _quiet()
-    return load_model(inputs / name, device="cpu")
-
-
-def merge(inputs: Path, out: Path) -> None:
-    """A merge into ``out/merged``; what is whole is not made again."""
-    from mergekit.options import MergeOptions
-
-    from mergekit_ext.merging import merge_recipe
-
-    _quiet()
-    if not (out / "merged").exists():
-        merge_recipe(inputs / "recipe.yaml", out / "merged", MergeOptions(quiet=True))
-
-
-def statistics(inputs: Path, out: Path) -> None:
-    """Statistics in ``out/stats``, kept after every batch."""
-    from corsa_plugins.alphaedit.statistics.collect import check_folder, collect_statistics
-    from corsa_plugins.alphaedit.statistics.layer import StatisticsError
-
-    if (out / "stats" / "statistics.json").exists():
-        with suppress(StatisticsError):  # which says that they are finished
-            check_folder(out / "stats", fresh=False)
-        return
-    model, tokenizer = _loaded(inputs)
-    settings = {"n_tokens": 6000, "batch_size": 2, "sample_size": 32, "checkpoint_seconds": 0}
-    collect_statistics(model, tokenizer, str(inputs / "text.txt"), (0, 1), out=out / "stats", **settings)
-
-
-def edit(inputs: Path, out: Path) -> None:
-    """A model edited with AlphaEdit+ in ``out/edited``."""
-    from corsa_plugins.alphaedit import AlphaEditSettings, KeyStatistics
-    from corsa_plugins.alphaedit.edited import change_edits, editor_with, save_edited
-    from corsa_plugins.data.reading import read_requests
-
-    model, tokenizer = _loaded(inputs)
-    editor = editor_with(model, tokenizer, KeyStatistics.load(inputs / "stats"), AlphaEditSettings((0, 1)), None)
-    save_edited(editor, out / "edited", change_edits(editor, read_requests(inputs / "requests.jsonl")))
-
-
-def evaluation(inputs: Path, out: Path) -> None:
-    """The answers to requests in ``out/results``, kept as they come."""
-    from corsa_plugins.bench.evaluation import evaluate, save_evaluation
-    from corsa_plugins.data.reading import read_requests
-
-    model, tokenizer = _loaded(inputs)
-    requests = read_requests(inputs / "requests.jsonl")
-    settings = {"batch_size": 1, "checkpoint": out / "results.unfinished", "progress": False}
-    save_evaluation(evaluate(model, tokenizer, requests, label="killed", **settings), out / "results")
-
-
-def rsft(inputs: Path, out: Path) -> None:
-    """A model that R-SFT has edited, in ``out/edited``."""
-    from corsa_plugins.data.reading import read_requests
-    from corsa_plugins.methods.edit import save_update
-    from corsa_plugins.methods.registry import make_method
-    from corsa_plugins.rsft import RSFTSettings
-
-    model, tokenizer = _loaded(inputs)
-    method = make_method("rsft", settings=RSFTSettings(layer=1, epochs=2, steps=2, learning_rate=3e-3))
-    save_update(method, model, tokenizer, read_requests(inputs / "requests.jsonl"), out / "edited")
-
-
-def sequential(inputs: Path, out: Path) -> None:
-    """Edits one after the other, each asked about after it, in ``out/run``."""
-    from corsa_plugins.alphaedit import AlphaEditSettings, KeyStatistics
-    from corsa_plugins.bench.protocols import sequential_batches
-    from corsa_plugins.data.reading import read_requests
-    from corsa_plugins.methods.registry import make_method
-
-    statistics = KeyStatistics.load(inputs / "stats")
-    method = make_method("alphaedit+", statistics=statistics, settings=AlphaEditSettings((0, 1)))
-    _protocol(inputs, out, method, sequential_batches(read_requests(inputs / "requests.jsonl"), 1))
-
-
-def protocol(inputs: Path, out: Path) -> None:
-    """A stream of two rounds by R-SFT, in ``out/run``."""
-    from corsa_plugins.bench.protocols import temporal_stream
-    from corsa_plugins.data.reading import read_requests
-    from corsa_plugins.methods.registry import make_method
-    from corsa_plugins.rsft import RSFTSettings
-
-    first, *others = read_requests(inputs / "requests.jsonl")
-    method = make_method("rsft", settings=RSFTSettings(layer=1, epochs=1, steps=2, learning_rate=3e-3))
-    _protocol(inputs, out, method, temporal_stream([[first], others]))
-
-
-def _protocol(inputs: Path, out: Path, method: Any, plan: Any) -> None:
-    from corsa_plugins.bench.protocols import run_protocol
-
-    model, tokenizer = _loaded(inputs)
-    run_protocol(method, plan, model, tokenizer, out / "run", progress=False, max_new_tokens=4)
-
-
-def sweep(inputs: Path, out: Path) -> None:
-    """Two weights and two densities between two models, in ``out/sweep.jsonl``."""
-    from corsa_plugins.bench.merge_sweep import SweepGrid
-    from corsa_plugins.bench.merge_sweep import sweep as run_sweep
-    from corsa_plugins.data.reading import read_requests
-    from corsa_plugins.data.requests import Probe
-
-    (base, tokenizer), (edited, _) = _loaded(inputs), _loaded(inputs, "other")
-    untouched = [Probe(prompt="The capital of Italy is", answer="Rome")]
-    requests = read_requests(inputs / "requests.jsonl")
-    grid, settings = SweepGrid((0.5, 1.0), (0.2, 0.6), False), {"progress": False, "max_new_tokens": 4}
-    run_sweep(base, edited, tokenizer, requests, untouched, grid=grid, results=out / "sweep.jsonl", **settings)
-
-
-def export(inputs: Path, out: Path) -> None:
-    """The edits of ``inputs/edited`` as an adapter in ``out/adapter``; what is whole is not made again."""
-    from corsa_plugins.adapters.export import export_state
-    from corsa_plugins.alphaedit import EditState
-    from corsa_plugins.outputs import OutputError
-
-    _quiet()
-    whole = (out / "adapter").exists()
-    try:
-        export_state(EditState.load(inputs / "edited" / "state"), out / "adapter")
-    except OutputError:  # it is there already
-        if not whole:
-            raise
-
-
-def training(inputs: Path, out: Path) -> None:
-    """CoRSA in three steps with a checkpoint after each, in ``out/trained``; on from the newest that is whole."""
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-
-    from trl_ext import CoRSAConfig, CoRSATrainer
-    from trl_ext.checkpoints import save_adapter
-
-    model, tokenizer = _loaded(inputs)
-    arguments = CoRSAConfig(
-        str(out / "trained"), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True,
-        gradient_checkpointing=False, per_device_train_batch_size=1, gradient_accumulation_steps=1, max_steps=3,
-        learning_rate=1e-2, save_strategy="steps", save_steps=1, optim="adamw_torch",
-    )  # fmt: skip
-    torch.manual_seed(0)
-    trainer = CoRSATrainer(
-        model, args=arguments, train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer,
-        peft_config=LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )  # fmt: skip
-    trainer.train(resume_from_checkpoint=True)
-    save_adapter(trainer, out / "trained")
-
-
-def demo(inputs: Path, out: Path) -> None:
-    """The demo with two edits a round by one method, in ``out/demo``."""
-    import io
-
-    from rich.console import Console
-
-    from corsa_plugins.demo.run import Rounds, run_demo
-
-    _quiet()
-    run_demo(out / "demo", Rounds(2, untouched=4), methods=["alphaedit+"], console=Console(file=io.StringIO()))
-
-
-def run(work: Callable[[Path, Path], None], inputs: Path, out: Path, kill_after: float | None = None) -> Run:
+def run(work: Work, inputs: Path, out: Path, kill_after: float | None = None) -> Run:
     """The work in a process of its own, killed after so many seconds if it is not done by then."""
+    said = inputs.parent / "said.txt"
     start = time.monotonic()
-    process = forks().Process(target=work, args=(inputs, out))
+    process = forks().Process(target=_telling, args=(work, inputs, out, said))
     process.start()
     process.join(kill_after)
     killed = process.is_alive()
@@ -211,22 +139,70 @@ def run(work: Callable[[Path, Path], None], inputs: Path, out: Path, kill_after:
         process.kill()
         process.join()
         killed = process.exitcode == -signal.SIGKILL  # it may have come to its end between the two
-    assert killed or process.exitcode == 0
-    return Run(time.monotonic() - start, killed)
+    return Run(time.monotonic() - start, killed, process.exitcode or 0, said.read_text() if said.exists() else "")
 
 
-def full(kind: str, size: int, inputs: Path, out: Path) -> None:
-    """The work where no file can be larger than ``size`` bytes; what it raises, in ``error.txt`` beside ``out``."""
+def script(kind: str, inputs: Path, out: Path) -> Run:
+    """The commands of a kind as a shell has them: each a Python that begins with nothing."""
+    start = time.monotonic()
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    for line in words(kind, inputs, out):
+        call = [sys.executable, "-m", "corsa_plugins.cli", *line]
+        done = subprocess.run(call, capture_output=True, text=True, env=environment, cwd=inputs)
+        if done.returncode:
+            break
+    return Run(time.monotonic() - start, False, done.returncode, done.stderr)
+
+
+def _telling(work: Work, inputs: Path, out: Path, said: Path) -> None:
+    os.dup2(os.open(said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    work(inputs, out)
+
+
+def without_room(work: Work, size: int, inputs: Path, out: Path) -> None:
+    """The work where no file can be larger than ``size`` bytes; what it raises is an exit code of 2, and is told."""
     from corsa_plugins.errors import CorsaError
     from tests.support.disk import no_file_larger_than
 
-    told = "nothing"
     try:
         with no_file_larger_than(size):
-            globals()[kind](inputs, out)
+            work(inputs, out)
     except (CorsaError, OSError) as error:
-        told = str(error)
-    (out.parent / "error.txt").write_text(told)
+        sys.exit(f"{error}")
+
+
+def on_a_small_disk(work: Work, size: int, kept: Path, inputs: Path, out: Path) -> None:
+    """The work on a disk of ``size`` bytes that has nothing else on it, and again once there is room.
+
+    Args:
+        work: To be done.
+        size: Of the disk in the place of ``out``'s parent, of which none but this process know.
+        kept: Gets ``first.json`` with the exit code and what was said of the first time, and what was hidden or
+            half-written after it; ``second.json`` likewise; and a copy of what is on the disk in the end.
+        inputs: Of the work.
+        out: Of the work.
+    """
+    from tests.support.disk import own_mounts, resize, small_disk
+
+    own_mounts()
+    small_disk(out.parent, size)
+    for name in ("first", "second"):
+        said = kept / "said.txt"
+        if (pid := os.fork()) == 0:
+            try:
+                _telling(work, inputs, out, said)
+            except SystemExit as stop:
+                os._exit(int(stop.code or 0))
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        left = [path.name for path in out.parent.rglob("*") if path.suffix in (".part", ".new", ".old")]
+        (kept / f"{name}.json").write_text(json.dumps({"code": code, "said": said.read_text(), "left": left}))
+        resize(out.parent, 1 << 30)
+    shutil.copytree(out, kept / "out")
 
 
 def moments(seconds: float, seed: str) -> Iterator[float]:
