@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,10 @@ def disk_errors(out: str | os.PathLike[str], left: str = "nothing is left of it"
         if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # how torch.save runs out of disk
             raise OutputError(f"{out} cannot be written: {error}; {left}") from error
         raise
+    except Exception as error:
+        if type(error) is Exception and _number(error) in _OF_DISKS:  # the tokenizers library has no error of its own
+            raise OutputError(f"{out} cannot be written: {error}; {left}") from error
+        raise
 
 
 @contextmanager
@@ -79,6 +84,12 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 _OF_DISKS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE})
+
+
+def _number(error: Exception) -> int | None:
+    """That of the system, in the message of a library that is written in Rust."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found.group(1)) if found else None
 
 
 def _is_of_something_else(error: Exception, out: Path) -> bool:

@@ -47,6 +47,7 @@ def test_whatever_is_raised_nothing_is_left(tmp_path: Path, error: BaseException
         OSError(28, "No space left on device"),
         SafetensorError("No space left on device"),
         RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        Exception("No space left on device (os error 28)"),
     ],
 )
 def test_a_full_disk_is_the_outputs_fault_whoever_writes(tmp_path: Path, error: BaseException) -> None:
@@ -65,6 +66,8 @@ def test_a_full_disk_is_the_outputs_fault_whoever_writes(tmp_path: Path, error: 
         PermissionError(13, "Permission denied", "/somewhere/else/model.safetensors"),
         OSError(28, "No space left on device", "/a/cache/of/others"),
         OSError(12, "Cannot allocate memory"),
+        Exception("No such file or directory (os error 2)"),
+        Exception("of a library, about something else"),
     ],
 )
 def test_what_could_not_be_read_is_not_the_outputs_fault(tmp_path: Path, error: BaseException) -> None:

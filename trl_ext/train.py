@@ -34,6 +34,7 @@ from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_token
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.loading import load_whole, put_adapters
 from corsa_plugins.model.stored import check_stored, reading
+from corsa_plugins.outputs import disk_errors
 from corsa_plugins.paths import user_path
 from trl_ext.arguments import RequestArguments, parse_arguments
 from trl_ext.checkpoints import save_adapter
@@ -82,12 +83,14 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
             callbacks=_callbacks(filled.requests, tokenizer, request_args, output),
         )
     if training_args.should_save:
-        write_requests(output / "requests.jsonl", filled.requests)
-        if filled.already_known:
-            write_requests(output / "already_known.jsonl", filled.already_known)
+        with disk_errors(output, "nothing is trained yet"):
+            write_requests(output / "requests.jsonl", filled.requests)
+            if filled.already_known:
+                write_requests(output / "already_known.jsonl", filled.already_known)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    save_adapter(trainer, output, base)
-    _report(trainer, filled.requests, request_args.conversational, output)
+    with disk_errors(output, "make room and go on from the newest whole checkpoint, if any"):
+        save_adapter(trainer, output, base)
+        _report(trainer, filled.requests, request_args.conversational, output)
     trainer.accelerator.print(f"Adapter of {len(filled.requests)} requests saved to {training_args.output_dir}")
     if training_args.push_to_hub:
         try:
