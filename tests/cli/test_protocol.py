@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import typer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from corsa_plugins.alphaedit import collect_statistics
+from corsa_plugins.alphaedit import EditState, NullSpaceRule, ValueSettings, collect_statistics
 from corsa_plugins.cli.commands.protocol import protocol
 from corsa_plugins.data.reading import write_probes, write_requests
 from corsa_plugins.errors import CorsaError
+from corsa_plugins.methods.registry import method_names, method_spec, method_specs
 from tests.conftest import TEXTS
+from tests.support.command import Command
 from tests.support.small_plans import BORN, FRANCE, FRANCE_AGAIN, ITALY, UNTOUCHED
 
 RSFT = "{layer: 1, epochs: 1, steps: 2, learning_rate: 3.0e-3}"
@@ -76,6 +79,45 @@ def test_two_methods_and_their_folders(
         summary = json.loads((folder / "out" / name / "summary.json").read_text())
         assert [update["requests"] for update in summary["updates"]] == [2, 1]
         assert "untouched" in summary["updates"][1]["untouched"]
+
+
+FAMILY = ("memit", "rect", "prune", "blue", "kde", "encore", "nas", "sphere", "emmet", "rome", "memit+", "blue+")
+
+
+def test_methods_of_the_editor_side_by_side(
+    folder: Path, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    collect_statistics(taught_llama, tiny_tokenizer, TEXTS, (0,), n_tokens=10**6, out=folder / "stats")
+    arguments = ["--statistics", "DIR/stats"]
+    given = {}
+    for name in FAMILY:
+        kind: Any = method_spec(name).settings_class()
+        own = kind(layers=(0,))
+        given[name] = kind.of(replace(
+            own, n_contexts=0, ridge=0.5 if own.ridge else 0, null_space=own.null_space and NullSpaceRule("share", 0.6),
+            values=ValueSettings(steps=2, lr=0.5, lr_unit="relative", chat_template=False, **kind.VALUES),
+        ))  # fmt: skip
+        (folder / f"{name}.yaml").write_text(json.dumps(given[name].as_dict()), encoding="utf-8")  # YAML reads it
+        arguments += ["--method", name, "--settings", f"{name}=DIR/{name}.yaml"]
+    done = call(folder, "single", *arguments)
+    assert done.exit_code == 0, done.exception
+    for name, settings in given.items():
+        run = folder / "out" / name.replace("+", "-plus")
+        told = json.loads((run / "run.json").read_text())["method"]
+        assert told == {"method": "AlphaEdit+", "name": method_spec(name).title, "settings": settings.as_dict()}
+        assert EditState.load(run / "updates" / "001-update" / "state").batches[0].settings == settings
+
+
+def test_the_list_has_one_line_for_each_method_with_its_source(corsa: Command) -> None:
+    done = corsa("protocol", "--list")
+    assert done.exit_code == 0
+    lines = [line.strip("│").split("│") for line in done.output.splitlines() if line.startswith("│")]
+    rows = {cells[0].strip().removesuffix(" *"): cells for cells in lines}
+    assert len(rows) == len(lines)
+    assert sorted(rows) == method_names()
+    for spec in method_specs():
+        assert spec.source.strip(), spec.name
+        assert [cell.strip() for cell in rows[spec.name][1:3]] == [f"{spec.title}: {spec.summary}", spec.source]
 
 
 def test_rounds_come_from_a_file_each(folder: Path) -> None:
