@@ -29,6 +29,7 @@ pytest_plugins = [
     "tests.fixtures.atlas",
     "tests.fixtures.deprecations",
     "tests.fixtures.experts",
+    "tests.fixtures.hub",
     "tests.fixtures.likeness",
     "tests.fixtures.merging",
     "tests.fixtures.processes",

@@ -58,13 +58,14 @@ def finish_checkpoint(folder: Path) -> None:
         write_manifest(folder)
 
 
-def save_adapter(trainer: Any, folder: Path, base: Fingerprint | None = None) -> None:
+def save_adapter(trainer: Any, folder: Path, base: Fingerprint | None = None, **about: Any) -> None:
     """Write what ``trainer.save_model`` does, each file whole or as it was, and then a manifest of the adapter.
 
     Args:
         trainer: With the trained adapter.
         folder: Made where it is not there.
         base: Of the model that it was trained on, where it is known; the manifest notes it.
+        about: JSON values for the manifest to note as well.
 
     Raises:
         OSError, SafetensorError: It cannot be written.
@@ -83,7 +84,7 @@ def save_adapter(trainer: Any, folder: Path, base: Fingerprint | None = None) ->
             # Where this is cut short, the manifest that was there before tells the old files from the new ones.
             for path in sorted(hidden.iterdir()):
                 os.replace(path, folder / path.name)
-            write_manifest(folder, digests, **({} if base is None else {BASE: base.as_dict()}))
+            write_manifest(folder, digests, **({} if base is None else {BASE: base.as_dict()}), **about)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import get_args
+from typing import Any, get_args
 
 from peft import LoraConfig
 from trl import DPOConfig
@@ -19,6 +19,12 @@ from trl_ext.zero import LAUNCHED, read_zero, variables_hidden
 __all__ = ["CoRSAConfig", "paper_lora_config"]
 
 _PAPER = CorsaSettings()
+
+_TOLD = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "gradient_accumulation_steps",
+    "per_device_train_batch_size", "optim", "weight_decay", "max_grad_norm", "bf16", "seed", "max_length", "loss_type",
+    "beta", "reference", "keep_batch_size",
+)  # fmt: skip
 
 
 def paper_lora_config() -> LoraConfig:
@@ -190,6 +196,11 @@ class CoRSAConfig(DPOConfig):
     def corsa_settings(self) -> CorsaSettings:
         """CoRSA's own settings, without the trainer around them."""
         return CorsaSettings(**{setting.name: getattr(self, setting.name) for setting in fields(CorsaSettings)})
+
+    def told(self) -> dict[str, Any]:
+        """What a training is told by, as plain data: what its result depends on, and nothing of this machine."""
+        settings = {name: getattr(self, name) for name in (*_TOLD, *(one.name for one in fields(CorsaSettings)))}
+        return {name: getattr(value, "value", value) for name, value in settings.items()}
 
 
 def _choose_precision(config: DPOConfig) -> None:

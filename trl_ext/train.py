@@ -27,9 +27,11 @@ from corsa_plugins.data.preferences import FilledRequests, fill_target_old, to_p
 from corsa_plugins.data.reading import read_probes, read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError, SettingError
+from corsa_plugins.hub import METHOD, SETTINGS, Made, write_card
 from corsa_plugins.methods.effect import write_report
 from corsa_plugins.methods.history import HISTORY
 from corsa_plugins.model.bases import base_of
+from corsa_plugins.model.borrowing import attribute
 from corsa_plugins.model.gguf import find_gguf, load_gguf_model, load_gguf_tokenizer
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.loading import load_whole, put_adapters
@@ -88,15 +90,15 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
             if filled.already_known:
                 write_requests(output / "already_known.jsonl", filled.already_known)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    made = Made(model_args.model_name_or_path)
     with disk_errors(output, "make room and go on from the newest whole checkpoint, if any"):
-        save_adapter(trainer, output, base)
+        save_adapter(trainer, output, base, **{METHOD: "corsa", SETTINGS: _settings(trainer, request_args)})
         _report(trainer, filled.requests, request_args.conversational, output)
+        if training_args.should_save:
+            write_card(output, made)
     trainer.accelerator.print(f"Adapter of {len(filled.requests)} requests saved to {training_args.output_dir}")
     if training_args.push_to_hub:
-        try:
-            trainer.push_to_hub()
-        except Exception as error:  # of whatever kind: the Hub's client has errors of several libraries
-            raise CorsaError(f"the adapter is in {output}, but cannot be pushed to the Hub: {error}") from error
+        _push(trainer, output, made)
     return trainer
 
 
@@ -284,6 +286,26 @@ def _report(trainer: CoRSATrainer, requests: Sequence[EditRequest], conversation
         if first:
             write_report(told, output)
     trainer.accelerator.wait_for_everyone()
+
+
+def _settings(trainer: CoRSATrainer, request_args: RequestArguments) -> dict[str, Any]:
+    """What the manifest, and by it the card, says of how the adapter was trained."""
+    lora = trainer.model.peft_config["default"]
+    asked = {name: getattr(request_args, name) for name in ("conversational", "answer_suffix")}
+    adapter = {name: getattr(lora, name) for name in ("lora_dropout", "use_rslora", "use_dora")}
+    return trainer.args.told() | adapter | asked
+
+
+def _push(trainer: CoRSATrainer, output: Path, made: Made) -> None:
+    """What `Trainer.push_to_hub` does, with our card: it saves again, by which PEFT words another, and uploads."""
+    try:
+        with attribute(trainer, "create_model_card", lambda **_: write_card(output, made)):
+            trainer.push_to_hub()
+    except Exception as error:  # of whatever kind: the Hub's client has errors of several libraries
+        raise CorsaError(
+            f"the adapter is in {output}, but cannot be pushed to the Hub: {error}; to upload it again: corsa push "
+            f"{output} {trainer.hub_model_id or 'OWNER/NAME'}"
+        ) from error
 
 
 def _dataset(requests: Sequence[EditRequest], request_args: RequestArguments) -> Dataset:

@@ -5,11 +5,13 @@
 * :mod:`~corsa_plugins.hub.repository`: a repository that is found to be writable before any work, and the upload.
 """
 
-from corsa_plugins.hub.card import Made, card_text, fingerprint_of, write_card
+from corsa_plugins.hub.card import METHOD, SETTINGS, Made, card_text, fingerprint_of, write_card
 from corsa_plugins.hub.contents import Contents, Kind, contents_of
 from corsa_plugins.hub.repository import HubError, Repository, open_repository
 
 __all__ = [
+    "METHOD",
+    "SETTINGS",
     "Contents",
     "HubError",
     "Kind",

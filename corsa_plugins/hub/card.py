@@ -1,8 +1,8 @@
 """The card of what was edited: of which model, by what method and settings, which facts, with which figures.
 
-What a folder says itself is read from it (``state.json``, ``report.json``, ``corsa.json``, ``adapter_config.json``);
-what it does not say, :class:`Made` tells. A base that is a folder is named by its last part alone: where it lay on a
-disk is nobody else's matter. The licence of a model is its base's, and left to it.
+What a folder says itself is read from it (``state.json``, ``report.json``, ``corsa.json``, ``adapter_config.json``, the
+manifest of a training); what it does not say, :class:`Made` tells. A base that is a folder is named by its last part
+alone: where it lay on a disk is nobody else's matter. The licence of a model is its base's, and left to it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.hub.contents import CARD, Contents, Kind, contents_of
+from corsa_plugins.manifest import MANIFEST
+from corsa_plugins.model.bases import BASE
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.parsing import json_value, yaml_value
 from corsa_plugins.paths import user_path
@@ -29,7 +31,10 @@ from corsa_plugins.paths import user_path
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Made", "card_text", "fingerprint_of", "write_card"]
+__all__ = ["METHOD", "SETTINGS", "Made", "card_text", "fingerprint_of", "write_card"]
+
+METHOD, SETTINGS = "method", "settings"
+"""What the manifest of a training notes for its card, beside the fingerprint of the base."""
 
 _SHOWN = 20
 """Facts that a card lists."""
@@ -92,7 +97,9 @@ def card_text(contents: Contents, made: Made | None = None, name: str = "") -> s
         made: What the folder does not say.
         name: Of the repository; by default that of the folder or the file.
     """
-    known = _known(contents, _over(made or Made(), _earlier(contents.card)))
+    earlier = _earlier(contents.card)
+    told = _over(made or Made(), earlier.made)
+    known = _known(contents, told)
     name = name or contents.path.stem
     base, is_on_hub = _called(known.made.base)
     facts = known.facts
@@ -104,7 +111,9 @@ def card_text(contents: Contents, made: Made | None = None, name: str = "") -> s
     if known.made.figures:
         lines += ["## Figures", "", *_rows(known.made.figures, "what", "")]
     if facts:
-        lines += ["## Facts", "", *_facts(facts, contents.kind)]
+        lines += ["## Facts", "", *_facts(facts)]
+    elif earlier.facts and told.fingerprint == earlier.made.fingerprint:
+        lines += ["## Facts", "", earlier.facts, ""]
     if known.made.settings:
         text = yaml.safe_dump(_plain(known.made.settings), sort_keys=False, allow_unicode=True).rstrip()
         lines += ["## Settings", "", "```yaml", text, "```", ""]
@@ -116,30 +125,43 @@ def card_text(contents: Contents, made: Made | None = None, name: str = "") -> s
 
 
 def _over(made: Made, earlier: Made) -> Made:
-    """What is told, and where nothing is, what an earlier card tells."""
-    return Made(
-        made.base or earlier.base, made.method or earlier.method, made.settings or earlier.settings, made.figures
+    """What is told, and where nothing is, what an earlier card tells; of another base it tells no fingerprint."""
+    same = made.base is None or _called(made.base)[0] == (earlier.base or "")
+    return replace(
+        made,
+        base=made.base or earlier.base,
+        method=made.method or earlier.method,
+        settings=made.settings or earlier.settings,
+        fingerprint=made.fingerprint or (earlier.fingerprint if same else None),
     )
 
 
-def _earlier(card: Path | None) -> Made:
-    """What a card of ours tells that no other file of its folder does."""
+@dataclass(frozen=True)
+class _Earlier:
+    made: Made = field(default_factory=Made)
+    facts: str = ""
+
+
+def _earlier(card: Path | None) -> _Earlier:
+    """What a card of ours tells that no other file of its folder does; its facts as it words them."""
     text = card.read_text(encoding="utf-8", errors="replace") if card is not None else ""
     front = re.match(r"---\n(.*?)^---$", text, re.S | re.M)
     fields = _fields(front)
     tags = list(fields.get("tags") or ()) if isinstance(fields, Mapping) else []
     if tags[: len(_TAGS)] != _TAGS:
-        return Made()
+        return _Earlier()
     settings = re.search(r"^## Settings\n\n```yaml\n(.*?)^```$", text, re.S | re.M)
+    facts = re.search(r"^## Facts\n\n(.*?)\n*^## ", text, re.S | re.M)
     base, digest = (
         re.search(rf"^\| {row} \| (.*) \|$", text, re.M) for row in ("base model", "its fingerprint")
     )  # fmt: skip
-    return Made(
+    made = Made(
         base=base[1] if base else None,
         fingerprint=digest[1] if digest else None,
         method=next(iter(tags[len(_TAGS) :]), None),
         settings=_fields(settings),
     )
+    return _Earlier(made, facts[1] if facts else "")
 
 
 def _fields(part: re.Match[str] | None) -> Any:
@@ -166,9 +188,11 @@ def _known(contents: Contents, made: Made) -> _Known:
     files = contents.files
     state = _read(contents.state)
     adapter, about = _read(files.get("adapter_config.json")), _read(files.get("corsa.json"))
+    trained = _read(files.get(MANIFEST)) if contents.kind is Kind.ADAPTER else {}
     batches = state.get("batches", [])
-    fingerprint = (state or about).get("fingerprint", {})
-    told: dict[str, str] = {"method": made.method or ""}
+    fingerprint = (state or about).get("fingerprint") or trained.get(BASE) or {}
+    method = made.method or trained.get(METHOD)
+    told: dict[str, str] = {"method": method or ""}
     if batches or about.get("batches"):
         named = [(each["name"], len(each["requests"]) if isinstance(each["requests"], list) else each["requests"])
                  for each in batches or about["batches"]]  # fmt: skip
@@ -176,12 +200,13 @@ def _known(contents: Contents, made: Made) -> _Known:
     if adapter.get("r"):
         told["rank, alpha"] = f"{adapter['r']}, {adapter.get('lora_alpha')}"
     figures = {**_effect(_read(files.get("report.json"))), **made.figures}
-    settings = made.settings or (batches[-1].get("settings") or {} if batches else {})
+    settings = made.settings or (batches[-1].get("settings") if batches else trained.get(SETTINGS)) or {}
     base = made.base or fingerprint.get("name") or adapter.get("base_model_name_or_path")
     facts = [request for batch in batches for request in batch["requests"]]
     facts = facts or [fact.model_dump(mode="json") for fact in made.facts] or _requests(contents)
     digest = fingerprint.get("digest") or made.fingerprint
-    return _Known(replace(made, base=base, figures=figures, settings=settings), digest, told, facts)
+    made = replace(made, base=base, method=method, figures=figures, settings=settings)
+    return _Known(made, digest, told, facts)
 
 
 def _requests(contents: Contents) -> list[Mapping[str, Any]]:
@@ -222,7 +247,7 @@ def _rows(values: Mapping[str, str | None], first: str, second: str) -> list[str
     return [f"| {first} | {second} |", "| --- | --- |", *rows, ""] if rows else []
 
 
-def _facts(facts: Sequence[Mapping[str, Any]], kind: Kind) -> list[str]:
+def _facts(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = facts[:_SHOWN]
     rows = [
         f"| {_cell(f.get('prompt'))} | {_cell(f.get('target_new'))} | {_cell(f.get('target_old'))} |" for f in shown

@@ -9,16 +9,21 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from corsa_plugins.adapters import read_adapter
 from corsa_plugins.bench.evaluation import evaluate, save_evaluation
 from corsa_plugins.cli.app import main
 from corsa_plugins.data.reading import read_requests, write_requests
-from corsa_plugins.hub import HubError, Kind, Made, card_text, contents_of, open_repository, write_card
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.hub import HubError, Kind, Made, card_text, contents_of, fingerprint_of, open_repository, write_card
 from corsa_plugins.hub.contents import ContentsError
 from corsa_plugins.manifest import DamagedError
+from corsa_plugins.methods.registry import method_specs
+from corsa_plugins.model.loading import load_model
+from corsa_plugins.testbed import load_testbed
 from tests.fixtures.adapters import Edited
-from tests.fixtures.alphaedit import REQUESTS
+from tests.fixtures.alphaedit import REQUESTS, TestbedBench
 from tests.support.hub import Hub
 
 
@@ -64,6 +69,83 @@ def test_an_adapter_is_exported_and_pushed_and_comes_back_as_it_was(
     about = json.loads(files["corsa.json"])
     assert about["fingerprint"]["digest"] in card
     assert all(f"{batch['name']} ({batch['requests']} facts)" in card for batch in about["batches"])
+
+
+QUICK = {
+    "rsft": {"layer": 0, "epochs": 1, "steps": 1},
+    "rsft-merged": {"layer": 0, "epochs": 1, "steps": 1, "weight": 0.5},
+    "locft-bf": {"layer": 0, "epochs": 1, "append_eos": False},
+    "lora-sft": {"max_steps": 1, "use_cpu": True, "bf16": False, "gradient_checkpointing": False},
+    "corsa": {"max_steps": 1, "use_cpu": True, "bf16": False, "gradient_checkpointing": False},
+    "f-learning": {"max_steps": 1, "use_cpu": True, "bf16": False, "gradient_checkpointing": False},
+    "in-context": {},
+    "rsft-mergekit": {"layer": 0, "epochs": 1, "steps": 1},
+}
+"""Of every method that leaves no edit state."""
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_an_edit_without_a_state_is_pushed_with_what_was_edited_of_which_model(
+    hub: Hub, taught_llama: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, method: str
+) -> None:
+    taught_llama.save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    facts = [request.model_copy(update={"target_old": "Oslo"}) for request in REQUESTS]
+    write_requests(tmp_path / "facts.jsonl", facts)
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(QUICK[method]))
+    edited = tmp_path / "edited"
+    code = corsa(
+        "edit", "--model", tmp_path / "model", "--requests", tmp_path / "facts.jsonl", "--method", method, "--output",
+        edited, "--settings", tmp_path / "settings.yaml", "--push-to-hub", "me/edited", "--device", "cpu", "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    files = hub.repositories["models/me/edited"]
+    card = files["README.md"].decode()
+    assert (edited / "README.md").read_text() == card
+    assert "state.json" not in files
+    told(card, tmp_path, method, facts)
+    write_card(edited, Made(figures={"efficacy": "100"}))  # what it said is left where nothing else is told
+    later = (edited / "README.md").read_text()
+    told(later, tmp_path, method, facts)
+    assert "| efficacy | 100 |" in later
+    write_card(edited, Made("another/base"))
+    another = (edited / "README.md").read_text()
+    assert fingerprint_of(taught_llama) not in another
+
+
+def told(card: str, home: Path, method: str, facts: list[EditRequest]) -> None:
+    base, _ = load_model(home / "model", device="cpu")
+    assert front(card)["tags"] == ["knowledge-editing", "corsa-plugins", method]
+    assert f"| method | {method} |" in card
+    assert f"| its fingerprint | {fingerprint_of(base)} |" in card
+    assert str(home) not in card
+    for fact in facts:
+        assert card.count(f"| {fact.prompt} | {fact.target_new} | {fact.target_old} |") == 1
+    assert yaml.safe_load(card.split("```yaml\n")[1].split("```")[0]) or method == "in-context"
+
+
+def test_every_method_that_leaves_no_state_is_pushed_here() -> None:
+    assert set(QUICK) == {spec.name for spec in method_specs() if not spec.reversible}
+
+
+def test_an_edit_with_a_state_is_pushed_with_its_facts(hub: Hub, testbed_bench: TestbedBench, tmp_path: Path) -> None:
+    """What is at the root is the model, the state beside it."""
+    testbed_bench.statistics.save(tmp_path / "stats")
+    write_requests(tmp_path / "first.jsonl", testbed_bench.requests[:3])
+    code = corsa(
+        "edit", "--model", load_testbed().path, "--requests", tmp_path / "first.jsonl", "--statistics",
+        tmp_path / "stats", "--settings", "testbed", "--output", tmp_path / "one", "--push-to-hub", "me/one",
+        "--private", "--quiet",
+    )  # fmt: skip
+    assert code == 0
+    assert hub.private["models/me/one"]
+    files = hub.repositories["models/me/one"]
+    assert {"config.json", "model.safetensors", "state/state.json", "report.json"} <= files.keys()
+    card = files["README.md"].decode()
+    state = json.loads(files["state/state.json"])
+    assert f"| its fingerprint | {state['fingerprint']['digest']} |" in card
+    for fact in testbed_bench.requests[:3]:
+        assert f"| {fact.prompt} | {fact.target_new} |" in card
 
 
 def test_a_state_says_its_facts_and_settings(hub: Hub, state: Path, edited: Edited) -> None:

@@ -16,11 +16,12 @@ TOKEN = "hf_of_the_tests"
 
 @dataclass
 class Hub:
-    """What it holds: files by repository, which of them are private, and which answer is an error."""
+    """What it holds: files by repository, which of them are private, and which answer is an error, of which status."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: dict[str, bool] = field(default_factory=dict)
     fails: set[str] = field(default_factory=set)
+    status: int = 500
     address: str = ""
 
 
@@ -29,7 +30,7 @@ def answer(hub: Hub, path: str, body: bytes, token: str | None) -> tuple[int, An
     if token != TOKEN:
         return 401, {"error": "Invalid username or password."}
     if any(part in hub.fails for part in parts):
-        return 500, {"error": "out of order"}
+        return hub.status, {"error": "out of order"}
     if parts == ["api", "repos", "create"]:
         asked = json.loads(body)
         kind = asked.get("type") or "model"

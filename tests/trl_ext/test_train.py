@@ -21,12 +21,15 @@ from corsa_plugins.cli.app import main as corsa
 from corsa_plugins.data.reading import read_requests, write_requests
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import SettingError
+from corsa_plugins.hub import fingerprint_of
+from corsa_plugins.manifest import check_folder
 from corsa_plugins.methods.history import read_history
 from corsa_plugins.model.loading import load_model
 from tests.conftest import CHAT_TEMPLATE, llama
 from tests.support import several
 from tests.support.flips import flipped_copies
 from tests.support.gguf import write_gguf
+from tests.support.hub import Hub
 from tests.trl_ext.conftest import trained_adapter
 from trl_ext.reporting import naming_broken_loggers
 
@@ -295,6 +298,51 @@ def test_an_adapter_that_changed_on_disk_is_not_trained_on(home: Path, capsys: p
         capsys.readouterr()
         assert run("--config", str(home / "run.yaml"), *later, str(flipped)) == 2
         assert "adapter_model.safetensors is not the file that was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["trained", "pushed"])
+def test_what_is_on_the_hub_says_what_was_trained_of_what_and_what_was_learned(
+    hub: Hub, home: Path, how: str, tmp_path: Path
+) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 10, "hub_strategy": "end", "hub_model_id": "me/facts"}
+    if how == "trained":  # with checkpoints, at each of which TRL words a card of its own
+        configure(home, push_to_hub=True, hub_private_repo=True, sam_rho=0.02, **saving)
+    else:
+        configure(home, sam_rho=0.02)
+    assert run("--config", str(home / "run.yaml")) == 0
+    if how == "pushed":
+        (home / "adapter" / "README.md").unlink()  # what it says is in the folder's other files
+        with pytest.raises(SystemExit, match=r"^0$"):
+            corsa(["push", str(home / "adapter"), "me/facts", "--private"])
+    files = hub.repositories["models/me/facts"]
+    assert hub.private["models/me/facts"]
+    assert {"adapter_config.json", "adapter_model.safetensors", "requests.jsonl", "report.json"} <= files.keys()
+    assert not any(name.startswith("checkpoint") for name in files)
+    card = files["README.md"].decode()
+    fields = yaml.safe_load(card.split("---\n")[1])
+    assert fields["tags"] == ["knowledge-editing", "corsa-plugins", "corsa"]
+    assert fields["library_name"] == "peft"
+    base, _ = load_model(home / "model", device="cpu")
+    assert f"| its fingerprint | {fingerprint_of(base)} |" in card
+    assert "| base model | model |" in card  # by the last part of its folder alone
+    assert str(tmp_path) not in card
+    assert "| after the update | 3 of 3 facts learned |" in card
+    for request in REQUESTS:
+        assert f"| {request.prompt} | {request.target_new} | {request.target_old} |" in card
+    settings = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert (settings["sam_rho"], settings["max_steps"], settings["learning_rate"]) == (0.02, 25, 0.01)
+    assert check_folder(home / "adapter", "adapter_model.safetensors")
+
+
+def test_what_cannot_be_uploaded_is_trained_and_the_message_says_how_to_go_on(
+    hub: Hub, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(home, push_to_hub=True, hub_model_id="me/facts", max_steps=1)
+    hub.fails.add("commit")
+    hub.status = 403  # which is not tried again
+    assert run("--config", str(home / "run.yaml")) == 2
+    assert f"to upload it again: corsa push {home / 'adapter'} me/facts" in capsys.readouterr().err
+    assert check_folder(home / "adapter", "adapter_model.safetensors")
 
 
 def test_what_cannot_be_pushed_is_not_lost(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
