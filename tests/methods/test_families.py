@@ -8,54 +8,37 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from peft import LoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from corsa_plugins.adapters import export_state
-from corsa_plugins.alphaedit import AlphaEditor, KeyStatistics
+from corsa_plugins.alphaedit import AlphaEditor, EditState, KeyStatistics
 from corsa_plugins.alphaedit.statistics.collect import collect_statistics
 from corsa_plugins.alphaedit.weights import LayerUpdate
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.methods.registry import method_spec, method_specs
-from corsa_plugins.model.architecture import ArchitectureError, find_architecture
+from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.model.loading import load_model
-from corsa_plugins.model.running import adds_output_as_it_is
 from corsa_plugins.model.stored import save_model
 from corsa_plugins.rsft import RSFTSettings
 from corsa_plugins.rsft.selection import trainable_parameters
 from tests.conftest import DOCUMENTS, TEXTS
 from tests.fixtures.alphaedit import SETTINGS
-from tests.model.test_architecture import COMMON, FAMILIES, GROUPED, HIDDEN, build
-from tests.support.families import LATER, REQUESTS, family
-from tests.support.mixtures import MIXTURES, PEFT_READS_EXPERTS
+from tests.support.families import LATER, REQUESTS
+from tests.support.families_page import EDITED, ROUTED, SHARED, edited_row, edited_rows, refused_rows, small
+from tests.support.mixtures import PEFT_READS_EXPERTS
 from trl_ext.methods import AdapterSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
 EVERY = bool(os.environ.get("CORSA_EVERY_METHOD"))
 METHODS = [spec.name for spec in method_specs()] if EVERY else ["alphaedit+", "rome", "rsft", "corsa"]
-
-EDITED = [name for name in FAMILIES if name != "llama_square"]
-SHARED = [name for name, (_, _, shared, _, _) in MIXTURES.items() if shared]
-ROUTED = [*(name for name in MIXTURES if name not in SHARED), "jamba"]
-OTHERS: dict[str, Callable[[], Any]] = {
-    "mamba": lambda: hf.MambaConfig(hidden_size=HIDDEN, num_hidden_layers=3, state_size=8, **COMMON),
-    "mamba2": lambda: hf.Mamba2Config(
-        hidden_size=HIDDEN, num_hidden_layers=3, num_heads=4, head_dim=8, state_size=8, n_groups=1, **COMMON
-    ),
-    "jamba": lambda: hf.JambaConfig(
-        num_experts=2, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, **GROUPED
-    ),
-}
-REFUSED = [name for name in OTHERS if name not in ROUTED]
 
 REFUSALS = {
     *((name, "rsft-mergekit") for name in ("falcon", "gpt_neox", "granitemoehybrid")),
@@ -74,20 +57,15 @@ TRAINED = {
 }  # fmt: skip
 
 
-def small(name: str, vocabulary: int) -> Any:
-    if name in FAMILIES:
-        return family(name, vocabulary)
-    if name in MIXTURES:
-        return build(MIXTURES[name][0](vocab_size=vocabulary, initializer_range=0.2))
-    config = OTHERS[name]()
-    config.vocab_size = vocabulary
-    return build(config)
-
-
 def logits(model: Any) -> Tensor:
     with torch.no_grad():
         result: Tensor = model.eval()(input_ids=torch.arange(3, 23)[None], use_cache=False).logits
     return result
+
+
+def same_weights(model: Any, other: Any) -> bool:
+    weights = other.state_dict()
+    return all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
 def options(name: str, statistics: KeyStatistics) -> dict[str, Any]:
@@ -153,12 +131,10 @@ def test_the_page_says_what_is_found_edited_and_exported(
     name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     model = small(name, len(tiny_tokenizer))
-    parts = find_architecture(model)
-    down = parts.edited(1)
-    template = f"{down.name}{'.down_proj' * (down.experts > 1)}".replace(".1.", ".{}.", 1)
-    place = "block" if adds_output_as_it_is(parts, 1) else "map"
-    adapter = "PEFT" if any(parts.mixture(layer) for layer in range(len(parts.blocks))) else "yes"
-    assert f"| `{model.config.model_type}` | `{template}` | {place} | {adapter} |" in PAGE
+    row = edited_row(model)
+    assert row in PAGE
+    adapter = row.split(" | ")[-1].rstrip(" |")
+    down = find_architecture(model).edited(1)
 
     base = copy.deepcopy(model)
     editor = AlphaEditor(model, tiny_tokenizer, None, replace(QUICK, layers=(1,)))
@@ -166,7 +142,12 @@ def test_the_page_says_what_is_found_edited_and_exported(
     editor.adopt({1: LayerUpdate(right[:, :0], left, right)}, name="a")
     edited = logits(model)
     save_model(model, tiny_tokenizer, tmp_path / "model")
-    assert torch.equal(logits(load_model(tmp_path / "model", device="cpu")[0]), edited)
+    loaded, _ = load_model(tmp_path / "model", device="cpu")
+    assert torch.equal(logits(loaded), edited)
+    editor.state.save(tmp_path / "state")
+    taken_back = AlphaEditor(loaded, tiny_tokenizer, None, QUICK, state=EditState.load(tmp_path / "state"))
+    taken_back.revert("a")
+    assert same_weights(loaded, base)
     if name in ROUTED:  # which R-SFT trains and not what routes, as the page says
         assert all(each.startswith(down.name) for each in trainable_parameters(model, RSFTSettings(layer=1)))
     export_state(editor.state, tmp_path / "adapter", base="tiny")
@@ -177,10 +158,7 @@ def test_the_page_says_what_is_found_edited_and_exported(
     torch.testing.assert_close(served, edited, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_the_page_says_what_is_refused_and_why(name: str) -> None:
-    model = small(name, 50)
-    with pytest.raises(ArchitectureError) as refused:
-        find_architecture(model).ffn(1)
-    (row,) = re.findall(rf"^\| [^|]* \| `{model.config.model_type}` \| (.*) \|$", PAGE, re.M)
-    assert row.split(":")[0] in str(refused.value)
+def test_the_tables_of_the_page_are_what_is_found_and_no_more() -> None:
+    """Made by ``python -m tests.support.families_page``."""
+    tables = [table.splitlines()[2:] for table in re.findall(r"^\| family .*?(?=\n\n)", PAGE, re.S | re.M)]
+    assert tables == [edited_rows(), refused_rows()]
