@@ -1,8 +1,9 @@
 # Needs Python 3.11+ and make; everything else is installed into .venv with the tested versions (constraints.txt).
 #   make demo    set up, then edit 200 facts on the embedded testbed by every method, and compare
-#   make real    set up with a pretrained model, and edit facts that it knows by every method (11 minutes; without bfloat16 half an hour)
+#   make real    set up with a pretrained model, and edit facts that it knows by every method (11 minutes, or half an hour)
 #   make test    set up, then lint and run the tests, in two processes
 #   make lint    ruff, mypy and the order of the rooms alone
+#   make families  every family of docs/families.md edited by every method, where make test takes turns (twenty minutes)
 #   make gpu     on a machine with a CUDA device and a torch for it: everything that has to be seen there (benchmarks/gpu.py)
 #   make kills   every kind of run killed fifty times at random moments and gone on with (hours); KINDS="merge or edit" for some
 #   make lowest  the tests with the lowest versions that pyproject.toml admits, in an environment of its own
@@ -21,7 +22,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL = @install() { echo "installing $$*"; $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt "$$@" \
 	|| $(PIP) -c constraints.txt "$$@"; }; install
 
-.PHONY: demo real test kills lint lowest newest bench gpu setup clean
+.PHONY: demo real test kills families lint lowest newest bench gpu setup clean
 .DEFAULT_GOAL := demo
 
 setup: $(TOOLS)
@@ -70,6 +71,9 @@ test: lint
 KINDS ?= run
 kills: $(TOOLS)
 	CORSA_KILLS=50 $(BIN)/python -m pytest tests/test_killed.py -k "killed_ends and ($(KINDS))" --durations=0
+
+families: $(TOOLS)
+	CORSA_EVERY_METHOD=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/methods/test_families.py
 
 lowest: RESOLUTION := lowest-direct
 newest: RESOLUTION := highest

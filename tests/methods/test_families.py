@@ -1,6 +1,7 @@
 """Every family that docs/families.md names is built small, edited, saved, loaded, reverted and exported as it says.
 
-The suite takes one method of each kind; ``CORSA_EVERY_METHOD=1`` before pytest takes all that are registered.
+The suite takes of each family one closed form, by turns, and R-SFT, of some CoRSA too; ``CORSA_EVERY_METHOD=1`` before
+pytest, which is ``make families``, takes all methods that are registered.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from trl_ext.methods import AdapterSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
 EVERY = bool(os.environ.get("CORSA_EVERY_METHOD"))
-METHODS = [spec.name for spec in method_specs()] if EVERY else ["alphaedit+", "rome", "rsft", "corsa"]
+EVERY_FAMILY = [*EDITED, *SHARED, *ROUTED]
+CLOSED = [spec.name for spec in method_specs() if spec.reversible]
 
 REFUSALS = {
     *((name, "rsft-mergekit") for name in ("falcon", "gpt_neox", "granitemoehybrid")),
@@ -61,6 +63,13 @@ def logits(model: Any) -> Tensor:
     with torch.no_grad():
         result: Tensor = model.eval()(input_ids=torch.arange(3, 23)[None], use_cache=False).logits
     return result
+
+
+def methods_for(name: str) -> list[str]:
+    if EVERY:
+        return [spec.name for spec in method_specs()]
+    turn = EVERY_FAMILY.index(name) % len(CLOSED)
+    return [CLOSED[turn], "rsft", *(["corsa"] if name in (*LATER, "mixtral") else [])]
 
 
 def same_weights(model: Any, other: Any) -> bool:
@@ -93,19 +102,19 @@ def refused(made: Any, model: Any, tokenizer: PreTrainedTokenizerFast, folder: P
         session.close()
 
 
-@pytest.mark.parametrize("name", [*EDITED, *SHARED, *ROUTED] if EVERY else [*LATER, "mixtral"])
+@pytest.mark.parametrize("name", EVERY_FAMILY)
 def test_edited_by_methods_of_every_kind_and_given_back(
     name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """An update by each method changes what the model says; the model is given back, and the update put in place
-    again, bit for bit."""
+    again, bit for bit, and a closed form is taken back from its saved state."""
     model = small(name, len(tiny_tokenizer))
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     before = logits(model)
     # of routed experts each is to see enough of it
     texts = DOCUMENTS if name in ROUTED else TEXTS[:6]
     statistics = collect_statistics(model, tiny_tokenizer, texts, (0,), n_tokens=10**6, length=32, sample_size=16)
-    for number, method in enumerate(METHODS):
+    for number, method in enumerate(methods_for(name)):
         folder = tmp_path / str(number)
         folder.mkdir()
         made = method_spec(method)(**options(method, statistics))
@@ -122,11 +131,18 @@ def test_edited_by_methods_of_every_kind_and_given_back(
             finally:
                 session.close()
             assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items()), (method, act)
+        if method_spec(method).reversible:
+            state = EditState.load(folder / "state")
+            editor = AlphaEditor(model, tiny_tokenizer, statistics, made.settings, state=state)
+            editor.apply()
+            assert torch.equal(logits(model), after[0]), method
+            editor.revert(editor.state.batches[0].name)
+            assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items()), method
         assert torch.equal(*after), method
         assert method_spec(method).changes == ("store",) or not torch.equal(after[0], before), method
 
 
-@pytest.mark.parametrize("name", [*EDITED, *SHARED, *ROUTED])
+@pytest.mark.parametrize("name", EVERY_FAMILY)
 def test_the_page_says_what_is_found_edited_and_exported(
     name: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
