@@ -17,7 +17,7 @@ from corsa_plugins.model.architecture import LinearMap
 from corsa_plugins.model.identity import Fingerprint
 from corsa_plugins.model.quantised import refuse_quantised
 from easyedit_ext.hparams import AlphaEditPlusHyperParams
-from easyedit_ext.hparams.base import expect
+from easyedit_ext.hparams.base import expect, fields_named
 from easyedit_ext.method import EasyEditMethod
 from easyedit_ext.records import AppliedEdit, copied, record_of
 from easyedit_ext.requests import to_requests
@@ -33,6 +33,7 @@ __all__ = ["EASYEDIT", "apply_alphaedit_plus_to_model", "known_state", "put_in_f
 logger = logging.getLogger(__name__)
 
 
+@fields_named(AlphaEditPlusHyperParams)
 def apply_alphaedit_plus_to_model(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,

@@ -11,7 +11,7 @@ from torch import Tensor
 from corsa_plugins.methods.effect import RequestEffect, effect_of
 from corsa_plugins.methods.locft.train import LocFTReport, locft, weights_of
 from easyedit_ext.hparams import LocFTBFHyperParams
-from easyedit_ext.hparams.base import expect
+from easyedit_ext.hparams.base import expect, fields_named
 from easyedit_ext.in_place import train_in_place
 from easyedit_ext.method import EasyEditMethod
 
@@ -42,6 +42,7 @@ class TaughtRequests:
         return f"{told}; mean loss {self.training.losses[-1]:.3g} in the last one"
 
 
+@fields_named(LocFTBFHyperParams)
 def apply_locft_bf_to_model(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,

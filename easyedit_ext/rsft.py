@@ -10,7 +10,7 @@ from torch import Tensor
 from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.rsft import rsft, trainable_parameters
 from easyedit_ext.hparams import RSFTHyperParams
-from easyedit_ext.hparams.base import expect
+from easyedit_ext.hparams.base import expect, fields_named
 from easyedit_ext.in_place import train_in_place
 from easyedit_ext.method import EasyEditMethod
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["EASYEDIT", "apply_rsft_to_model"]
 
 
+@fields_named(RSFTHyperParams)
 def apply_rsft_to_model(
     model: PreTrainedModel,
     tok: PreTrainedTokenizerBase,

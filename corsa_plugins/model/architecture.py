@@ -81,7 +81,7 @@ class Architecture:
         if self._down is not None:
             down = as_linear_map(self._down.format(layer), _named(self.model, "down", self._down, layer))
             if down is None:
-                raise ArchitectureError(f"down: {self._down.format(layer)} is not a linear map: name one")
+                raise ArchitectureError(f"$down: {self._down.format(layer)} is not a linear map: name one")
         if self._ffn is None:
             ffn = self._feed_forward(block)
             return replace(ffn, down_map=down or ffn.down_map)
@@ -194,11 +194,13 @@ def find_architecture(
     vocabulary = ask_model(model, "get_output_embeddings") if head is None else _named(model, "head", head)
     if vocabulary is None:
         raise ArchitectureError(
-            f"{kind(model)} has no vocabulary head: load it with AutoModelForCausalLM, or pass head="
+            f"{kind(model)} has no vocabulary head: load it with AutoModelForCausalLM", ", or pass $head="
         )
     as_map = as_linear_map("", vocabulary)
     if as_map is None:
-        raise ArchitectureError(f"the head of {kind(model)} is not a linear map but {kind(vocabulary)}: pass head=")
+        raise ArchitectureError(
+            f"the head of {kind(model)} is not a linear map but {kind(vocabulary)}", ": pass $head="
+        )
     embedding = ask_model(model, "get_input_embeddings")
     if embedding is None:
         raise ArchitectureError(f"{kind(model)} does not say which module embeds its tokens")
@@ -224,7 +226,7 @@ def _named(model: nn.Module, what: str, template: str, layer: int | None = None)
     try:
         return model.get_submodule(name)
     except AttributeError:
-        raise ArchitectureError(f"{what}: {kind(model)} has no module {name!r}; see model.named_modules()") from None
+        raise ArchitectureError(f"${what}: {kind(model)} has no module {name!r}; see model.named_modules()") from None
 
 
 def _blocks_by_hand(model: nn.Module, template: str) -> tuple[NamedModule[nn.Module], ...]:
@@ -234,7 +236,7 @@ def _blocks_by_hand(model: nn.Module, template: str) -> tuple[NamedModule[nn.Mod
         blocks.append(NamedModule(name, modules[name]))
     if not blocks:
         raise ArchitectureError(
-            f"blocks: {kind(model)} has no module {template.replace('{}', '0')!r}: "
+            f"$blocks: {kind(model)} has no module {template.replace('{}', '0')!r}: "
             'write the name with {} for the number, as in "model.layers.{}"'
         )
     return tuple(blocks)

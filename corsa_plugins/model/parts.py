@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from string import Template
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -17,8 +18,35 @@ from corsa_plugins.model.quantised import is_quantised
 __all__ = ["ArchitectureError", "FeedForward", "LinearMap", "NamedModule", "as_linear_map"]
 
 
+_ARGUMENTS = ("blocks", "ffn", "down", "norm", "head", "modules")
+
+
 class ArchitectureError(CorsaError, ValueError):
-    """A model whose parts cannot be told apart; the message says which, and what to pass by hand."""
+    """A model whose parts cannot be told apart; the message says which, and what to pass by hand.
+
+    What is passed by hand are the arguments of :func:`corsa_plugins.model.architecture.find_architecture`, ``blocks``,
+    ``ffn``, ``down``, ``norm`` and ``head``, and ``modules`` of R-SFT. Who has other names for them says
+    :meth:`renamed`.
+
+    Args:
+        problem: What cannot be told, or is not there.
+        remedy: What to pass. In both, ``$blocks`` and the like stand for the names of arguments.
+        names: What arguments are called, where that is something else.
+    """
+
+    def __init__(self, problem: str, remedy: str = "", names: Mapping[str, str] | None = None) -> None:
+        self.problem, self.remedy = problem, remedy
+        called = {**{name: name for name in _ARGUMENTS}, **(names or {})}
+        super().__init__(Template(problem + remedy).safe_substitute(called))
+
+    def renamed(self, names: Mapping[str, str], remedy: str | None = None) -> ArchitectureError:
+        """The error as it reads where arguments are called otherwise.
+
+        Args:
+            names: What they are called.
+            remedy: What to do there in place of passing some by hand; by default that.
+        """
+        return ArchitectureError(self.problem, remedy if remedy and self.remedy else self.remedy, names)
 
 
 _Module = TypeVar("_Module", bound=nn.Module, covariant=True)
@@ -119,7 +147,9 @@ class FeedForward(NamedModule[nn.Module]):
             ArchitectureError: The FFN was named by hand and its down map was not.
         """
         if self.down_map is None:
-            raise ArchitectureError(f"{self.name} is not made as an FFN usually is: pass down=, its last linear map")
+            raise ArchitectureError(
+                f"{self.name} is not made as an FFN usually is", ": pass $down=, its last linear map"
+            )
         return self.down_map
 
 

@@ -175,8 +175,8 @@ class RoutedExperts(LinearMap):
         if not distance <= tolerance * scale:
             raise ArchitectureError(
                 f"{self.name} ({type(module).__name__}) puts out another thing than its down maps make of its keys: "
-                f"they differ by {distance / max(scale, 1e-300):.1e} of it. Its routed experts cannot be edited; name "
-                "another FFN by hand, ffn= and down="
+                f"they differ by {distance / max(scale, 1e-300):.1e} of it. Its routed experts cannot be edited",
+                "; name another FFN by hand, $ffn= and $down=",
             )
 
     def _inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

@@ -51,8 +51,8 @@ def find_blocks(model: nn.Module) -> tuple[NamedModule[nn.Module], ...]:
     if len(lists) != 1:
         what = " and ".join(f"{blocks.name} ({len(blocks.module)})" for blocks in lists)
         raise ArchitectureError(
-            f"{kind(model)}: {f'{what} could each be the blocks' if lists else 'no list of blocks is to be found'}: "
-            'pass blocks= with {} for the number, for instance blocks="model.layers.{}"'
+            f"{kind(model)}: {f'{what} could each be the blocks' if lists else 'no list of blocks is to be found'}",
+            ': pass $blocks= with {} for the number, for instance $blocks="model.layers.{}"',
         )
     (blocks,) = lists
     return tuple(NamedModule(f"{blocks.name}.{i}", block) for i, block in enumerate(blocks.module))
@@ -88,8 +88,9 @@ def find_feed_forward(block: NamedModule[nn.Module], hidden_size: int) -> FeedFo
         why = f"{_either(candidates)} could each be its FFN"
     number = block.name.rpartition(".")[2]
     raise ArchitectureError(
-        f"{block.name} ({kind(block.module)}): {why}. Pass what to edit by hand: ffn= and down= with {{}} for the "
-        f"number of the block, for instance ffn={block.name.removesuffix(number) + '{}.mlp'!r}; for R-SFT, modules="
+        f"{block.name} ({kind(block.module)}): {why}",
+        ". Pass what to edit by hand: $ffn= and $down= with {} for the number of the block, for instance "
+        f"$ffn={block.name.removesuffix(number) + '{}.mlp'!r}; for R-SFT, $modules=",
     )
 
 
@@ -152,8 +153,8 @@ def find_norm(model: nn.Module, blocks: Sequence[NamedModule[nn.Module]], hidden
     candidates = _norms_beside(model, blocks, hidden_size)
     if len(candidates) != 1:
         raise ArchitectureError(
-            f"{kind(model)}: {_either(candidates) or 'no module beside the blocks'} looks like the final norm: "
-            'pass norm=, for instance norm="model.norm"'
+            f"{kind(model)}: {_either(candidates) or 'no module beside the blocks'} looks like the final norm",
+            ': pass $norm=, for instance $norm="model.norm"',
         )
     return candidates[0]
 

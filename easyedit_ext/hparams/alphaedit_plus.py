@@ -146,6 +146,14 @@ class AlphaEditPlusHyperParams(HyperParams):
     """Its settings, and the fields here that they come from."""
     FIXED: ClassVar[Mapping[str, Any]] = {}
     """Settings that have no field here: they make the method what it is."""
+    PARTS: ClassVar[Mapping[str, str]] = {
+        "blocks": "layer_module_tmp",
+        "ffn": "mlp_module_tmp",
+        "down": "rewrite_module_tmp",
+        "norm": "ln_f_module",
+        "head": "lm_head_module",
+    }
+    REMEDY: ClassVar[str | None] = None
     FOREIGN: ClassVar[Mapping[str, str]] = {
         "layer": "layers",
         "ridge": "L2",
@@ -287,11 +295,4 @@ class AlphaEditPlusHyperParams(HyperParams):
         """
         from corsa_plugins.model.architecture import find_architecture
 
-        return find_architecture(
-            model,
-            blocks=self.layer_module_tmp,
-            ffn=self.mlp_module_tmp,
-            down=self.rewrite_module_tmp,
-            norm=self.ln_f_module,
-            head=self.lm_head_module,
-        )
+        return find_architecture(model, **{part: getattr(self, name) for part, name in self.PARTS.items()})

@@ -22,7 +22,7 @@ from corsa_plugins.settings import (
     unknown_names,
 )
 
-__all__ = ["HparamsError", "HyperParams", "Template", "expect", "hparams_errors"]
+__all__ = ["HparamsError", "HyperParams", "Template", "expect", "fields_named", "hparams_errors"]
 
 
 class HparamsError(SettingError):
@@ -36,6 +36,18 @@ def hparams_errors(where: str = "") -> Iterator[None]:
         yield
     except SettingError as error:
         raise HparamsError(f"{where}{error}") from error
+
+
+@contextmanager
+def fields_named(kind: type[HyperParams]) -> Iterator[None]:
+    """Within the block, or the function, errors about a model's parts say what to pass by hand in the fields of
+    ``kind``."""
+    from corsa_plugins.model.architecture import ArchitectureError
+
+    try:
+        yield
+    except ArchitectureError as error:
+        raise error.renamed(kind.PARTS, kind.REMEDY) from error
 
 
 def _known_device(device: int | str) -> int | str:
@@ -109,6 +121,13 @@ class HyperParams:
     METHOD: ClassVar[str] = ""
     FOREIGN: ClassVar[Mapping[str, str]] = {}
     """What other methods call our fields, for the hint in an error."""
+    PARTS: ClassVar[Mapping[str, str]] = {}
+    """Fields for names of a model's parts, by the argument of ``find_architecture`` that each is."""
+    REMEDY: ClassVar[str | None] = (
+        ": no field of this method names parts by hand; AlphaEditPlus and the like (layer_module_tmp, mlp_module_tmp, "
+        "rewrite_module_tmp) and RSFT (modules) have some"
+    )
+    """What to do where a part cannot be told; ``None``: name it by the field in ``PARTS``."""
 
     model_name: ModelName
     device: Device

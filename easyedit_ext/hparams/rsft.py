@@ -67,6 +67,10 @@ class RSFTHyperParams(HyperParams):
     """
 
     METHOD: ClassVar[str] = "RSFT"
+    PARTS: ClassVar[Mapping[str, str]] = {"ffn": "mlp_module_tmp"}
+    REMEDY: ClassVar[str | None] = (
+        ': name what trains by mlp_module_tmp, for instance mlp_module_tmp="model.layers.{}.mlp", or by modules'
+    )
     FOREIGN: ClassVar[Mapping[str, str]] = {
         "lr": "learning_rate",
         "num_steps": "steps",

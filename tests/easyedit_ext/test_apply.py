@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.architecture import ArchitectureError
 from easyedit_ext import apply_alphaedit_plus_to_model, apply_rsft_to_model, edit_report, reset
 from easyedit_ext.hparams import HparamsError
+from easyedit_ext.hparams.base import fields_named
 from easyedit_ext.records import record_of
 from tests.easyedit_ext.conftest import LAYERS, REQUESTS, TEMPLATES, changed, small_model, weights
 from tests.support.families import family
@@ -277,6 +279,70 @@ def test_an_ffn_that_is_no_module_is_found(tiny_tokenizer: PreTrainedTokenizerFa
     assert changed(model, before) <= set(originals)
     restore(model, originals)
     assert not changed(model, before)
+
+
+PARTS_BY_HAND = {
+    "two lists": ("layer_module_tmp", r"could each be the blocks: pass layer_module_tmp= with {} .*layer_module_tmp="),
+    "no ffn": (
+        "mlp_module_tmp",
+        r"by hand: mlp_module_tmp= and rewrite_module_tmp= with {} .*instance mlp_module_tmp=",
+    ),
+    "two norms": ("ln_f_module", r"looks like the final norm: pass ln_f_module=, for instance ln_f_module="),
+    "no such down": (
+        "rewrite_module_tmp",
+        r"^rewrite_module_tmp: LlamaForCausalLM has no module 'model.layers.0.mlp.o",
+    ),
+    "no down named": ("rewrite_module_tmp", r"is not made as an FFN usually is: pass rewrite_module_tmp=, its last"),
+}
+
+
+def unusual(model: PreTrainedModel, how: str) -> PreTrainedModel:
+    """A model in which a part cannot be told."""
+    base: Any = model.model
+    if how == "two lists":
+        base.others = copy.deepcopy(base.layers)
+    elif how in ("no ffn", "no down named"):
+        for block in base.layers:
+            block.mlp.extra = torch.nn.Linear(block.mlp.down_proj.in_features, block.mlp.down_proj.out_features)
+    elif how == "two norms":
+        base.second = copy.deepcopy(base.norm)
+    return model
+
+
+@pytest.mark.parametrize("how", PARTS_BY_HAND)
+def test_what_to_name_by_hand_is_said_in_easyedits_words(
+    how: str, small: PreTrainedModel, alphaedit_hparams: Callable[..., Any], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    field, message = PARTS_BY_HAND[how]
+    given = {"no such down": "model.layers.{}.mlp.out", "no down named": "model.layers.{}.mlp"}.get(how)
+    hparams = alphaedit_hparams(small)
+    if given is not None:
+        setattr(hparams, "mlp_module_tmp" if how == "no down named" else field, given)
+    model = unusual(small, how)
+    before = weights(model)
+    call = fields_named(type(hparams))(lambda: hparams.architecture(model).norm)
+    with pytest.raises(ArchitectureError, match=message) as caught:
+        # a norm is looked for when the edit is under way, for which these statistics are another model's
+        call() if how == "two norms" else apply_alphaedit_plus_to_model(model, tiny_tokenizer, REQUESTS, hparams)
+    assert not re.search(r"(?<![\w$])(blocks|ffn|down|norm)=|^(blocks|ffn|down):", str(caught.value)), (
+        "none of the core's arguments"
+    )
+    assert field in vars(hparams)
+    assert not changed(model, before)
+
+
+def test_rsft_says_its_own_fields(
+    small: PreTrainedModel, rsft_hparams: Callable[..., Any], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    hparams = rsft_hparams(small)
+    model = unusual(small, "no ffn")
+    with pytest.raises(ArchitectureError, match=r"by mlp_module_tmp, for instance .*, or by modules$") as caught:
+        apply_rsft_to_model(model, tiny_tokenizer, REQUESTS, hparams)
+    assert "ffn=" not in str(caught.value)
+    hparams.mlp_module_tmp = "model.layers.{}.mlp"
+    before = weights(model)
+    apply_rsft_to_model(model, tiny_tokenizer, REQUESTS, hparams)
+    assert changed(model, before)
 
 
 def test_saved_edits_go_on_in_another_process(
