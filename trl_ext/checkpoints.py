@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 _NEEDED = ("trainer_state.json", "adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
 _UNFINISHED = {"unfinished": True}
 _CARD = "README.md"
+_ELSEWHERE = ("seed", "output_dir", "logging_dir", "run_name", "hub_model_id", "push_to_hub", "local_rank", "report_to")
 
 
 def begin_checkpoint(folder: Path) -> None:
@@ -58,14 +60,15 @@ def finish_checkpoint(folder: Path) -> None:
         write_manifest(folder)
 
 
-def save_adapter(trainer: Any, folder: Path, base: Fingerprint | None = None, **about: Any) -> None:
+def save_adapter(trainer: Any, folder: Path, base: Fingerprint | None = None, **made: Any) -> None:
     """Write what ``trainer.save_model`` does, each file whole or as it was, and then a manifest of the adapter.
 
     Args:
         trainer: With the trained adapter.
         folder: Made where it is not there.
         base: Of the model that it was trained on, where it is known; the manifest notes it.
-        about: JSON values for the manifest to note as well.
+        made: What else it is to note beside the training's seed and arguments: what the adapter was made by and of, JSON
+            values.
 
     Raises:
         OSError, SafetensorError: It cannot be written.
@@ -84,9 +87,24 @@ def save_adapter(trainer: Any, folder: Path, base: Fingerprint | None = None, **
             # Where this is cut short, the manifest that was there before tells the old files from the new ones.
             for path in sorted(hidden.iterdir()):
                 os.replace(path, folder / path.name)
-            write_manifest(folder, digests, **({} if base is None else {BASE: base.as_dict()}), **about)
+            known = {} if base is None else {BASE: base.as_dict()}
+            told = {"seed": trainer.args.seed, "arguments": _settings(trainer.args)}
+            write_manifest(folder, digests, **known, **told, **made)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _settings(args: TrainingArguments) -> dict[str, Any]:
+    """The settings of a training that are others than their defaults, but for the seed, for where things are, and for
+    what is nobody else's business."""
+    given = {}
+    for setting in fields(args):
+        value = getattr(args, setting.name, None)
+        default = setting.default_factory() if setting.default_factory is not MISSING else setting.default
+        if setting.name in _ELSEWHERE or "token" in setting.name.split("_") or value == default:
+            continue
+        given[setting.name] = json.loads(json.dumps(value, default=str))
+    return given
 
 
 def checkpoint_to_resume(resume: str | bool | None, args: TrainingArguments) -> str | None:

@@ -25,7 +25,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from corsa_plugins.corsa.kept import Kept, keep_answers, make_kept
 from corsa_plugins.data.preferences import FilledRequests, fill_target_old, to_preference_rows
 from corsa_plugins.data.reading import read_probes, read_requests, write_requests
-from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.data.requests import EditRequest, input_key
 from corsa_plugins.errors import CorsaError, SettingError
 from corsa_plugins.hub import METHOD, SETTINGS, Made, write_card
 from corsa_plugins.methods.effect import write_report
@@ -91,8 +91,9 @@ def train(request_args: RequestArguments, training_args: CoRSAConfig, model_args
                 write_requests(output / "already_known.jsonl", filled.already_known)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     made = Made(model_args.model_name_or_path)
+    about = {METHOD: "corsa", SETTINGS: _settings(trainer, request_args), "model": str(model_args.model_name_or_path)}
     with disk_errors(output, "make room and go on from the newest whole checkpoint, if any"):
-        save_adapter(trainer, output, base, **{METHOD: "corsa", SETTINGS: _settings(trainer, request_args)})
+        save_adapter(trainer, output, base, **about, adapter=request_args.adapter, **input_key(filled.requests))
         _report(trainer, filled.requests, request_args.conversational, output)
         if training_args.should_save:
             write_card(output, made)

@@ -16,6 +16,8 @@ from corsa_plugins.alphaedit.settings import AlphaEditSettings
 from corsa_plugins.alphaedit.state import EditState
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_directory
+from corsa_plugins.manifest import checksums, write_manifest
+from corsa_plugins.model.bases import BASE
 from corsa_plugins.model.loading import load_model
 from corsa_plugins.model.placement import Where
 from corsa_plugins.model.stored import check_target, save_model
@@ -186,6 +188,10 @@ def save_edited(
         if report:
             content = {"settings": editor.settings.as_dict(), **report.as_dict()}
             (folder / REPORT).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        written = [file.name for file in folder.iterdir() if file.is_file()]
+        settings = editor.settings.as_dict()
+        base = editor.state.fingerprint.as_dict()
+        write_manifest(folder, checksums(folder, sorted(written)), settings=settings, **{BASE: base})
 
 
 def whole_model(edited: str | os.PathLike[str]) -> str | os.PathLike[str]:

@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from corsa_plugins.atlas.answers import Answers, identity_of
-from corsa_plugins.atlas.facts import Fact, read_facts
+from corsa_plugins.atlas.facts import ABOUT, Fact, read_facts
 from corsa_plugins.atlas.knowledge import Knowledge, Known, find_known
 from corsa_plugins.atlas.rounds import Draw, plan_rounds
 from corsa_plugins.atlas.sources import SOURCES, missing_packages
 from corsa_plugins.data.reading import write_requests
 from corsa_plugins.data.requests import EditRequest
-from corsa_plugins.errors import MissingExtraError, SettingError
+from corsa_plugins.errors import DamagedError, MissingExtraError, SettingError
 from corsa_plugins.files import atomic_write_text, sole_use
 from corsa_plugins.journal import OtherWorkError
+from corsa_plugins.manifest import checksums, versions
 from corsa_plugins.model.loading import PRECISIONS, load_model
 from corsa_plugins.model.placement import Placement, Where
 from corsa_plugins.model.precision import computes_in_bfloat16
 from corsa_plugins.model.stored import save_model
 from corsa_plugins.outputs import new_directory
+from corsa_plugins.sealed import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +40,7 @@ MODEL = "model"
 KNOWN = "known.jsonl"
 """What the model knows; read again by :func:`corsa_plugins.atlas.read_facts`."""
 
-_ASKED, _ABOUT = "asked.jsonl", "atlas.json"
+_ASKED = "asked.jsonl"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def make_atlas(
         model: As for :func:`~corsa_plugins.model.loading.load_model`.
         folder: Made if it is not there. It gets ``model`` (an ordinary Hugging Face folder), ``round_1.jsonl``, ...
             (edit requests), ``untouched.jsonl``, ``same_subject.jsonl``, ``known.jsonl`` (all that is known, and in
-            which forms), ``asked.jsonl`` (what the model answered) and ``atlas.json`` (how many are known).
+            which forms), ``asked.jsonl`` (what the model answered) and ``atlas.json`` (how many
+            are known, and what it was made by and of).
         facts: What to ask; by default those of the installed packages.
         draw: Rounds, their size, the seed.
         asking: How many facts are wanted, and how the model is run.
@@ -119,6 +122,7 @@ def make_atlas(
         SettingError: There are fewer facts than the rounds need; or ``folder`` is that of another model.
         MissingExtraError: No facts are given, and no package with facts is installed.
         LoadingError: As for :func:`~corsa_plugins.model.loading.load_model`.
+        DamagedError: What an earlier call noted in ``folder`` is not what was written.
         OSError: A file cannot be written.
     """
     target, draw, asking = Path(folder), draw or Draw(), asking or Asking()
@@ -130,7 +134,7 @@ def make_atlas(
         plan = plan_rounds([known.fact for known in knowledge.known], draw)
         files = {f"round_{number}": requests for number, requests in enumerate(plan.rounds, start=1)}
         files |= {"untouched": plan.untouched, "same_subject": plan.same_subject}
-        _write_known(target, knowledge)
+        _write_known(target, knowledge, _identity(model, asking), draw, asking)
         _write_requests(target, files)
     there = [name for name, requests in files.items() if requests]
     return Atlas([*([MODEL] if copy else []), *there, KNOWN], knowledge)
@@ -156,7 +160,7 @@ def _ask(model: str | os.PathLike[str], target: Path, facts: Sequence[Fact], ask
     try:
         answers = Answers(
             target / _ASKED,
-            identity_of(model) | {"precision": precision},
+            _identity(model, asking),
             load,
             batch_size=asking.batch_size,
             progress=asking.progress,
@@ -169,6 +173,11 @@ def _ask(model: str | os.PathLike[str], target: Path, facts: Sequence[Fact], ask
         if copy and not (folder / "config.json").is_file():
             answers.model()
         return find_known(answers, facts, chat=_has_chat(answers, target), wanted=asking.wanted, least=asking.least)
+
+
+def _identity(model: str | os.PathLike[str], asking: Asking) -> dict[str, str]:
+    """Which model is asked, in which precision."""
+    return identity_of(model) | {"precision": asking.precision}
 
 
 def facts_of_packages() -> list[Fact]:
@@ -188,12 +197,29 @@ def facts_of_packages() -> list[Fact]:
 
 def _has_chat(answers: Answers, target: Path) -> bool:
     """Whether there is a chat template; asked of the tokenizer once, which is loaded with the model."""
-    about = target / _ABOUT
-    if about.is_file():
-        return bool(json.loads(about.read_text(encoding="utf-8"))["chat_template"])
+    if (target / ABOUT).is_file():
+        chat = _read_about(target).get("chat_template")
+        if not isinstance(chat, bool):
+            raise DamagedError(
+                f"{target / ABOUT} is damaged, and does not say whether the model has a chat template: restore it, or "
+                "delete it, and the model is looked at again"
+            )
+        return chat
     chat = answers.model()[1].chat_template is not None
-    atomic_write_text(about, json.dumps({"chat_template": chat}) + "\n")
+    write_sealed(target / ABOUT, {"chat_template": chat})
     return chat
+
+
+def _read_about(target: Path) -> dict[str, Any]:
+    """What is known of an atlas.
+
+    Raises:
+        DamagedError: It is not what was written.
+    """
+    try:
+        return read_sealed(target / ABOUT)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; or delete it, and the model is looked at again") from error
 
 
 def _write_requests(target: Path, files: Mapping[str, Sequence[EditRequest]]) -> None:
@@ -206,12 +232,25 @@ def _write_requests(target: Path, files: Mapping[str, Sequence[EditRequest]]) ->
             write_requests(target / f"{name}.jsonl", requests)
 
 
-def _write_known(target: Path, knowledge: Knowledge) -> None:
+def _write_known(target: Path, knowledge: Knowledge, model: Mapping[str, str], draw: Draw, asking: Asking) -> None:
+    """Write what is known, and what it was made by and of: that comes last, and has the checksum of the other."""
     lines = (json.dumps(_line(known), ensure_ascii=False) + "\n" for known in knowledge.known)
     atomic_write_text(target / KNOWN, "".join(lines))
-    about = json.loads((target / _ABOUT).read_text(encoding="utf-8"))
-    about |= {"known": knowledge.counts, "left_out": knowledge.left_out}
-    atomic_write_text(target / _ABOUT, json.dumps(about, indent=1) + "\n")
+    about = {
+        "chat_template": _read_about(target)["chat_template"],
+        "known": knowledge.counts,
+        "left_out": knowledge.left_out,
+        **model,
+        "seed": draw.seed,
+        "settings": {
+            **{name: value for name, value in asdict(draw).items() if name != "seed"},
+            "wanted": asking.wanted,
+            "least": asking.least,
+        },
+        "versions": versions(),
+        "sha256": checksums(target, [KNOWN]),
+    }
+    write_sealed(target / ABOUT, about)
 
 
 def _line(known: Known) -> dict[str, Any]:

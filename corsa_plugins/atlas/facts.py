@@ -10,11 +10,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from corsa_plugins.data.records import Record, Text
-from corsa_plugins.errors import CorsaError
+from corsa_plugins.errors import CorsaError, DamagedError
+from corsa_plugins.files import sha256_of_file
 from corsa_plugins.parsing import json_value
 from corsa_plugins.paths import user_path
+from corsa_plugins.sealed import read_sealed
 
-__all__ = ["PLACE", "Fact", "FactError", "Relation", "read_facts"]
+__all__ = ["ABOUT", "PLACE", "Fact", "FactError", "Relation", "read_facts"]
+
+ABOUT = "atlas.json"
+"""Name of the file, beside facts that a model was found to know, that has their checksum."""
 
 PLACE = "{}"
 """Where the subject goes in a form."""
@@ -109,8 +114,10 @@ def read_facts(path: str | os.PathLike[str], known: Sequence[Relation] = ()) -> 
         known: Relations whose forms need not be given.
 
     Raises:
-        FactError: There is no such file, no fact in it, or something is wrong with a line, which is named.
+        FactError: There is no such file, no fact in it, or something is wrong with a line, which is named; or it was
+            written by :func:`~corsa_plugins.atlas.export.make_atlas`, and is not what was written.
     """
+    _check_written(user_path(path))
     relations = {relation.name: relation for relation in known}
     facts: dict[tuple[str, str], Fact] = {}
     for where, line in _lines(path):
@@ -127,6 +134,27 @@ def read_facts(path: str | os.PathLike[str], known: Sequence[Relation] = ()) -> 
     if not facts:
         raise FactError(f"{os.fspath(path)}: there are no facts in it")
     return list(facts.values())
+
+
+def _check_written(path: Path) -> None:
+    """Compare a file with its checksum, where one is noted beside it.
+
+    Raises:
+        FactError: It is another.
+    """
+    try:
+        noted = read_sealed(path.parent / ABOUT).get("sha256")
+        digest = noted.get(path.name) if isinstance(noted, dict) else None
+        if digest is None or sha256_of_file(path) == digest:
+            return
+    except DamagedError as error:
+        raise FactError(str(error)) from error
+    except OSError:  # there is none; or no such file, which is told of where it is read
+        return
+    raise FactError(
+        f"{path} is not the file that was written: restore it, or, if it was changed on purpose, copy it to another "
+        "folder"
+    )
 
 
 def _checked(relation: Relation, where: str) -> Relation:

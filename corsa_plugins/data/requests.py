@@ -14,16 +14,25 @@ text to use instead.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from corsa_plugins.data.records import CaseId, Record, Text
 from corsa_plugins.errors import CorsaError
 
-__all__ = ["EditRequest", "Probe", "RequestError", "normalise_whitespace", "quoted"]
+__all__ = ["EditRequest", "Probe", "RequestError", "input_key", "normalise_whitespace", "quoted"]
 
 MAX_REPORTED = 20
 """How many problems of one file an error lists; the rest is counted."""
@@ -191,6 +200,15 @@ class EditRequest(Record):
         if self.case_id is not None:
             return f"case {self.case_id!r} ({quoted(self.prompt)})"
         return quoted(self.prompt) if index is None else f"request {index} ({quoted(self.prompt)})"
+
+
+def input_key(items: Sequence[BaseModel]) -> dict[str, str]:
+    """Identifies what is asked: a hash of the requests and facts, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        line = json.dumps([type(item).__name__, item.model_dump(mode="json")]) + "\n"
+        digest.update(line.encode("ascii"))
+    return {"requests": digest.hexdigest()[:16]}
 
 
 def quoted(text: str) -> str:

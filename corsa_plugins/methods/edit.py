@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.data.requests import EditRequest, input_key
 from corsa_plugins.files import atomic_directory
-from corsa_plugins.manifest import write_manifest
+from corsa_plugins.manifest import checksums, write_manifest
 from corsa_plugins.methods.effect import read_effect
 from corsa_plugins.methods.spec import STORE, Change, Method
+from corsa_plugins.model.bases import BASE, base_of
 from corsa_plugins.model.stored import check_target, save_model
 from corsa_plugins.outputs import disk_errors
 
@@ -55,6 +56,9 @@ def save_update(
 ) -> SavedUpdate:
     """Update a model by a method, and save what came of it, completely or not at all.
 
+    A manifest beside it says by which method, settings and seed, of which model and requests, and has the checksums of
+    the files beside it; what is in folders has manifests of its own.
+
     Args:
         method: Of :func:`corsa_plugins.methods.registry.make_method`, for instance.
         model: A causal language model without an adapter; it is given back as it was.
@@ -69,6 +73,7 @@ def save_update(
         OSError: The folder cannot be written to.
     """
     check_target(model, output)
+    base = base_of(model)
     session = method.start(model, tokenizer, seed=seed)
     try:
         with disk_errors(output), atomic_directory(output) as folder:
@@ -80,8 +85,12 @@ def save_update(
             if is_adapted:
                 write_manifest(folder / ADAPTER)
             if "weights" in changes:
-                base = adapted.unload() if is_adapted else adapted  # its own modules again, without the adapter
-                save_model(base, tokenizer, folder / MODEL)
+                own = adapted.unload() if is_adapted else adapted  # its own modules again, without the adapter
+                save_model(own, tokenizer, folder / MODEL)
+            beside = [file.name for file in folder.iterdir() if file.is_file()]
+            made = {"method": method.describe(), "seed": seed, **input_key(requests)}
+            known = {} if base is None else {BASE: base.as_dict()}
+            write_manifest(folder, checksums(folder, sorted(beside)), **made, **known)
     finally:
         session.close()
     output = Path(output)

@@ -10,13 +10,15 @@ from typing import Any
 from corsa_plugins.bench.evaluation import Evaluation, load_evaluation
 from corsa_plugins.bench.evaluation.same_questions import ReportError, check_same_questions
 from corsa_plugins.bench.evaluation.storage import RECORDS, SUMMARY, is_evaluation
-from corsa_plugins.errors import CorsaError
+from corsa_plugins.errors import CorsaError, DamagedError
+from corsa_plugins.manifest import read_manifest
 from corsa_plugins.parsing import json_value
 from corsa_plugins.paths import user_path
 from corsa_plugins.report.kinds import File, Kind, SourceError
 from corsa_plugins.report.report import Report
 from corsa_plugins.report.sections import ABILITY, Section, in_order
 from corsa_plugins.report.sections.ability import harness_scores
+from corsa_plugins.sealed import unsealed
 
 __all__ = ["SourceError", "Sources", "read_sources", "understood"]
 
@@ -188,19 +190,33 @@ def _read_file(path: Path, label: str | None, sources: Sources, default: str | N
 
 
 def _parse(path: Path) -> Any:
-    """The data of a JSON file, or the list of those of a JSON Lines file, without a last line that was cut short."""
+    """The data of a JSON file, or the list of those of a JSON Lines file, without a last line that was cut short.
+
+    Raises:
+        SourceError: It is neither, or not what was written, as far as it or a manifest beside it has a checksum.
+    """
+    try:
+        manifest = read_manifest(path.parent)
+        if manifest is not None and path.name in manifest.files:
+            manifest.check(path.name)
+    except DamagedError as error:
+        raise SourceError(str(error)) from error
     try:
         text = path.read_text(encoding="utf-8")
     except ValueError:
         raise SourceError(f"{path} is no text, and so nothing that a report can show. {understood()}") from None
     try:
-        return json_value(text)
+        data = json_value(text)
     except ValueError as error:
         lines = [line for line in text[: text.rfind("\n") + 1].split("\n") if line.strip()]
         try:
             return [json_value(line) for line in lines] if lines else _raise(error)
         except ValueError:
             raise SourceError(f"{path} is neither JSON nor JSON Lines ({error}), or damaged. {understood()}") from None
+    try:
+        return unsealed(data, str(path))
+    except DamagedError as error:
+        raise SourceError(str(error)) from error
 
 
 def _raise(error: Exception) -> Any:

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from corsa_plugins.atlas import Asking, Draw, facts_of_packages, make_atlas, packaged_model
+from corsa_plugins.atlas import Asking, Draw, facts_of_packages, make_atlas, packaged_model, read_facts
 from corsa_plugins.atlas.sources import SOURCES
 from corsa_plugins.bench.evaluation import evaluate
 from corsa_plugins.data.reading import read_probes, read_requests
-from corsa_plugins.errors import LoadingError, MissingExtraError, SettingError
+from corsa_plugins.errors import CorsaError, LoadingError, MissingExtraError, SettingError
 from corsa_plugins.model.identity import model_key
 from corsa_plugins.model.loading import load_model
 from tests.fixtures.atlas import KNOWN
+from tests.support.flips import flipped_copies
 from tests.support.gguf import write_gguf
 
 DRAW = Draw(rounds=2, size=2, seed=0, untouched=3)
@@ -99,6 +100,24 @@ def test_too_many_rounds_keep_what_was_asked(tmp_path: Path, model: Path, every_
         make_atlas(model, tmp_path / "out", facts=every_fact, draw=Draw(9, 9), asking=ASKING)
     assert not list((tmp_path / "out").glob("round_*"))
     assert (tmp_path / "out" / "asked.jsonl").stat().st_size > 100
+
+
+def test_what_was_found_out_is_compared_when_it_is_read_again(tmp_path: Path, model: Path, every_fact, atlas) -> None:
+    out = tmp_path / "out"
+    assert len(read_facts(out / "known.jsonl")) == len(KNOWN)
+    for name in ("atlas.json", "asked.jsonl", "known.jsonl"):
+        size, caught = 8 * (out / name).stat().st_size, 0
+        for flipped in flipped_copies(out, name, 12):
+            try:
+                if name == "known.jsonl":
+                    read_facts(flipped / name)
+                else:
+                    make_atlas(model, flipped, facts=every_fact, draw=DRAW, asking=ASKING)
+            except CorsaError as error:
+                caught += name in str(error)
+            else:  # an entry of an object that nobody reads, or a last line that is asked again
+                assert read_facts(flipped / "known.jsonl") == read_facts(out / "known.jsonl")
+        assert caught >= 9, (name, size)
 
 
 def test_settings() -> None:

@@ -54,11 +54,16 @@ EDITED = f"-r @/requests.jsonl -s @/stats --settings @/quick.yaml {RUN}"
 ADAPTERS = f"-m @/model -a @/capitals -a @/people --max-new-tokens 4 {RUN}"
 PARTED = "-r @/capitals/requests.jsonl -r @/people/requests.jsonl"
 SWEPT = "--base @/model --edited @/other --weights 0.5 --densities 0.2 --no-plot"
+UPDATED = f"-m @/model -r @/requests.jsonl --method rsft --settings rsft=@/rsft.yaml {RUN}"
+DRAWN = "--least 2 --size 1 --n-rounds 1 --watched 1"
 MADE = {
     "edited": f"edit -m @/model {EDITED} -o @/edited",
     "delta": f"edit -m @/model {EDITED} --delta-only -o @/delta",
     "results": f"evaluate -m @/model {MEASURED} -o @/results",
     "exported": "export @/edited -a @/exported -q",
+    "swept": f"merge-sweep {SWEPT} {MEASURED} -o @/swept",
+    "ran": f"protocol single {UPDATED} -o @/ran",
+    "known": f"atlas -m @/model --facts @/facts.jsonl {DRAWN} -o @/known {RUN}",
 }
 """What commands leave that others read."""
 
@@ -88,11 +93,14 @@ COMMANDS = {
     "merge-adapters": "merge-adapters @/capitals @/people -m @/model -o OUT",
     "merge": "merge @/recipe.yaml OUT --quiet",
     "merge-sweep": f"merge-sweep {SWEPT} {MEASURED} -o OUT",
-    "protocol": (
-        f"protocol single -m @/model -r @/requests.jsonl --method rsft --settings rsft=@/rsft.yaml {RUN} -o OUT"
-    ),
+    "merge-sweep-again": f"merge-sweep {SWEPT} {MEASURED} -o @/swept",
+    "protocol": f"protocol single {UPDATED} -o OUT",
+    "protocol-again": f"protocol single {UPDATED} -o @/ran",
     "report": "report @/results -o OUT",
-    "atlas": f"atlas -m @/model --facts @/facts.jsonl --least 2 --size 1 --n-rounds 1 --watched 1 -o OUT {RUN}",
+    "report-edit": "report @/edited -o OUT",
+    "atlas": f"atlas -m @/model --facts @/facts.jsonl {DRAWN} -o OUT {RUN}",
+    "atlas-again": f"atlas -m @/model --facts @/facts.jsonl {DRAWN} -o @/known {RUN}",
+    "atlas-known": f"atlas -m @/model --facts @/known/known.jsonl {DRAWN} -o OUT {RUN}",
     "train": (
         "train --requests @/requests.jsonl --model_name_or_path @/model --output_dir OUT --use_cpu true --bf16 false "
         "--max_steps 1 --report_to none"
@@ -117,7 +125,7 @@ DAMAGE: dict[str, dict[str, str]] = {
     "evaluate-delta": {"delta/state/state.json": "cut flip", "delta/state/state.safetensors": "missing cut flip"},
     "evaluate-baseline": {
         "results/records.jsonl": "missing cut flip", "results/untouched.jsonl": "missing cut flip",
-        "results/summary.json": "missing cut",
+        "results/summary.json": "missing cut flip",
     },
     "edit": {
         **STATISTICS, "stats/layer_0.eigen.safetensors": "missing cut flip", "stats/manifest.json": "cut",
@@ -145,9 +153,14 @@ DAMAGE: dict[str, dict[str, str]] = {
     },
     "merge": {"recipe.yaml": "missing cut", "other/model.safetensors": "missing cut", "other/config.json": "missing"},
     "merge-sweep": {"untouched.jsonl": "missing cut"},
+    "merge-sweep-again": {"swept/sweep.jsonl": "flip"},
     "protocol": {"rsft.yaml": "missing cut"},
-    "report": {"results/records.jsonl": "missing cut flip", "results/summary.json": "cut"},
+    "protocol-again": {"ran/rsft/run.json": "cut flip", "ran/rsft/updates/001-update/update.json": "missing cut flip"},
+    "report": {"results/records.jsonl": "missing cut flip", "results/summary.json": "cut flip"},
+    "report-edit": {"edited/report.json": "missing cut flip"},
     "atlas": {"facts.jsonl": "missing cut"},
+    "atlas-again": {"known/atlas.json": "cut garbled flip", "known/asked.jsonl": "flip"},
+    "atlas-known": {"known/known.jsonl": "missing cut flip", "known/atlas.json": "cut flip"},
     "train": {"requests.jsonl": "missing cut", "model/config.json": "cut", "model/tokenizer.json": "missing"},
 }  # fmt: skip
 """By command: files, and what becomes of each."""
@@ -183,8 +196,12 @@ def world(
     (folder / "recipe.yaml").write_text(
         f"merge_method: scaled_pruned_delta\nbase_model: {folder / 'model'}\nmodels: [{{model: {folder / 'other'}}}]\n"
     )
-    fact = {"relation": "capital", "answer": "Paris", "statements": ["The capital of {} is"], "subject": "France"}
-    (folder / "facts.jsonl").write_text(json.dumps({**fact, "questions": ["What is the capital of {}?"]}) + "\n")
+    forms = {"statements": ["The capital of {} is"], "questions": ["The capital of {} is"]}
+    facts = [
+        {"relation": "capital", "subject": land, "answer": city, **forms}
+        for land, city in (("France", "Paris"), ("Italy", "Rome"), ("Spain", "Madrid"))
+    ]
+    (folder / "facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in facts))
     collect_statistics(_session_taught, _session_tokenizer, DOCUMENTS * 2, (0,), n_tokens=1500, out=folder / "stats")
     for line in MADE.values():
         assert call(folder, line) == 0, line
@@ -263,6 +280,11 @@ MADE_BY = {
     "edited/state/manifest.json": "versions",
     "edited/state/state.json": "fingerprint.digest batches.0.settings batches.0.requests",
     "edited/report.json": "settings",
+    "edited/manifest.json": "versions settings base.digest",
+    "edit-rsft/manifest.json": "versions seed method.settings base.digest requests",
+    "known/atlas.json": "versions seed settings.size model precision sha256",
+    "conflict-set.about.json": "versions seed settings.kind editor.layers fingerprint.digest candidates sha256",
+    "train/manifest.json": "versions seed settings.max_steps base.digest model requests",
     "edited/model/manifest.json": "versions",
     "stats/manifest.json": "versions",
     "stats/statistics.json": "fingerprint.digest about.seed about.n_tokens about.text about.dtype",
@@ -280,7 +302,8 @@ MADE_BY = {
 
 def test_what_is_written_says_what_it_was_made_by_and_of(world: Path, tmp_path: Path) -> None:
     pytest.importorskip("mergekit")
-    for name in ("merge", "merge-sweep", "protocol"):
+    pytest.importorskip("trl")
+    for name in ("merge", "merge-sweep", "protocol", "edit-rsft", "conflict-set", "train"):
         assert call(world, COMMANDS[name], tmp_path / name) == 0
     for name, paths in MADE_BY.items():
         content = json.loads((world / name if (world / name).exists() else tmp_path / name).read_text())

@@ -67,7 +67,9 @@ def test_a_delta_alone(edits: Path) -> None:
         edits / "delta", "--quiet", "--method", "alphaedit",
     )  # fmt: skip
     assert code == 0
-    assert sorted(path.name for path in (edits / "delta").iterdir()) == ["README.md", "report.json", "state"]
+    assert sorted(path.name for path in (edits / "delta").iterdir()) == [
+        "README.md", "manifest.json", "report.json", "state"
+    ]  # fmt: skip
     results = edits / "results"
     evaluated = ("--requests", edits / "first.jsonl", "--output", results, "--quiet")
     assert _run("evaluate", "--model", model, "--edited", edits / "delta", *evaluated) == 0

@@ -26,7 +26,11 @@ def test_a_model_that_was_taught_what_to_write(home, corsa, sandbox):
     done = corsa("evaluate-code", *asked, "-o", home / "out", "-q", "--trained", "--memory", 1)
     assert done.exit_code == 0, done.stderr
     assert "UPass (trained on)" in done.output
-    figures = json.loads((home / "out" / "code.json").read_text())["figures"]
+    written = json.loads((home / "out" / "code.json").read_text())
+    assert all(written["inputs"][name] for name in ("model", "tokenizer", "problems"))
+    assert "torch" in written["versions"]
+    assert {"seed", "samples"} <= set(written["sampling"])
+    figures = written["figures"]
     assert figures["UPass"]["pass@k"]["2"]["mean"] == 0.5
     assert figures["SPass"]["pass@k"]["1"]["mean"] == 1.0
     done = corsa("evaluate-code", *options, "--reference", "--first", 1, "-q")

@@ -216,6 +216,15 @@ def test_curvatures_are_saved_read_and_shown(
     found = {"tiny": curvature(tiny_llama, requests, tiny_tokenizer, parameters=weights, max_iterations=4)}
     found["by hand"] = {"margin": Curvature(-2.0, 1.5, -2.0, 1e-3, 7, True)}  # its value is not known
     path = save_curvature(tmp_path / "curvature.json", found)
+    written = json.loads(path.read_text())
+    assert "torch" in written["versions"]
+    about = written["curvature"]["tiny"]["margin"]["about"]
+    assert all(about[name] for name in ("model", "tokenizer", "requests", "settings"))
+    assert about["seed"] == 0
+    path.write_text(path.read_text().replace('"iterations": 7', '"iterations": 8'))
+    with pytest.raises(CurvatureError, match=r"curvature\.json is not what was written"):
+        load_curvature(path)
+    save_curvature(path, found)
     assert str(load_curvature(path)) == str(found)
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     shown = section(page(tmp_path, path), "Curvature")
@@ -377,6 +386,7 @@ def test_damaged_folders_and_a_folder_as_the_page(
     again = tmp_path / "again"
     shutil.copytree(made / "results", again)
     summary = json.loads((again / "summary.json").read_text())
+    del summary["checksum"]
     (again / "summary.json").write_text(json.dumps({**summary, "general_ability": {"scores": 3}}))
     with pytest.raises(SourceError, match="general_ability cannot be read"):
         read_sources([str(again)])

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from corsa_plugins.data.reading import read_requests
 from corsa_plugins.files import atomic_write_text
-from corsa_plugins.manifest import checksums
+from corsa_plugins.manifest import checksums, read_manifest
 from corsa_plugins.outputs import OutputError
 from corsa_plugins.testbed import TestbedRecipe, WorldConfig, export, load_testbed, reduced_recipe
 from corsa_plugins.testbed.build import read_testbed
@@ -26,7 +26,14 @@ def test_files_are_the_world_and_its_model(tmp_path: Path) -> None:
     bed = load_testbed()
     names = write_testbed(bed, tmp_path, seed=3, rounds=2, size=7)
     assert names == ["model", "round_1", "round_2", "untouched", "same_subject", "texts.txt"]
-    assert sorted(path.name.removesuffix(".jsonl") for path in tmp_path.iterdir()) == sorted(names)
+    there = sorted(path.name.removesuffix(".jsonl") for path in tmp_path.iterdir())
+    assert there == sorted([*names, "manifest.json"])
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    manifest.check(*(f"{name}.jsonl" for name in names if (tmp_path / f"{name}.jsonl").exists()), "texts.txt")
+    assert (manifest.about["seed"], manifest.about["settings"]["size"]) == (3, 7)
+    assert manifest.about["recipe"] == bed.recipe.key()
+    assert "torch" in manifest.about["versions"]
     plan = bed.world.edit_rounds(n_rounds=2, size=7, seed=3, untouched=500)
     assert [read_requests(tmp_path / f"round_{number}.jsonl") for number in (1, 2)] == list(plan.rounds)
     assert read_requests(tmp_path / "untouched.jsonl") == list(plan.untouched)

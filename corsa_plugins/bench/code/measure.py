@@ -61,9 +61,10 @@ def measure_code(
         SandboxError: A sandbox cannot be made.
     """
     _check(tasks)
+    asked, problems = model_key(model, tokenizer), _digest(tasks)
     head = {
-        "code of": {**model_key(model, tokenizer), "dtype": str(model.dtype)},
-        "problems": _digest(tasks),
+        "code of": {**asked, "dtype": str(model.dtype)},
+        "problems": problems,
         "sampling": asdict(sampling),
         "sandbox": {**asdict(sandbox.limits), "unenforced": sorted(name.value for name in sandbox.unenforced)},
     }
@@ -72,7 +73,8 @@ def measure_code(
             answers = write_answers(model, tokenizer, task, sampling)
             kept.append(_judged(task, answers, sandbox, pool))
         rows = [Judged.read(row) for row in kept.items]
-    return CodeResult(label, tuple(rows), asdict(sampling), tuple(name.value for name in sandbox.unenforced))
+    inputs = {**asked, "problems": problems}
+    return CodeResult(label, tuple(rows), asdict(sampling), tuple(name.value for name in sandbox.unenforced), inputs)
 
 
 def check_references(

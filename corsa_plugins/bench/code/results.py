@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,8 @@ from corsa_plugins.bench.code.passes import pass_at_k
 from corsa_plugins.bench.code.running import Verdict
 from corsa_plugins.bench.code.tasks import SPECIFICITY, UPDATE
 from corsa_plugins.bench.evaluation.intervals import Interval, bootstrap_mean
-from corsa_plugins.files import atomic_write_text
+from corsa_plugins.manifest import versions
+from corsa_plugins.sealed import write_sealed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -106,12 +106,14 @@ class CodeResult:
         problems: In the order in which they were asked.
         sampling: How answers were written.
         unenforced: Promises of the sandbox that were done without.
+        inputs: Digests of what was asked and of whom: ``model``, ``tokenizer``, ``problems``.
     """
 
     label: str
     problems: tuple[Judged, ...]
     sampling: Mapping[str, Any] = field(default_factory=dict)
     unenforced: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def groups(self) -> dict[str, list[Judged]]:
         """By measure: UPass, that on problems that were trained on, and SPass; those that there are."""
@@ -143,7 +145,7 @@ class CodeResult:
         }
 
     def save(self, folder: str | os.PathLike[str], ks: Sequence[int], asked: Mapping[str, Any]) -> None:
-        """Write the figures to :data:`CODE`, whole or not at all."""
+        """Write the figures, and what they were made by and of, to :data:`CODE`, whole or not at all."""
         passes = {str(k): self.passes(k) for k in ks}
         figures = {
             name: {
@@ -159,8 +161,10 @@ class CodeResult:
             "sampling": dict(self.sampling),
             "unenforced": list(self.unenforced),
             "asked": dict(asked),
+            "inputs": dict(self.inputs),
+            "versions": versions(),
         }
-        atomic_write_text(Path(folder) / CODE, json.dumps(content, indent=2) + "\n")
+        write_sealed(Path(folder) / CODE, content)
 
     def table(self, ks: Sequence[int]) -> Table:
         """For the terminal: a row a measure."""

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from corsa_plugins.data.reading import write_requests
-from corsa_plugins.data.requests import EditRequest, RequestError, normalise_whitespace
+from corsa_plugins.data.requests import EditRequest, RequestError, input_key, normalise_whitespace
 from corsa_plugins.errors import SettingError
 from corsa_plugins.files import atomic_write_text
+from corsa_plugins.manifest import checksums, versions
+from corsa_plugins.sealed import write_sealed
 from corsa_plugins.settings import Settings, Share
 
 if TYPE_CHECKING:
     from corsa_plugins.alphaedit.editor import AlphaEditor
 
-__all__ = ["ConflictPlan", "ConflictSet", "Kind", "conflict_set", "figures_file", "first_of_each_prompt"]
+__all__ = ["ConflictPlan", "ConflictSet", "Kind", "about_file", "conflict_set", "figures_file", "first_of_each_prompt"]
 
 Kind = Literal["preserved", "prior", "inconsistent"]
 
@@ -75,6 +77,8 @@ class ConflictSet:
             (Eq. 6), ``prior_conflict`` and ``inconsistency`` (before anything is edited); ``None`` where there is
             nothing to measure against.
         figures: The same of each.
+        about: What it was made by and of, plain data for JSON: the plan, its seed, the model's fingerprint, the
+            editor's settings and the edits in force, the candidates.
     """
 
     kind: Kind
@@ -82,6 +86,7 @@ class ConflictSet:
     hard: tuple[bool, ...]
     means: dict[str, float | None]
     figures: tuple[Mapping[str, float | None], ...] = field(repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def table(self) -> Any:
         """A :class:`rich.table.Table`: means over the hard ones, over the others, and over all."""
@@ -102,7 +107,8 @@ class ConflictSet:
         return table
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the requests to ``path`` and, beside it, a line of figures for each: ``hard.figures.jsonl``.
+        """Write the requests to ``path`` and, beside it, a line of figures for each, ``hard.figures.jsonl``, and what
+        they were made by and of, ``hard.about.json``.
 
         Returns:
             The path of the figures.
@@ -119,15 +125,21 @@ class ConflictSet:
                 zip(self.requests, self.hard, self.figures, strict=True), start=1
             )
         )
-        return atomic_write_text(
-            figures_file(file),
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-        )
+        figures = figures_file(file)
+        atomic_write_text(figures, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        made = {**self.about, "versions": versions(), "sha256": checksums(file.parent, [file.name, figures.name])}
+        write_sealed(about_file(file), made)
+        return figures
 
 
 def figures_file(path: Path) -> Path:
     """Where the figures of a set at ``path`` are: beside it."""
     return path.with_name(f"{path.stem}.figures.jsonl")
+
+
+def about_file(path: Path) -> Path:
+    """Where it says what a set at ``path`` was made by and of: beside it."""
+    return path.with_name(f"{path.stem}.about.json")
 
 
 def first_of_each_prompt(requests: Iterable[EditRequest]) -> list[EditRequest]:
@@ -179,7 +191,15 @@ def conflict_set(
     rows = editor.diagnose(requests, values=True, progress=progress).rows()
     of_each = tuple({name: row[name] for name in FIGURES} for row in rows)
     means = {name: _mean([row[name] for row in of_each]) for name in FIGURES}
-    return ConflictSet(plan.kind, requests, tuple(hard for _, hard in chosen), means, of_each)
+    about = {
+        "seed": plan.seed,
+        "settings": {name: value for name, value in plan.as_dict().items() if name != "seed"},
+        "editor": editor.settings.as_dict(),
+        "fingerprint": editor.state.fingerprint.as_dict(),
+        "edits": [batch.name for batch in editor.state.batches],
+        "candidates": input_key(candidates)["requests"],
+    }
+    return ConflictSet(plan.kind, requests, tuple(hard for _, hard in chosen), means, of_each, about)
 
 
 def _figures(

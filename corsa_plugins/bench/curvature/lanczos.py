@@ -8,18 +8,18 @@ it only finds them again and again (Paige, 1980).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from corsa_plugins.errors import CorsaError, SettingError
 
-__all__ = ["MAX_ITERATIONS", "Curvature", "CurvatureError", "Search", "extreme_eigenvalues"]
+__all__ = ["MAX_ITERATIONS", "TOLERANCE", "Curvature", "CurvatureError", "Search", "extreme_eigenvalues"]
 
-MAX_ITERATIONS = 100
+MAX_ITERATIONS, TOLERANCE = 100, 1e-3
 
 
 class CurvatureError(CorsaError, RuntimeError):
@@ -38,6 +38,8 @@ class Curvature:
         iterations: Products with the Hessian that it took.
         converged: Whether the residual came under the tolerance. If not, the magnitudes are lower bounds.
         value: Of the function.
+        about: What it was measured on and how, plain data for JSON: digests of model, tokenizer and requests, settings,
+            seed.
     """
 
     largest: float
@@ -47,6 +49,7 @@ class Curvature:
     iterations: int
     converged: bool
     value: float = math.nan
+    about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 class Search(TypedDict, total=False):
@@ -68,7 +71,7 @@ def extreme_eigenvalues(
     product: Callable[[list[Tensor]], list[Tensor]],
     like: Sequence[Tensor],
     *,
-    tolerance: float = 1e-3,
+    tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
     seed: int = 0,
 ) -> Curvature:

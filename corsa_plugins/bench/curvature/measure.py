@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from corsa_plugins.bench.curvature.functions import FUNCTIONS, Function, weighted_rows
-from corsa_plugins.bench.curvature.lanczos import MAX_ITERATIONS, Curvature, Search, extreme_eigenvalues
-from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.bench.curvature.lanczos import MAX_ITERATIONS, TOLERANCE, Curvature, Search, extreme_eigenvalues
+from corsa_plugins.data.requests import EditRequest, input_key
 from corsa_plugins.errors import SettingError
 from corsa_plugins.model.borrowing import frozen
+from corsa_plugins.model.identity import model_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,11 +85,15 @@ def curvature(
     if any(parameter.element_size() < 4 for parameter in chosen):
         logger.warning("the parameters are in half precision: small eigenvalues will be lost in rounding")
     curvatures = {}
+    settings = {"tolerance": TOLERANCE, "max_iterations": MAX_ITERATIONS, "chat_template": chat_template, **search}
+    seed = settings.pop("seed", 0)
+    asked = {**model_key(model, tokenizer), **input_key(requests), "seed": seed, "settings": settings}
     with _second_derivatives(model, chosen):
         for name in of:
             rows = weighted_rows(name, requests, tokenizer, chat_template)
             batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-            curvatures[name] = _curvature(Function(model, batches, chosen), name, progress, search)
+            measured = _curvature(Function(model, batches, chosen), name, progress, search)
+            curvatures[name] = replace(measured, about=asked)
     return curvatures
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from corsa_plugins.bench.curvature.lanczos import Curvature, CurvatureError
-from corsa_plugins.files import atomic_write_text
-from corsa_plugins.parsing import json_value
+from corsa_plugins.errors import DamagedError
+from corsa_plugins.manifest import versions
+from corsa_plugins.sealed import read_sealed, write_sealed
 
 __all__ = ["load_curvature", "save_curvature"]
 
@@ -30,10 +31,10 @@ def save_curvature(path: str | os.PathLike[str], curvatures: Mapping[str, Mappin
     plain = {
         label: {of: _plain(measured) for of, measured in functions.items()} for label, functions in curvatures.items()
     }
-    return atomic_write_text(path, json.dumps({"curvature": plain}, indent=2, ensure_ascii=False) + "\n")
+    return write_sealed(path, {"curvature": plain, "versions": versions()})
 
 
-def _plain(curvature: Curvature) -> dict[str, float | None]:
+def _plain(curvature: Curvature) -> dict[str, Any]:
     plain = asdict(curvature)
     return {**plain, "value": plain["value"] if math.isfinite(plain["value"]) else None}  # strict JSON has no NaN
 
@@ -42,11 +43,11 @@ def load_curvature(path: str | os.PathLike[str]) -> dict[str, dict[str, Curvatur
     """What :func:`save_curvature` wrote: curvatures by model and function.
 
     Raises:
-        CurvatureError: The file holds something else.
+        CurvatureError: The file holds something else, or is not what was written.
         OSError: It cannot be read.
     """
     try:
-        saved = json_value(Path(path).read_text(encoding="utf-8"))["curvature"]
+        saved = read_sealed(path)["curvature"]
         return {
             str(label): {
                 str(of): Curvature(
@@ -54,10 +55,13 @@ def load_curvature(path: str | os.PathLike[str]) -> dict[str, dict[str, Curvatur
                     iterations=int(saved_of["iterations"]),
                     converged=bool(saved_of["converged"]),
                     value=math.nan if saved_of["value"] is None else float(saved_of["value"]),
+                    about=dict(saved_of.get("about", {})),
                 )
                 for of, saved_of in functions.items()
             }
             for label, functions in saved.items()
         }
+    except DamagedError as error:
+        raise CurvatureError(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CurvatureError(f"{path} holds no curvatures: {error!r}") from error

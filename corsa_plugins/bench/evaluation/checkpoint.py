@@ -6,18 +6,14 @@ finished records, written in one piece when a chunk of requests is done.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
+from corsa_plugins.data.requests import input_key
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.journal import Journal, JournalError, OtherWorkError
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 __all__ = ["CheckpointError", "finished_records", "input_key", "open_checkpoint"]
 
@@ -63,12 +59,3 @@ def open_checkpoint(path: str | os.PathLike[str], key: Mapping[str, Any]) -> Jou
 def finished_records(journal: Journal) -> list[Any]:
     """The records in a checkpoint, in order, as plain data."""
     return [record for chunk in journal.items for record in chunk]
-
-
-def input_key(items: Sequence[BaseModel]) -> dict[str, str]:
-    """Identifies what is asked: a hash of the requests and facts, in order."""
-    digest = hashlib.sha256()
-    for item in items:
-        line = json.dumps([type(item).__name__, item.model_dump(mode="json")]) + "\n"
-        digest.update(line.encode("ascii"))
-    return {"requests": digest.hexdigest()[:16]}

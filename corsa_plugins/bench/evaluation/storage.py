@@ -15,9 +15,11 @@ from corsa_plugins.bench.evaluation.metrics import METRICS
 from corsa_plugins.bench.evaluation.moments import pair_metrics
 from corsa_plugins.bench.evaluation.records import ProbeAnswer, Record
 from corsa_plugins.bench.evaluation.same_questions import ReportError
+from corsa_plugins.errors import DamagedError
 from corsa_plugins.files import atomic_write_text, sha256_of_file
 from corsa_plugins.manifest import checksums, versions
 from corsa_plugins.parsing import json_value
+from corsa_plugins.sealed import sealed, unsealed
 
 __all__ = ["RECORDS", "SUMMARY", "is_evaluation", "load_evaluation", "save_evaluation"]
 
@@ -75,7 +77,7 @@ def save_evaluation(
         **against,
         **(further or {}),
     }
-    return atomic_write_text(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    return atomic_write_text(folder / SUMMARY, json.dumps(sealed(summary), indent=2, ensure_ascii=False) + "\n")
 
 
 def _against(baseline: Evaluation, evaluation: Evaluation, later: bool) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def load_evaluation(directory: str | os.PathLike[str]) -> Evaluation:
         ReportError: Files are missing, or are not a saved evaluation.
     """
     folder = Path(directory)
-    summary = _read(folder, SUMMARY, lambda text: dict(json_value(text)))
+    summary = _read(folder, SUMMARY, lambda text: dict(unsealed(json_value(text), str(folder / SUMMARY))))
     records = _read(folder, RECORDS, lambda text: [Record.model_validate_json(line) for line in _lines(text)])
     untouched = _read(folder, UNTOUCHED, lambda text: [ProbeAnswer.model_validate_json(line) for line in _lines(text)])
     try:
@@ -124,6 +126,8 @@ def load_evaluation(directory: str | os.PathLike[str]) -> Evaluation:
 def _read(folder: Path, name: str, parse: Callable[[str], T]) -> T:
     try:
         return parse((folder / name).read_text(encoding="utf-8"))
+    except DamagedError as error:
+        raise ReportError(str(error)) from error
     except FileNotFoundError:
         raise ReportError(f"{folder} holds no complete evaluation: {name} is missing") from None
     except (ValueError, TypeError) as error:

@@ -12,12 +12,11 @@ from corsa_plugins.bench.evaluation import Evaluation, load_evaluation, save_eva
 from corsa_plugins.bench.evaluation.storage import SUMMARY
 from corsa_plugins.bench.protocols.plan import UpdatePlan, folder_name
 from corsa_plugins.bench.protocols.result import ProtocolResult
-from corsa_plugins.errors import CorsaError
-from corsa_plugins.files import atomic_write_text
+from corsa_plugins.errors import CorsaError, DamagedError
 from corsa_plugins.manifest import versions
 from corsa_plugins.methods.history import HISTORY, read_history
 from corsa_plugins.methods.spec import REPORT
-from corsa_plugins.parsing import json_value
+from corsa_plugins.sealed import read_sealed, write_sealed
 
 __all__ = ["UPDATE", "ProtocolError", "RunFolder"]
 
@@ -96,7 +95,7 @@ class RunFolder:
         key = json.loads(json.dumps(key, default=str))  # as it is read back
         path = self.path / _RUN
         if not path.exists():
-            atomic_write_text(path, json.dumps(key, indent=2) + "\n")
+            write_sealed(path, key)
             return
         before = self.read(path)
         differing = sorted(name for name in {**before, **key} if before.get(name) != key.get(name))
@@ -115,14 +114,11 @@ class RunFolder:
             ProtocolError: It is missing or damaged.
         """
         try:
-            content = json_value(path.read_text(encoding="utf-8"))
+            return read_sealed(path)
         except FileNotFoundError:
             raise ProtocolError(f"{path} is missing: the folder is damaged; begin in a new one") from None
-        except ValueError as error:
-            raise ProtocolError(f"{path} is damaged ({error}): begin in a new folder") from error
-        if not isinstance(content, dict):
-            raise ProtocolError(f"{path} is damaged: begin in a new folder")
-        return content
+        except DamagedError as error:
+            raise ProtocolError(f"{error}, or begin in a new folder") from error
 
     def save_evaluation(self, evaluation: Evaluation, moment: int, name: str) -> None:
         """Keep a finished evaluation."""
@@ -134,8 +130,7 @@ class RunFolder:
         ends = {name: [_short(result.measured[moment, name]) for moment in self.ends] for name in self.measures}
         head = {"protocol": self.plan.name, "method": result.method, "measures_before_and_after": ends}
         head["versions"] = versions()
-        text = json.dumps({**head, **result.summary().as_dict()}, indent=2)
-        atomic_write_text(self.path / _SUMMARY, text + "\n")
+        write_sealed(self.path / _SUMMARY, {**head, **result.summary().as_dict()})
 
     def result(self, method: str) -> ProtocolResult:
         """What is in the folder of a finished run.

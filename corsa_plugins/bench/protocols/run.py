@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -16,19 +15,19 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from corsa_plugins.bench.evaluation import Evaluation, evaluate
-from corsa_plugins.bench.evaluation.checkpoint import input_key
 from corsa_plugins.bench.evaluation.prompts import answer_length, as_probe
 from corsa_plugins.bench.protocols.folder import UPDATE, ProtocolError, RunFolder
 from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan, folder_name
 from corsa_plugins.bench.protocols.result import ProtocolResult
-from corsa_plugins.data.requests import EditRequest, Probe
-from corsa_plugins.files import InUseError, atomic_directory, atomic_write_text, sole_use
+from corsa_plugins.data.requests import EditRequest, Probe, input_key
+from corsa_plugins.files import InUseError, atomic_directory, sole_use
 from corsa_plugins.manifest import DamagedError, check_folder, write_manifest
 from corsa_plugins.methods.effect import read_effect
 from corsa_plugins.methods.history import HISTORY, read_history
 from corsa_plugins.methods.shared import shared_seconds
 from corsa_plugins.methods.spec import Method, Session, in_form
 from corsa_plugins.model.identity import model_key
+from corsa_plugins.sealed import write_sealed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -218,7 +217,7 @@ class _Run:
                 seconds -= sum(record.get("seconds", 0.0) for record in read_history(folder / HISTORY))
             seconds += shared_seconds(folder) - read_effect(folder).get("seconds", 0.0)
             noted = {"seconds": seconds, "model": self._model_key()}
-            (folder / UPDATE).write_text(json.dumps(noted) + "\n", encoding="utf-8")
+            write_sealed(folder / UPDATE, noted)
             write_manifest(folder)
 
     def _restore(self, number: int) -> None:
@@ -253,7 +252,7 @@ class _Run:
         path = self.folder.measure(moment, name)
         if not path.is_file():
             self.steps.begin(f"asking: {name}, {_when(moment)}")
-            atomic_write_text(path, json.dumps(measure(self.session.model), indent=2) + "\n")
+            write_sealed(path, measure(self.session.model))
         self.steps.end()
 
     def _answers(self, moment: int, name: str) -> Evaluation:

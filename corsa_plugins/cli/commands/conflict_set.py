@@ -87,6 +87,7 @@ def build_conflict_set(
     FILES
       OUTPUT                e.g. hard.jsonl: the set
       OUTPUT.figures.jsonl  e.g. hard.figures.jsonl: whether each request is a hard one, and its conflicts
+      OUTPUT.about.json     e.g. hard.about.json: what they were made by and of
       VALIDATION            rewordings with their new answers, and the facts of --keep
 
     \b
@@ -112,7 +113,8 @@ def build_conflict_set(
     for path in filter(None, (output, validation)):
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a directory: name a file in it")
-    written = [path for path in (output, conflict_sets.figures_file(output), validation) if path]
+    figures = conflict_sets.figures_file(output)
+    written = [path for path in (output, figures, conflict_sets.about_file(output), validation) if path]
     check_unread(written, [*requests, *(exclude or []), *([keep] if keep else [])])
     candidates = [request for path in requests for request in read_requests(path)]
     others = [request for path in exclude or [] for request in read_requests(path)]
