@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ def atomic_write_tensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with atomic_file(path) as temporary:
+    with atomic_file(path, roomy=True) as temporary:  # safetensors writes another file beside it first
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
             save_file(ready, temporary, metadata=dict(metadata))
@@ -90,13 +90,14 @@ def atomic_write_tensors(
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike[str], *, roomy: bool = False) -> Iterator[Path]:
     """A new file to write, which becomes ``path``, completely or not at all.
 
-    Within the block, it is written under a temporary name in the same folder. Afterwards it takes the place of
-    ``path``. Whatever interrupts it, ``path`` holds the old content or the new one, and no temporary file is left; that
-    of a process that was killed goes when ``path`` is next written. Missing parent folders are made; a symbolic link is
-    followed; the mode of an existing file is kept.
+    Within the block, it is written under a temporary name in the same folder; with ``roomy`` in a hidden folder there,
+    for a library that makes files of its own beside it, which it leaves when it is killed. Afterwards it takes the
+    place of ``path``. Whatever interrupts it, ``path`` holds the old content or the new one, and no temporary file is
+    left; that of a process that was killed goes when ``path`` is next written. Missing parent folders are made; a
+    symbolic link is followed; the mode of an existing file is kept.
 
     Raises:
         OSError: The folder cannot be written to, or ``path`` is a directory; the message names it.
@@ -107,7 +108,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise IsADirectoryError(f"{path} is a directory: name a file in it")
     target.parent.mkdir(parents=True, exist_ok=True)
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-    with temporary_beside(target) as temporary:
+    with temporary_beside(target, folder=roomy) as hidden:
+        temporary = hidden / target.name if roomy else hidden
         try:
             yield temporary
             _flush(temporary)
@@ -118,10 +120,13 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             if isinstance(error, OSError) and error.errno is not None and error.filename is None:
                 raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say which file
             raise
+        finally:
+            if roomy:
+                shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextmanager
-def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_directory(path: str | os.PathLike[str], last: Callable[[Path], object] | None = None) -> Iterator[Path]:
     """A new folder to fill, which becomes ``path``, completely or not at all.
 
     Within the block, files are written to a folder of the same name in a hidden one beside ``path``, which has room
@@ -129,6 +134,10 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     is raised, ``path`` is as it was and nothing is left behind. Where the process is killed, what is left behind goes
     when ``path`` is next written; where that happens between the two renamings that replace an existing folder, the
     old content is beside it under ``.NAME.*.old`` until then, and comes back.
+
+    Args:
+        path: The folder.
+        last: Called with the folder once it is filled: what it writes is there when ``path`` is.
 
     Raises:
         NotADirectoryError: ``path`` is a file.
@@ -144,6 +153,8 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary = hidden / target.name
             temporary.mkdir()
             yield temporary
+            if last is not None:
+                last(temporary)
             for file in temporary.rglob("*"):
                 if file.is_file():
                     _flush(file)

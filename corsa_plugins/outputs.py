@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def disk_errors(out: str | os.PathLike[str], left: str = "nothing is left of it"
 
 
 @contextmanager
-def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
+def new_directory(out: str | os.PathLike[str], last: Callable[[Path], object] | None = None) -> Iterator[Path]:
     """An empty folder to fill, which becomes ``out``, completely or not at all.
 
     It has the name of ``out``, which mergekit writes into a model's card, and lies in a hidden folder on the same disk,
@@ -79,7 +79,7 @@ def new_directory(out: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: ``out`` is a file or not empty, or the disk is full or broken.
     """
     final = check_output(out)
-    with disk_errors(out), atomic_directory(final) as partial:
+    with disk_errors(out), atomic_directory(final, last) as partial:
         yield partial
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from corsa_plugins.files import atomic_directory, atomic_write_text
+from corsa_plugins.files import atomic_directory, atomic_file, atomic_write_text
 from corsa_plugins.outputs import OutputError, check_output
 
 WRITER = """
 import os, sys
+from functools import partial
 from pathlib import Path
 from corsa_plugins import files, temporaries
 
@@ -40,8 +41,11 @@ if moment == "renaming":
     os.rename = second
 if moment == "making":
     temporaries._lock = late
-with (files.atomic_file if kind == "file" else files.atomic_directory)(path) as part:
-    (part if kind == "file" else part / "half").write_text("half")
+ways = {"file": files.atomic_file, "folder": files.atomic_directory, "roomy": partial(files.atomic_file, roomy=True)}
+with ways[kind](path) as part:
+    (part / "half" if kind == "folder" else part).write_text("half")
+    if kind == "roomy":
+        (part.parent / ".tmpAbC123").write_text("as safetensors writes first")
     if moment == "writing":
         tell()
 """
@@ -53,6 +57,10 @@ PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 def write(path: Path, kind: str, text: str) -> None:
     if kind == "file":
         atomic_write_text(path, text)
+    elif kind == "roomy":
+        with atomic_file(path, roomy=True) as file:
+            file.write_text(text)
+            (file.parent / ".tmpAbC123").write_text("as safetensors writes first")
     else:
         with atomic_directory(path) as folder:
             (folder / "whole").write_text(text)
@@ -62,7 +70,7 @@ def content(path: Path) -> str:
     return (path if path.is_file() else path / "whole").read_text()
 
 
-each_kind = pytest.mark.parametrize("kind", ["file", "folder"])
+each_kind = pytest.mark.parametrize("kind", ["file", "folder", "roomy"])
 
 
 @pytest.fixture

@@ -59,6 +59,21 @@ def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
+def test_what_comes_last_is_there_as_soon_as_the_folder_is(tmp_path: Path) -> None:
+    def last(folder: Path) -> None:
+        assert _names(folder) == ["file"]
+        assert not (tmp_path / "out").exists()
+        (folder / "card").write_text(folder.name)
+
+    with atomic_directory(tmp_path / "out", last) as folder:
+        (folder / "file").write_text("x")
+    assert _names(tmp_path / "out") == ["card", "file"]
+    assert (tmp_path / "out" / "card").read_text() == "out"
+    with pytest.raises(AssertionError), atomic_directory(tmp_path / "other", last):
+        pass
+    assert _names(tmp_path) == ["out"]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("existing", [False, True])
 def test_an_exception_inside_leaves_what_was_there(tmp_path: Path, existing: bool, error: type[BaseException]) -> None:

@@ -175,7 +175,7 @@ def check_full(said: str, full: Path) -> None:
 @pytest.mark.parametrize("kind", FULL, indirect=True)
 @pytest.mark.parametrize("share", [0.3, 0.8])
 def test_so_does_one_on_a_disk_that_holds_a_part_of_it(kind: str, share: float, inputs: Path, tmp_path: Path) -> None:
-    """The system itself says so, at whatever file it comes; torch.save says it in words of its own, and a merge asks."""
+    """The system itself says so, at whatever file it comes; torch.save has words of its own, and a merge asks first."""
     work, unbroken, disk, kept = work_of(kind), tmp_path / "unbroken", tmp_path / "disk", tmp_path / "kept"
     check_done(kind, killed.run(work, inputs, unbroken), again=False)
     pages = sum(-(-path.stat().st_size // 4096) for path in unbroken.rglob("*") if path.is_file())

@@ -39,7 +39,10 @@ _ELSEWHERE = ("seed", "output_dir", "logging_dir", "run_name", "hub_model_id", "
 
 
 def begin_checkpoint(folder: Path) -> None:
-    """Make the folder of a checkpoint, which says that it is not whole until it has its manifest."""
+    """Make the folder of a checkpoint, which says that it is not whole until it has its manifest; what safetensors had
+    begun in one that was cut off goes."""
+    for left in folder.glob(".tmp??????"):
+        left.unlink(missing_ok=True)
     atomic_write_text(folder / MANIFEST, json.dumps(_UNFINISHED) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from corsa_plugins.adapters.export import AdapterForm, export_state
@@ -20,12 +21,17 @@ _ANY_RANK = 2**31
 
 
 def save_edits(
-    editor: AlphaEditor, output: str | os.PathLike[str], report: EditReport | None = None, *, whole: bool = True
+    editor: AlphaEditor,
+    output: str | os.PathLike[str],
+    report: EditReport | None = None,
+    *,
+    whole: bool = True,
+    card: Callable[[Path], object] | None = None,
 ) -> str:
     """Write the folder of an edit: the edited model, or where its base is quantised, the edits as a LoRA adapter of it.
 
     Args:
-        editor, output, report: As for :func:`~corsa_plugins.alphaedit.edited.save_edited`.
+        editor, output, report, card: As for :func:`~corsa_plugins.alphaedit.edited.save_edited`.
         whole: The model, or the adapter, too, and not the edits alone.
 
     Returns:
@@ -35,14 +41,14 @@ def save_edits(
         OSError, SettingError: It cannot be written; nothing is left of it.
     """
     if not whole or not has_quantised_maps(editor.model):
-        save_edited(editor, output, report, whole=whole)
+        save_edited(editor, output, report, whole=whole, card=card)
         return "model" if whole else ""
     if not editor.state.batches:
-        save_edited(editor, output, report, whole=False)
+        save_edited(editor, output, report, whole=False, card=card)
         return ""
 
     def write(folder: Path) -> None:
         export_state(editor.state, folder / ADAPTER, form=AdapterForm(max_rank=_ANY_RANK))
 
-    save_edited(editor, output, report, whole=False, beside=write)
+    save_edited(editor, output, report, whole=False, beside=write, card=card)
     return ADAPTER

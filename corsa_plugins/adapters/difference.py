@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ def export_difference(
     form: AdapterForm | None = None,
     called: str | None = None,
     requests: Sequence[EditRequest] = (),
+    card: Callable[[Path, Exported], object] | None = None,
 ) -> Exported:
     """Write the difference of two models as a LoRA adapter of the base.
 
@@ -52,6 +54,7 @@ def export_difference(
         form: What the adapter is to be like.
         called: What the base model is called; by default as its configuration says.
         requests: The edits: their keys count in the norm, and their prompts are asked before and after compression.
+        card: As for :func:`~corsa_plugins.adapters.export.export_state`.
 
     Raises:
         AdapterError: The models do not differ, or in something else than the weights of linear maps, which is named.
@@ -96,7 +99,9 @@ def export_difference(
             share = share_answered(base, requests, base.chat_template)
         with changed(befores, updates):
             efficacy = share, share_answered(base, requests, base.chat_template)
-    return Exported(write_adapter(adapter, out, form.dtype), adapter.rank, told, efficacy)
+    exported = Exported(Path(out), adapter.rank, told, efficacy)
+    write_adapter(adapter, out, form.dtype, (lambda folder: card(folder, exported)) if card else None)
+    return exported
 
 
 def _changed_maps(edited: nn.Module, base: nn.Module) -> Iterator[tuple[str, tuple[LinearMap, LinearMap]]]:

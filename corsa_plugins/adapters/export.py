@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,6 +143,7 @@ def export_state(
     form: AdapterForm | None = None,
     base: str | None = None,
     asked: Asked | None = None,
+    card: Callable[[Path, Exported], object] | None = None,
 ) -> Exported:
     """Write a state's edits as a LoRA adapter that PEFT, vLLM and llama.cpp's converter read; of a model with fused
     experts PEFT alone (0.19 and later), by ``target_parameters``.
@@ -153,6 +154,7 @@ def export_state(
         state, batches, form, base: As for :func:`state_adapter`.
         out: A new or empty folder.
         asked: The base model, to see that it is the one, and to ask it the edits' prompts where ranks are left out.
+        card: Called with the folder when everything else is in it, and before it is ``out``, and with what it holds.
 
     Raises:
         StateError: No such batch; or the model is another one, has changed since, or holds edits already.
@@ -170,8 +172,9 @@ def export_state(
     efficacy = None
     if asked is not None and any(module.rank < module.ranks for module in told.values()):
         efficacy = _efficacy(state, [state.batch(name) for name in batches] or list(state.batches), adapter, asked)
-    path = write_adapter(adapter, out, form.dtype)
-    return Exported(path, adapter.rank, told, efficacy, adapter.beside_experts)
+    exported = Exported(Path(out), adapter.rank, told, efficacy, adapter.beside_experts)
+    write_adapter(adapter, out, form.dtype, (lambda folder: card(folder, exported)) if card else None)
+    return exported
 
 
 def check_base(state: EditState, asked: Asked) -> None:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,12 @@ class LoraAdapter:
         }
 
 
-def write_adapter(adapter: LoraAdapter, out: str | os.PathLike[str], dtype: str = "float32") -> Path:
+def write_adapter(
+    adapter: LoraAdapter,
+    out: str | os.PathLike[str],
+    dtype: str = "float32",
+    card: Callable[[Path], object] | None = None,
+) -> Path:
     """Write the folder, whole or not at all.
 
     Args:
@@ -117,6 +122,7 @@ def write_adapter(adapter: LoraAdapter, out: str | os.PathLike[str], dtype: str 
         out: A new or empty folder.
         dtype: Of the factors. In float32 an edit's own are written as they are, bit for bit, but for powers of two that
             go from one factor to the other.
+        card: Called with the folder when everything else is in it, and before it is ``out``.
 
     Raises:
         SettingError: There is no such precision, or the factors do not fit into it.
@@ -134,7 +140,7 @@ def write_adapter(adapter: LoraAdapter, out: str | os.PathLike[str], dtype: str 
             if not rounded.isfinite().all():
                 raise SettingError(f"{name}: NaN or infinity in {part} as {dtype}; take float32 or bfloat16")
             tensors[f"{_PREFIX}{module}.{part}.weight"] = rounded
-    with new_directory(out) as folder:
+    with new_directory(out, card) as folder:
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
         for name, content in ((CONFIG, adapter.config()), (ABOUT, adapter.about)):
             if content:

@@ -163,6 +163,7 @@ def save_edited(
     *,
     whole: bool = True,
     beside: Callable[[Path], object] | None = None,
+    card: Callable[[Path], object] | None = None,
 ) -> None:
     """Write what :func:`load_edited` reads, completely or not at all.
 
@@ -172,6 +173,7 @@ def save_edited(
         report: Of the last edit, to be kept with its settings.
         whole: The model too, and not the edits alone.
         beside: Writes what else belongs into the folder, which it is given.
+        card: Likewise, when everything else is in it.
 
     Raises:
         SettingError: The model is to be written, and its edits lie beside quantised weights; or the folder is one that
@@ -179,7 +181,7 @@ def save_edited(
         OSError: The folder cannot be written to.
     """
     check_target(editor.model, output)
-    with disk_errors(output), atomic_directory(output) as folder:
+    with disk_errors(output), atomic_directory(output, card) as folder:
         editor.state.save(folder / STATE)
         if whole:
             save_model(editor.model, editor.tokenizer, folder / MODEL)

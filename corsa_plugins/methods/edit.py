@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ def save_update(
     *,
     changes: Sequence[Change] = ("weights",),
     seed: int = 0,
+    card: Callable[[Path], object] | None = None,
 ) -> SavedUpdate:
     """Update a model by a method, and save what came of it, completely or not at all.
 
@@ -67,6 +68,7 @@ def save_update(
         output: The folder.
         changes: What the method changes, as its spec says (:attr:`corsa_plugins.methods.spec.MethodSpec.changes`).
         seed: Of the update.
+        card: Called with the folder when everything else is in it, and before it is ``output``.
 
     Raises:
         CorsaError: As raised by the method; or the folder is one that the model is read from. Nothing is written.
@@ -76,7 +78,7 @@ def save_update(
     base = base_of(model)
     session = method.start(model, tokenizer, seed=seed)
     try:
-        with disk_errors(output), atomic_directory(output) as folder:
+        with disk_errors(output), atomic_directory(output, card) as folder:
             session.update(requests, folder)
             adapted: Any = session.model
             is_adapted = hasattr(adapted, "peft_config")

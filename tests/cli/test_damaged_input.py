@@ -89,7 +89,7 @@ COMMANDS = {
         f"evaluate-adapters {ADAPTERS} {PARTED} --router label --descriptions @/descriptions.json -o OUT"
     ),
     "route": f"route {ADAPTERS} --router nearest Who",
-    "evaluate-code": "evaluate-code --reference --problems @/problems.jsonl --humaneval @/humaneval.jsonl -q",
+    "evaluate-code": "evaluate-code --reference --problems @/problems.jsonl --humaneval @/humaneval.jsonl -o OUT -q",
     "merge-adapters": "merge-adapters @/capitals @/people -m @/model -o OUT",
     "merge": "merge @/recipe.yaml OUT --quiet",
     "merge-sweep": f"merge-sweep {SWEPT} {MEASURED} -o OUT",
@@ -106,6 +106,7 @@ COMMANDS = {
         "--max_steps 1 --report_to none"
     ),
     "testbed": "testbed -o OUT",
+    "demo": "demo --size 2 --method alphaedit+ --jobs 1 -o OUT",
 }
 
 STATISTICS = {"stats/statistics.json": "missing cut flip", "stats/layer_0.safetensors": "missing cut flip"}
@@ -284,7 +285,7 @@ MADE_BY = {
     "edit-rsft/manifest.json": "versions seed method.settings base.digest requests",
     "known/atlas.json": "versions seed settings.size model precision sha256",
     "conflict-set.about.json": "versions seed settings.kind editor.layers fingerprint.digest candidates sha256",
-    "train/manifest.json": "versions seed settings.max_steps base.digest model requests",
+    "train/manifest.json": "versions seed arguments.max_steps method settings.learning_rate base.digest model requests",
     "edited/model/manifest.json": "versions",
     "stats/manifest.json": "versions",
     "stats/statistics.json": "fingerprint.digest about.seed about.n_tokens about.text about.dtype",

@@ -25,7 +25,7 @@ ATTACKS = [
     f"<a href=\"javascript:{RAN}\">x</a>", f"<details open ontoggle={RAN}>", "<script>alert(1)</script>",
     "<iframe src=\"data:text/html,<script>alert(1)</script>\"></iframe>", "<img src=http://127.0.0.1:9/x>",
     f"<body onload={RAN}>", f"<input autofocus onfocus={RAN}>", "<meta http-equiv=refresh content=0;url=about:blank>",
-    f"<style>*{{display:none}}</style><bdi>{{{{ 7*7 }}}}</bdi>", f"${{{RAN}}}", "<form action=javascript:alert(1)>",
+    "<style>*{display:none}</style><bdi>{{ 7*7 }}</bdi>", f"${{{RAN}}}", "<form action=javascript:alert(1)>",
 ]  # fmt: skip
 
 

@@ -27,7 +27,9 @@ TRAIN = (
 )
 COMMANDS = {
     "merge": ["merge @/recipe.yaml OUT/merged --quiet"],
-    "stats": ["stats -m @/model --text @/text.txt --layers 0-1 --tokens 6k --batch-size 2 -o OUT/stats -q --device cpu"],
+    "stats": [
+        "stats -m @/model --text @/text.txt --layers 0-1 --tokens 6k --batch-size 2 --device cpu -q -o OUT/stats"
+    ],
     "edit": [f"edit {ALPHAEDIT} -r @/requests.jsonl --settings @/alphaedit.yaml -o OUT/edited"],
     "rsft": ["edit -m @/model -r @/requests.jsonl --method rsft --settings @/rsft.yaml --device cpu -q -o OUT/edited"],
     "sequential": [

@@ -37,10 +37,9 @@ FACTS = [(f"The capital of {land} is", f" {new}", f" {old}") for land, new, old 
 def trained(folder: Path, case: dict[str, Any], processes: int) -> dict[str, Any]:
     """Train one case; what came of it: the adapter's parameters and the logs.
 
-    ``rows`` are the facts that are taken, ``accumulation`` the micro-batches of a step on each of ``of`` processes, and
-    ``dies`` the step after which the second of them is killed, ``dies_within`` the one in the middle of whose first
-    forward pass it is, ``empty`` the process whose model has no weights, and ``storage`` the precision that a 4-bit base
-    is stored as.
+    ``rows`` are the facts that are taken, ``accumulation`` the micro-batches of a step on each of ``of`` processes,
+    ``dies`` the step after which the second of them is killed, ``dies_within`` the one in whose first forward pass it
+    is, ``empty`` the process whose model has no weights, and ``storage`` the precision that a 4-bit base is stored as.
     """
     import torch
     from datasets import Dataset

@@ -12,7 +12,7 @@ from corsa_plugins.errors import SettingError
 from corsa_plugins.manifest import check_folder
 from tests.support.flips import flip
 from tests.trl_ext.conftest import MakeTrainer, flat
-from trl_ext.checkpoints import checkpoint_to_resume, save_adapter
+from trl_ext.checkpoints import begin_checkpoint, checkpoint_to_resume, save_adapter
 
 SETTINGS: dict[str, Any] = {
     "max_steps": 4, "save_strategy": "steps", "save_steps": 1, "lr_scheduler_type": "linear", "optim": "adamw_torch",
@@ -102,6 +102,14 @@ def test_a_checkpoint_that_was_cut_off_before_it_could_say_so_is_none(
     (cut / "optimizer.pt").touch()
     with pytest.raises(SettingError, match="there is no whole checkpoint"):
         checkpoint_to_resume(True, args)
+
+
+def test_what_safetensors_had_begun_in_a_checkpoint_goes_when_it_is_written_again(tmp_path: Path) -> None:
+    begin_checkpoint(tmp_path)
+    for name in (".tmpa1B2c3", "optimizer.pt"):
+        (tmp_path / name).touch()
+    begin_checkpoint(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "optimizer.pt"]
 
 
 def test_where_no_checkpoint_was_ever_finished_the_training_begins(

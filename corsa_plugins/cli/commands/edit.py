@@ -8,7 +8,7 @@ import typer
 
 from corsa_plugins.cli import options
 from corsa_plugins.cli.methods import check_edit, own_options, plain_settings, said_to_stay, show_trial
-from corsa_plugins.cli.publishing import publisher
+from corsa_plugins.cli.publishing import Publisher
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import load, parse_layers, place
 
@@ -111,19 +111,21 @@ def edit(
     if spec.needs_statistics:
         arguments["statistics"] = KeyStatistics.load(statistics) if statistics else None
     chosen: Any = in_form(spec(**arguments), chat_template)
-    finish = publisher(push_to_hub, private)
+    publish = Publisher(push_to_hub, private)
     if stay := said_to_stay(spec, model):
         typer.echo(stay)
     loaded, tokenizer = load(model, place(device, device_map, max_memory), dtype, quiet)
     check_target(loaded, output)
     if not spec.reversible:
         base = fingerprint_of(loaded)
-        saved = save_update(chosen, loaded, tokenizer, facts, output, changes=spec.changes, seed=seed)
+        made = Made(model, spec.name, plain_settings(chosen), fingerprint=base, facts=facts)
+        kept: Any = {"changes": spec.changes, "seed": seed, "card": publish.card(made)}
+        saved = save_update(chosen, loaded, tokenizer, facts, output, **kept)
         if saved.effect:
             typer.echo(saved.effect)
         parts = " and ".join(folder.name for folder in (saved.model, saved.adapter, saved.store) if folder)
         typer.echo(f"written to {output}: {parts or 'no adapter, as the model gives every new answer already'}")
-        finish(output, Made(model, spec.name, plain_settings(chosen), fingerprint=base, facts=facts))
+        publish.upload(output)
         return
     choice = chosen.choose(loaded, tokenizer, facts, numbers or (), None if quiet else show_trial)
     if chosen.settings == AUTO:
@@ -132,7 +134,8 @@ def edit(
     report = change_edits(editor, facts, revert=revert or (), name=name, keep=probes, progress=not quiet)
     if report:
         show(report.table())
-    save_edits(editor, output, report, whole=not delta_only)
+    made = Made(model if earlier is None else None, spec.name)
+    save_edits(editor, output, report, whole=not delta_only, card=publish.card(made))
     in_force = ", ".join(batch.name for batch in editor.state.batches) or "none"
     typer.echo(f"written to {output}; batches in force: {in_force}")
-    finish(output, Made(model if earlier is None else None, spec.name))
+    publish.upload(output)

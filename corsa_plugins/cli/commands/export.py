@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from corsa_plugins.cli import options
-from corsa_plugins.cli.publishing import publisher
+from corsa_plugins.cli.publishing import Publisher
 from corsa_plugins.cli.terminal import show
 from corsa_plugins.cli.values import load, place
 from corsa_plugins.errors import SettingError
@@ -76,19 +77,23 @@ def export(
     from corsa_plugins.outputs import check_output
 
     check_output(adapter)
-    finish = publisher(push_to_hub, private)
+    publish = Publisher(push_to_hub, private)
     where = place(device, device_map, max_memory)
     form = AdapterForm(rank, max_rank, adapter_dtype, KeyStatistics.load(statistics) if statistics else None)
+
+    def card(folder: Path, written: Exported) -> None:
+        publish.card(Made(model, figures=_figures(written)))(folder)
+
     if (state_folder(edits) / "state.json").is_file():
         if requests or chat_template:
             raise SettingError("--requests and --chat-template are for edited models: an edit state knows its own")
-        exported = _of_state(edits, adapter, form, batch or [], model, where, dtype, quiet)
+        exported = _of_state(edits, adapter, form, batch or [], model, where, dtype, quiet, card)
     else:
         if batch:
             raise SettingError(f"--batch is for edit states, and {edits} holds none")
-        exported = _of_model(edits, adapter, form, model, requests, chat_template, where, dtype, quiet)
+        exported = _of_model(edits, adapter, form, model, requests, chat_template, where, dtype, quiet, card)
     _tell(exported)
-    finish(exported.path, Made(model, figures=_figures(exported)))
+    publish.upload(exported.path)
 
 
 # Eight parameters and more here and below: the command's options, passed on.
@@ -101,6 +106,7 @@ def _of_state(
     device: Where,
     dtype: str,
     quiet: bool,
+    card: Callable[[Path, Exported], object],
 ) -> Exported:
     from corsa_plugins.adapters import Asked, export_state
     from corsa_plugins.alphaedit import EditState
@@ -108,7 +114,7 @@ def _of_state(
 
     state = EditState.load(state_folder(edits))
     asked = Asked(*load(model, device, dtype, quiet)) if model else None
-    return export_state(state, adapter, batches=batches, form=form, base=model, asked=asked)
+    return export_state(state, adapter, batches=batches, form=form, base=model, asked=asked, card=card)
 
 
 def _of_model(
@@ -121,6 +127,7 @@ def _of_model(
     device: Where,
     dtype: str,
     quiet: bool,
+    card: Callable[[Path, Exported], object],
 ) -> Exported:
     from corsa_plugins.adapters import Asked, export_difference
     from corsa_plugins.alphaedit.edited import whole_model
@@ -132,7 +139,7 @@ def _of_model(
     loaded, tokenizer = load(model, device, dtype, quiet)
     edited, _ = load(str(whole_model(edits)), device, dtype, quiet)
     asked = Asked(loaded, tokenizer, chat_template=chat_template)
-    return export_difference(edited, asked, adapter, form=form, called=model, requests=facts)
+    return export_difference(edited, asked, adapter, form=form, called=model, requests=facts, card=card)
 
 
 def _figures(exported: Exported) -> dict[str, str]:
