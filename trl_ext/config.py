@@ -21,9 +21,9 @@ __all__ = ["CoRSAConfig", "paper_lora_config"]
 _PAPER = CorsaSettings()
 
 _TOLD = (
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps", "gradient_accumulation_steps",
-    "per_device_train_batch_size", "optim", "weight_decay", "max_grad_norm", "bf16", "seed", "max_length", "loss_type",
-    "beta", "reference", "keep_batch_size",
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "num_train_epochs", "max_steps",
+    "gradient_accumulation_steps", "per_device_train_batch_size", "optim", "weight_decay", "max_grad_norm", "bf16",
+    "seed", "max_length", "loss_type", "beta", "reference", "keep_batch_size",
 )  # fmt: skip
 
 
