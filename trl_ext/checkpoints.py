@@ -70,8 +70,7 @@ def save_adapter(trainer: Any, folder: Path, base: Fingerprint | None = None, **
         trainer: With the trained adapter.
         folder: Made where it is not there.
         base: Of the model that it was trained on, where it is known; the manifest notes it.
-        made: What else it is to note beside the training's seed and arguments: by what and of what the adapter was made,
-            JSON values.
+        made: What else it is to note beside the training's seed and arguments, JSON values.
 
     Raises:
         OSError, SafetensorError: It cannot be written.
