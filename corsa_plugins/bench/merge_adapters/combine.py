@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.borrowing import attribute
+from corsa_plugins.model.placement import give_memory
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -55,8 +57,15 @@ def combine_adapters(
     """
     settings: dict[str, Any] = {"combination_type": combination} | ({} if density is None else {"density": density})
     inner: Any = model.base_model
+    inject = inner.inject_adapter
+
+    def inject_with_memory(*given: Any, **named: Any) -> None:
+        inject(*given, **named)
+        give_memory(model)  # of offloaded layers PEFT puts the new factors on meta too, where nothing can be written
+
     try:
-        inner.add_weighted_adapter(list(names), [float(weight) for weight in weights], MERGED, **settings)
+        with attribute(inner, "inject_adapter", inject_with_memory):
+            inner.add_weighted_adapter(list(names), [float(weight) for weight in weights], MERGED, **settings)
     except (ValueError, NotImplementedError) as refusal:
         raise SettingError(f"PEFT cannot combine these adapters by {combination!r}: {refusal}") from refusal
     model.set_adapter(MERGED)
