@@ -52,6 +52,11 @@ class TestResuming:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         lines[2]["metrics"]["efficacy"] = 0.123
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(CorsaError, match=r"sweep\.jsonl, line 3, is not what was written"):
+            run(taught_llama, shaken, tiny_tokenizer, file)
+        for line in lines:  # as it was written before there were checksums
+            del line["checksum"]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         points = run(taught_llama, shaken, tiny_tokenizer, file, weights=(0.5, 0.75, 1))
         assert points[1].metrics["efficacy"] == 0.123
         assert len(points) == 5
