@@ -10,7 +10,8 @@ from corsa_plugins.data.answers import contains_answer
 from corsa_plugins.data.requests import EditRequest
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.model.asking import cut_answer, generate_answers
-from corsa_plugins.model.tokenization import separate
+from corsa_plugins.model.limits import longest_text
+from corsa_plugins.model.tokenization import encode_prompt, separate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -79,6 +80,24 @@ def to_preference_rows(
     return rows
 
 
+def _check_lengths(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], chat_template: bool
+) -> None:
+    """Refuse to ask what the model cannot read, of the requests without an old answer."""
+    limit = longest_text(model)
+    if limit is None:
+        return
+    problems = []
+    for index, request in enumerate(requests):
+        length = 0
+        if request.target_old is None:
+            length = len(encode_prompt(tokenizer, request.prompt, chat_template=chat_template))
+        if length > limit:
+            problems.append(f"{request.name(index)}: {length} tokens, and the model reads {limit}: shorten it")
+    if problems:
+        raise PreferenceError("; ".join(problems))
+
+
 def fill_target_old(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -108,9 +127,10 @@ def fill_target_old(
         progress: Show a progress bar.
 
     Raises:
-        PreferenceError: The model's answer to some requests is empty, by name.
+        PreferenceError: The model's answer to some requests is empty, or some are longer than it reads, by name.
     """
     without = [request for request in requests if request.target_old is None]
+    _check_lengths(model, tokenizer, requests, chat_template)
     generations = generate_answers(
         model,
         tokenizer,

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache, partial
 
 import pytest
-from tokenizers import processors
+from tokenizers import Tokenizer, processors
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
+from corsa_plugins.bench.evaluation import evaluate
+from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.errors import CorsaError
+from corsa_plugins.methods.locft.settings import LocFTSettings
+from corsa_plugins.methods.locft.train import locft
 from corsa_plugins.model.tokenization import TokenizationError, encode_prompt, join, separate
+from corsa_plugins.rsft import RSFTSettings, rsft
 from tests.conftest import CHAT_TEMPLATE, byte_level_tokenizer, sentencepiece_tokenizer
+from tests.fixtures.alphaedit import QUICK
 
 PAIRS = [
     ("The capital of France is", "Paris"),
@@ -176,3 +186,25 @@ class TestChat:
     def test_without_a_template_the_error_says_what_to_do(self):
         with pytest.raises(TokenizationError, match=r"no chat template: leave chat_template off"):
             join(byte_level_tokenizer(), "user", "Paris", chat_template=True)
+
+
+def test_what_becomes_no_token_is_refused_by_name_and_by_every_part(llama_bench) -> None:
+    """By a tokenizer that knows some letters, and drops all else without a word."""
+    letters = {letter: index for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz", 2)}
+    backend = Tokenizer(BPE({"<pad>": 0, "<end>": 1, **letters}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
+    assert tokenizer("🙂").input_ids == []
+    with pytest.raises(TokenizationError, match="the target '🙂' gives no tokens: write an answer the tokenizer can"):
+        join(tokenizer, "smile", "🙂")
+    with pytest.raises(TokenizationError, match="the prompt '🙂' gives no tokens: write a prompt the tokenizer can"):
+        encode_prompt(tokenizer, "🙂")
+    before, request = llama_bench.weights(), EditRequest(prompt="smile", subject="smile", target_new="🙂")
+    for part in (
+        lambda: rsft(llama_bench.model, tokenizer, [request], RSFTSettings(layer=1, epochs=1, steps=1)),
+        lambda: locft(llama_bench.model, tokenizer, [request], LocFTSettings(layer=1, epochs=1)),
+        lambda: evaluate(llama_bench.model, tokenizer, [request], max_new_tokens=2, progress=False),
+        lambda: replace(llama_bench, tokenizer=tokenizer).editor(QUICK).edit([request]),
+    ):
+        with pytest.raises(CorsaError, match="'🙂' gives no tokens"):
+            part()
+    assert llama_bench.holds(before)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from corsa_plugins.corsa.kept import Kept, make_kept
 from corsa_plugins.data.preferences import fill_target_old, to_preference_rows
-from corsa_plugins.data.requests import EditRequest
+from corsa_plugins.data.requests import EditRequest, RequestError
 from corsa_plugins.errors import SettingError
 from corsa_plugins.methods.effect import write_report
 from corsa_plugins.methods.history import HISTORY, write_history
@@ -75,6 +75,8 @@ class AdapterSession:
         return self.base if self.peft is None else self.peft
 
     def update(self, requests: Sequence[EditRequest], folder: Path) -> None:
+        if not requests:
+            raise RequestError("there are no edit requests: give at least one")
         complete = self.filled(requests)
         if complete:
             history = self.history(complete)
