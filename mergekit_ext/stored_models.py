@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from corsa_plugins.errors import CorsaError
 from corsa_plugins.manifest import DamagedError, check_folder
 from corsa_plugins.model.stored import read_header
@@ -121,6 +123,16 @@ def _check_pickled(file: Path, label: str) -> None:
         begin = stream.read(2)
     if not zipfile.is_zipfile(file) and not begin.startswith(b"\x80"):
         raise ModelError(f"model {label}: {file} is no file of torch, or cut short; copy or download it again")
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except Exception:  # of old and of damaged files; PyTorch says so when it reads them, and runs nothing either
+        return
+    more = [name for name in named if not name.startswith("numpy.")]
+    if more:
+        raise ModelError(
+            f"model {label}: {file} holds more than tensors ({', '.join(more)}), which could run, and is not read: "
+            "save the model as safetensors, if you trust it"
+        )
 
 
 def _read_header(file: Path, label: str, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, str]) -> int:

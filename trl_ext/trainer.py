@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -298,7 +299,13 @@ class CoRSATrainer(AttentiveTrainer, title="CoRSA", tags=("trl", "corsa"), paper
             self._find_rate()
         disk = disk_errors(self.args.output_dir or ".", "make room and go on from the newest whole checkpoint, if any")
         with disk, self._warning_of_no_change():
-            return super().train(checkpoint, *args, **kwargs)
+            try:
+                return super().train(checkpoint, *args, **kwargs)
+            except UnpicklingError as error:  # of what is no tensors, PyTorch runs nothing
+                raise SettingError(
+                    f"resume_from_checkpoint={checkpoint}: a file of it holds more than tensors and numbers, which "
+                    "could run, and is not read: name a checkpoint of your own"
+                ) from error
 
     def before_checkpoint(self, folder: Path) -> None:
         """The checkpoint says that it is unfinished until all of it is written."""

@@ -21,6 +21,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from corsa_plugins import __version__
+from corsa_plugins.cli.terminal import harmless
 from corsa_plugins.errors import CorsaError, missing_extra
 
 __all__ = ["COMMANDS", "GROUP", "build_app", "main"]
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _fail(message: str, code: int = 2) -> NoReturn:
     # what a file said may hold half characters, which no terminal takes
-    typer.echo(f"error: {message}".encode("utf-8", "backslashreplace").decode("utf-8"), err=True)
+    typer.echo(harmless(f"error: {message}").encode("utf-8", "backslashreplace").decode("utf-8"), err=True)
     sys.exit(code)
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["show"]
+__all__ = ["harmless", "show"]
 
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """All but the line feed: what moves the cursor, changes colours or the direction of writing."""
 
 _LONGEST = 100_000
 """Characters of a line."""
+
+
+def harmless(text: str) -> str:
+    """The text without control characters: for lines with what stands in a file, or what a model answers."""
+    return _CONTROLS.sub("", text)
 
 
 def show(table: Any, *, folded: bool = True) -> None:
@@ -36,5 +41,5 @@ def show(table: Any, *, folded: bool = True) -> None:
             needed = console.measure(table, options=console.options.update(width=_LONGEST)).maximum
             console = Console(width=max(200, needed), **settings)
     drawn = console.render(table)
-    harmless = (Segment(_CONTROLS.sub("", segment.text), segment.style) for segment in drawn if not segment.control)
-    console.print(Segments(harmless), end="")
+    segments = (Segment(harmless(segment.text), segment.style) for segment in drawn if not segment.control)
+    console.print(Segments(segments), end="")

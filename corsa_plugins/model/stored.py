@@ -115,12 +115,18 @@ def check_stored(folder: Path, what: str) -> None:
         what: What the message calls it.
 
     Raises:
-        LoadingError: A file is damaged; it is named.
+        LoadingError: A file is damaged, or an index of tensors names one in another folder; it is named.
     """
     try:
         is_known = check_folder(folder)
     except DamagedError as error:
         raise LoadingError(f"{what} cannot be loaded: {error}") from error
+    for index in sorted(folder.glob("*.index.json")):
+        for name in _named_files(index):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise LoadingError(
+                    f"{what} cannot be loaded: {index} names {name}, which is elsewhere: copy or download it again"
+                )
     tensors = 0
     for file in () if is_known and not _layers(folder) else sorted(folder.glob("*.safetensors")):
         try:
@@ -136,6 +142,15 @@ def check_stored(folder: Path, what: str) -> None:
                 f"{what} cannot be loaded: {folder / 'config.json'} says {setting}={count}, and its files have "
                 f"{tensors} tensors, of which every layer has some: restore it"
             )
+
+
+def _named_files(index: Path) -> list[str]:
+    """The files of tensors that an index names."""
+    try:
+        named = json_value(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # said where it is read
+        return []
+    return sorted({name for name in named if isinstance(name, str)})
 
 
 def check_patterns(folder: Path, what: str) -> None:

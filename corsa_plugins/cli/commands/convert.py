@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from corsa_plugins.cli import options
+from corsa_plugins.cli.terminal import harmless
 from corsa_plugins.data.formats.registry import format_names
 from corsa_plugins.errors import SettingError
 from corsa_plugins.paths import user_path
@@ -76,7 +77,7 @@ def convert(
 
     if listing:
         for line in [get_format(name).details()] if name else [form.summary() for form in formats()]:
-            typer.echo(line)
+            typer.echo(harmless(line))
         return
     if hub and out is None and source is not None:
         source, out = "", Path(source)
@@ -88,6 +89,6 @@ def convert(
         data, out, name=name, rounds=rounds, strict=strict, limit=limit, split=split, problems=problems
     )
     for line in done.lines():
-        typer.echo(line)
+        typer.echo(harmless(line))
     for path in done.other_rounds:
         typer.echo(f"note: {path} was there before and is not one of these rounds", err=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from corsa_plugins.cli import options
-from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.terminal import harmless, show
 from corsa_plugins.cli.values import check_results, load, place
 from corsa_plugins.errors import SettingError, require
 
@@ -101,7 +101,7 @@ def evaluate_adapters(
     together, inside = load_adapters(loaded, [*adapter, *([single] if single else [])])
     texts = texts or choice.describe_parts(together, tokenizer, dict(zip(names, parts, strict=True)))
     for name, text in texts.items():
-        typer.echo(f"{name}: {text}")
+        typer.echo(harmless(f"{name}: {text}"))
     if texts and output:
         write_descriptions(texts, output / DESCRIPTIONS)
     if describe_only:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from corsa_plugins.cli import options
-from corsa_plugins.cli.terminal import show
+from corsa_plugins.cli.terminal import harmless, show
 from corsa_plugins.cli.values import check_folder, parse_guarantees, parse_numbers, place
 from corsa_plugins.errors import SettingError
 
@@ -113,7 +113,7 @@ def evaluate_code(
         result = check_references(tasks, sandbox, jobs=jobs, progress=not quiet)
         for each in result.problems:
             if not each.verdicts[0].passed:
-                typer.echo(f"{each.task_id}: {each.verdicts[0].what}: {each.verdicts[0].why}")
+                typer.echo(harmless(f"{each.task_id}: {each.verdicts[0].what}: {each.verdicts[0].why}"))
     else:
         assert model is not None
         assert output is not None

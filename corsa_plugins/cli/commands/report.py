@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from corsa_plugins.cli import options
+from corsa_plugins.cli.terminal import harmless
 from corsa_plugins.errors import SettingError
 
 __all__ = ["report"]
@@ -68,5 +69,5 @@ def report(
     asked = {"command": "corsa report", **sources.given, **versions()}
     write_report(output, sources.report(title, asked, later=later))
     for path, what in sources.given.items():
-        typer.echo(f"{path}: {what}")
+        typer.echo(harmless(f"{path}: {what}"))
     typer.echo(f"written to {output}")
