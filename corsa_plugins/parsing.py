@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
-__all__ = ["json_value", "yaml_value"]
+__all__ = ["is_number", "json_value", "yaml_value"]
 
 
 def json_value(text: str | bytes) -> Any:
@@ -18,6 +19,14 @@ def json_value(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number that a float holds; true and false are none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def yaml_value(text: str) -> Any:

@@ -218,7 +218,7 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(kind: str, inputs: Path, t
     check_same(broken, unbroken)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in killed.WHOLE if kind in KINDS], indirect=True)
+@pytest.mark.parametrize("kind", [kind for kind in killed.WHOLE if kind in killed.COMMANDS], indirect=True)
 def test_a_command_whose_output_is_whole_says_so_and_leaves_it(kind: str, inputs: Path, tmp_path: Path) -> None:
     work, out = work_of(kind), tmp_path / "out"
     check_done(kind, killed.run(work, inputs, out), again=False)

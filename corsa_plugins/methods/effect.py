@@ -26,12 +26,22 @@ from corsa_plugins.files import atomic_write_text
 from corsa_plugins.methods.spec import REPORT
 from corsa_plugins.model.asking import score_targets
 from corsa_plugins.model.borrowing import random_state_kept
-from corsa_plugins.parsing import json_value
+from corsa_plugins.parsing import is_number, json_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["EFFECT", "MOST", "Effect", "RequestEffect", "effect_of", "read_effect", "warn_if_few", "write_report"]
+__all__ = [
+    "EFFECT",
+    "MOST",
+    "Effect",
+    "RequestEffect",
+    "effect_of",
+    "is_told",
+    "read_effect",
+    "warn_if_few",
+    "write_report",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +167,14 @@ def warn_if_few(effect: Effect, text: str) -> None:
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
     """Write the report of an update into its folder, whole or not at all."""
     atomic_write_text(folder / REPORT, json.dumps(_finite(report), indent=1, ensure_ascii=False) + "\n")
+
+
+def is_told(effect: Any) -> bool:
+    """Whether this is what a report says of all requests, or nothing, as where a method does not say."""
+    if not isinstance(effect, Mapping):
+        return True
+    counts = all(is_number(effect.get(name)) for name in ("taken", "of"))
+    return counts and isinstance(effect.get("text"), str)
 
 
 def read_effect(folder: str | os.PathLike[str]) -> Mapping[str, Any]:

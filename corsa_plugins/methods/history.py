@@ -27,7 +27,7 @@ from corsa_plugins.errors import CorsaError
 from corsa_plugins.files import atomic_write_text
 from corsa_plugins.model.asking import score_targets
 from corsa_plugins.model.borrowing import random_state_kept
-from corsa_plugins.parsing import json_value
+from corsa_plugins.parsing import is_number, json_value
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -137,6 +137,12 @@ def read_history(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise HistoryError(f"{path} is damaged ({error}): delete it; nothing else depends on it") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise HistoryError(f"{path} is no list of log records: delete it; nothing else depends on it")
+    for record in records:
+        for name, value in record.items():
+            if not (isinstance(value, str) if name == "stage" else is_number(value)):
+                raise HistoryError(
+                    f"{path} is damaged ({name} is {value!r:.60}): delete it; nothing else depends on it"
+                )
     return records
 
 

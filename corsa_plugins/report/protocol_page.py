@@ -15,6 +15,7 @@ from corsa_plugins.bench.protocols.plan import UNTOUCHED, UpdatePlan
 from corsa_plugins.bench.protocols.result import ProtocolResult, ProtocolSummary
 from corsa_plugins.bench.protocols.shares import ForgettingPoint
 from corsa_plugins.errors import SettingError
+from corsa_plugins.parsing import is_number
 from corsa_plugins.report.page import Column, Comparison, Report, write_report
 from corsa_plugins.report.sections import ABILITY, CONFLICTS, DRIFT, EFFECTS, FORGETTING, HISTORY, WILD
 from corsa_plugins.report.sections.ability import HarnessScore
@@ -128,14 +129,21 @@ def _conflicts(results: Sequence[ProtocolResult]) -> list[Conflict]:
     return told[-1] if told else []
 
 
+_OF_CONFLICTS = ("preserved_conflict", "prior_conflict", "inconsistency")
+
+
 def _conflicts_of(result: ProtocolResult) -> list[Conflict]:
     """A report is its method's own: only what has the figures of a conflict is one."""
     return [
         Conflict(row["preserved_conflict"], row["prior_conflict"], row["inconsistency"], update.name)
         for number, update in enumerate(result.plan.sets, start=1)
-        for row in result.reports.get(number, {}).get("requests", ())
-        if {"preserved_conflict", "prior_conflict", "inconsistency"} <= row.keys()
+        for row in _rows(result.reports.get(number, {}).get("requests"))
+        if all(name in row and (row[name] is None or is_number(row[name])) for name in _OF_CONFLICTS)
     ]
+
+
+def _rows(told: Any) -> list[Mapping[str, Any]]:
+    return [row for row in told if isinstance(row, Mapping)] if isinstance(told, list) else []
 
 
 def _run_name(method: str, plan: UpdatePlan, number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.resources.abc import Traversable
@@ -23,7 +24,7 @@ def read_mapping(file: Path | Traversable, where: str) -> dict[str, Any]:
     kind = "JSON" if file.name.endswith(".json") else "YAML"
     try:
         text = file.read_text(encoding="utf-8")
-        data = json_value(text) if kind == "JSON" else yaml_value(text)
+        data = _whole_characters(json_value(text)) if kind == "JSON" else yaml_value(text)
     except UnicodeDecodeError as error:
         raise SettingError(f"{where} is not UTF-8 text: {error}") from None
     except OSError as error:
@@ -33,6 +34,15 @@ def read_mapping(file: Path | Traversable, where: str) -> dict[str, Any]:
     if not isinstance(data, dict | None):
         raise SettingError(f"{where}: it should be a mapping of names to values")
     return data or {}
+
+
+def _whole_characters(data: Any) -> Any:
+    """Data as they are, without half characters, which JSON can name and nothing can write."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return data
 
 
 def plain(value: Any) -> Any:

@@ -65,6 +65,7 @@ WHOLE = {
     "rsft": "exists and is not an empty folder: name a new one",
     "export": "is not empty: name a new folder, or remove this one first",
     "stats": "holds finished statistics",
+    "statistics": "holds finished statistics",
 }
 """What kinds say, and exit with 2, where what they were to make is there already; the others go through it again."""
 

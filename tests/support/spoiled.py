@@ -37,11 +37,14 @@ def holders(record: Any) -> Iterator[dict[str, Any] | list[Any]]:
         yield from holders(value)
 
 
-def spoil(record: dict[str, Any], draw: random.Random) -> None:
+def spoil(record: dict[str, Any] | list[Any], draw: random.Random) -> None:
     """One thing in it goes wrong."""
     found = list(holders(record))
     if not found:
-        record[draw.choice(NAMES)] = anything(draw)
+        if isinstance(record, list):
+            record.append(anything(draw))
+        else:
+            record[draw.choice(NAMES)] = anything(draw)
         return
     holder: Any = draw.choice(found)
     key = draw.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))

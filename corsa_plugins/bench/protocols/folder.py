@@ -14,6 +14,7 @@ from corsa_plugins.bench.protocols.plan import UpdatePlan, folder_name
 from corsa_plugins.bench.protocols.result import ProtocolResult
 from corsa_plugins.errors import CorsaError, DamagedError
 from corsa_plugins.manifest import versions
+from corsa_plugins.methods.effect import EFFECT, is_told
 from corsa_plugins.methods.history import HISTORY, read_history
 from corsa_plugins.methods.spec import REPORT
 from corsa_plugins.sealed import read_sealed, write_sealed
@@ -144,11 +145,26 @@ class RunFolder:
             self.plan,
             method,
             {key: load_evaluation(self.evaluation(*key)) for key in self.plan.evaluations()},
-            tuple(self.read(self.update(n) / UPDATE)["seconds"] for n in self.numbers),
+            tuple(map(self._seconds, self.numbers)),
             {key: self.read(self.measure(*key)) for key in self.asked},
             {n: read_history(path) for n, path in histories.items() if path.is_file()},
-            {n: self.read(path) for n, path in reports.items() if path.is_file()},
+            {n: self._report(path) for n, path in reports.items() if path.is_file()},
         )
+
+    def _report(self, path: Path) -> dict[str, Any]:
+        report = self.read(path)
+        if not is_told(report.get(EFFECT)):
+            raise ProtocolError(f"{path} is damaged ({EFFECT}: {report[EFFECT]!r:.60}): begin in a new folder")
+        return report
+
+    def _seconds(self, number: int) -> float:
+        path = self.update(number) / UPDATE
+        try:
+            return float(self.read(path)["seconds"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, ProtocolError):
+                raise
+            raise ProtocolError(f"{path} is damaged (seconds: {error!r}): begin in a new folder") from error
 
 
 def _short(measured: Any) -> Any:
