@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from corsa_plugins.parsing import json_value
 
 __all__ = ["ModelError", "StoredModel", "read_stored_model"]
 
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+
 
 class ModelError(CorsaError, ValueError):
     """A model's folder that is not complete."""
@@ -28,9 +31,9 @@ class StoredModel:
     Attributes:
         path: Its folder.
         config: The contents of ``config.json``.
-        shapes: The shape of every tensor; empty where the weights are pickled, which would have to be loaded.
-        dtypes: The type of every tensor as its file has it, ``"BF16"`` for instance; empty likewise.
-        size: Bytes of all tensors; that of the files where the weights are pickled.
+        shapes: The shape of every tensor.
+        dtypes: The type of every tensor as its file has it, ``"BF16"`` for instance.
+        size: Bytes of all tensors.
         files: The names of the files with the weights.
     """
 
@@ -94,14 +97,10 @@ def read_stored_model(path: Path, label: str) -> StoredModel:
         for file in files:
             if not file.exists():
                 raise ModelError(f"model {label}: shard {file.name} is missing from {path}: copy or download it again")
-        if name.endswith(".bin"):
-            for file in files:
-                _check_pickled(file, label)
-            size = sum(file.stat().st_size for file in files)
-            return StoredModel(path, config, {}, size, files=names)
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, str] = {}
-        size = sum(_read_header(file, label, shapes, dtypes) for file in files)
+        read = _read_pickled if name.endswith(".bin") else _read_header
+        size = sum(read(file, label, shapes, dtypes) for file in files)
         return StoredModel(path, config, shapes, size, dtypes, names)
     raise ModelError(f"model {label}: {path} has no weights (model.safetensors or pytorch_model.bin)")
 
@@ -117,22 +116,36 @@ def _indexed_files(index: Path, label: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_pickled(file: Path, label: str) -> None:
-    """That a file may be torch's: an archive that is whole or, of before torch 1.6, a pickle."""
+def _read_pickled(file: Path, label: str, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, str]) -> int:
+    """As :func:`_read_header`, of a file of ``torch.save``, which is mapped and nothing in it is run. A file of before
+    torch 1.6 is no archive, and is read."""
+    is_archive = zipfile.is_zipfile(file)
     with open(file, "rb") as stream:
         begin = stream.read(2)
-    if not zipfile.is_zipfile(file) and not begin.startswith(b"\x80"):
+    if not is_archive and not begin.startswith(b"\x80"):
         raise ModelError(f"model {label}: {file} is no file of torch, or cut short; copy or download it again")
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except Exception:  # of old and of damaged files; PyTorch says so when it reads them, and runs nothing either
-        return
+    except Exception:  # of old and of damaged files; what is wrong with them is said below, and nothing is run either
+        named = []
     more = [name for name in named if not name.startswith("numpy.")]
     if more:
         raise ModelError(
             f"model {label}: {file} holds more than tensors ({', '.join(more)}), which could run, and is not read: "
             "save the model as safetensors, if you trust it"
         )
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive)
+        by_name = {str(name): tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"model {label}: {file} holds something else than tensors by name, or is damaged ({reason}); copy or "
+            "download it again, or save the model as safetensors"
+        ) from error
+    shapes.update({name: tuple(tensor.shape) for name, tensor in by_name.items()})
+    dtypes.update({name: _DTYPES.get(tensor.dtype, str(tensor.dtype)) for name, tensor in by_name.items()})
+    return sum(tensor.numel() * tensor.element_size() for tensor in by_name.values())
 
 
 def _read_header(file: Path, label: str, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, str]) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mergekit_ext.completeness import missing_from
 from mergekit_ext.stored_models import read_stored_model
@@ -26,6 +26,45 @@ def add_everywhere(workshop, name, tensor):
 def test_a_tensor_that_mergekit_does_not_know_is_not_left_out_in_silence(workshop, refuse, two):
     add_everywhere(workshop, "model.layers.0.gate_of_mine.weight", torch.ones(4))
     refuse(r"model\.layers\.0\.gate_of_mine\.weight of the base .* would be missing", **two)
+
+
+def pickle_weights(folder, **archive):
+    file = folder / "model.safetensors"
+    torch.save(load_file(file), folder / "pytorch_model.bin", **archive)
+    file.unlink()
+
+
+@pytest.mark.parametrize("archive", [{}, {"_use_new_zipfile_serialization": False}], ids=["archive", "older"])
+def test_what_is_pickled_is_compared_too(workshop, refuse, two, archive):
+    add_everywhere(workshop, "model.layers.0.gate_of_mine.weight", torch.ones(4))
+    for model in ("base", "edited"):
+        pickle_weights(workshop.folder / model, **archive)
+    refuse(r"model\.layers\.0\.gate_of_mine\.weight of the base .* would be missing", **two)
+
+
+def test_pickled_weights_say_what_they_are_as_others_do(workshop, two):
+    before = read_stored_model(workshop.folder / "base", "base")
+    merged = workshop.merge(**two)
+    for model in ("base", "edited"):
+        pickle_weights(workshop.folder / model)
+    after = read_stored_model(workshop.folder / "base", "base")
+    assert (after.shapes, after.dtypes, after.size) == (before.shapes, before.dtypes, before.size)
+    again = workshop.merge(**two)
+    assert again.keys() == merged.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in merged.items())
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+def test_what_a_pickle_would_run_is_not_run(workshop, refuse, two, capsys):
+    folder = workshop.folder / "edited"
+    torch.save({**load_file(folder / "model.safetensors"), "x": Harmful()}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    refuse(r"edited/pytorch_model\.bin holds something else than tensors by name", **two)
+    assert "run" not in capsys.readouterr().out.split()
 
 
 def test_a_buffer_that_models_compute_is_no_loss(workshop, two):
