@@ -30,6 +30,7 @@ def corsa(*arguments: str) -> int:
     [
         "multi_gpu",
         pytest.param("fsdp2", marks=pytest.mark.slow),
+        pytest.param("zero1", marks=[pytest.mark.slow, installed]),
         pytest.param("zero2", marks=[pytest.mark.slow, installed]),
         pytest.param("zero3", marks=[pytest.mark.slow, installed]),
     ],
@@ -55,7 +56,7 @@ def test_two_processes_by_name(
 
 
 def test_every_configuration_is_one_that_training_takes() -> None:
-    assert {"fsdp2", "multi_gpu", "single_gpu", "zero2", "zero3"} == set(configuration_names())
+    assert {"fsdp2", "multi_gpu", "single_gpu", "zero1", "zero2", "zero3"} == set(configuration_names())
     for name in configuration_names():
         settings = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
         if settings["distributed_type"] == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None:
@@ -85,7 +86,7 @@ def test_what_is_the_launchers_and_what_is_the_trainings(tmp_path: Path) -> None
 def test_what_cannot_be_launched_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for given, message in (
         (["fsdp3"], "did you mean fsdp2"),
-        (["tpu"], "there are fsdp2, multi_gpu, single_gpu, zero2, zero3"),
+        (["tpu"], "there are fsdp2, multi_gpu, single_gpu, zero1, zero2, zero3"),
         ([], "--accelerate_config: give a value"),
         (["multi_gpu", "--num_processes"], "--num_processes: give a value"),
     ):
@@ -94,4 +95,4 @@ def test_what_cannot_be_launched_is_said_once(tmp_path: Path, capsys: pytest.Cap
     assert corsa("--accelerate_config", "multi_gpu", "--lora_rank", "8", "--output_dir", str(tmp_path / "out")) == 2
     assert capsys.readouterr().err.count("error") == 1
     assert corsa("--help") == 0
-    assert "NAME is fsdp2, multi_gpu, single_gpu, zero2, zero3, or a file" in capsys.readouterr().out
+    assert "NAME is fsdp2, multi_gpu, single_gpu, zero1, zero2, zero3, or a file" in capsys.readouterr().out
