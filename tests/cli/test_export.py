@@ -76,6 +76,20 @@ def test_compression_says_what_it_costs(folder: Path, corsa: Command) -> None:
     assert {update.left.dtype for update in read_adapter(folder / "small").updates.values()} == {torch.float32}
 
 
+def test_what_was_not_asked_for_want_of_an_option_is_said(folder: Path, corsa: Command) -> None:
+    base, hint = load_testbed().path, "to see what fewer ranks cost in answers, give "
+    result = corsa("export", folder / "edited", "--rank", 1, "--adapter", folder / "small")
+    assert f"{hint}--model, the model from before the edits" in result.output, result.stderr
+    assert "efficacy" not in result.output
+    whole = corsa("export", folder / "edited", "--adapter", folder / "exact")
+    assert hint not in whole.output  # which costs nothing
+    given = ("export", folder / "whole", "--rank", 1, "--model", base, "--quiet", "--adapter")
+    assert f"{hint}--requests" in corsa(*given, folder / "difference").output
+    asked = corsa(*given, folder / "asked", "--requests", folder / "facts.jsonl")
+    assert hint not in asked.output
+    assert "efficacy with the whole change" in asked.output
+
+
 def test_an_edited_model_by_its_difference(folder: Path, corsa: Command) -> None:
     options = ("--model", load_testbed().path, "--requests", folder / "facts.jsonl", "--quiet", "--adapter")
     result = corsa("export", folder / "whole", *options, folder / "exact")

@@ -84,7 +84,8 @@ def export(
     def card(folder: Path, written: Exported) -> None:
         publish.card(Made(model, figures=_figures(written)))(folder)
 
-    if (state_folder(edits) / "state.json").is_file():
+    is_state = (state_folder(edits) / "state.json").is_file()
+    if is_state:
         if requests or chat_template:
             raise SettingError("--requests and --chat-template are for edited models: an edit state knows its own")
         exported = _of_state(edits, adapter, form, batch or [], model, where, dtype, quiet, card)
@@ -92,7 +93,8 @@ def export(
         if batch:
             raise SettingError(f"--batch is for edit states, and {edits} holds none")
         exported = _of_model(edits, adapter, form, model, requests, chat_template, where, dtype, quiet, card)
-    _tell(exported)
+    missing = "--model, the model from before the edits" if is_state and not model else ""
+    _tell(exported, missing if is_state or requests else "--requests")
     publish.upload(exported.path)
 
 
@@ -151,7 +153,7 @@ def _figures(exported: Exported) -> dict[str, str]:
     return told
 
 
-def _tell(exported: Exported) -> None:
+def _tell(exported: Exported, missing: str) -> None:
     from rich.table import Table
 
     from corsa_plugins.adapters import vllm_rank
@@ -165,6 +167,8 @@ def _tell(exported: Exported) -> None:
     if exported.efficacy:
         whole, left = exported.efficacy
         typer.echo(f"efficacy with the whole change {100 * whole:.1f} %, with the adapter {100 * left:.1f} %")
+    elif missing and any(module.rank < module.ranks for module in exported.modules.values()):
+        typer.echo(f"to see what fewer ranks cost in answers, give {missing}: the edits are asked with both")
     flag = vllm_rank(exported.rank)
     serve = f"vLLM: --enable-lora --max-lora-rank {flag}" if flag else "vLLM takes no rank above 512"
     if exported.beside_experts:
