@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from corsa_plugins.alphaedit.solver.closed_form import SearchSettings
 from corsa_plugins.alphaedit.solver.smoothing import SmoothingSettings
 from corsa_plugins.alphaedit.values.search import ValueSettings
 from corsa_plugins.errors import SettingError
+from corsa_plugins.model.architecture import find_architecture
 from corsa_plugins.rsft import RSFTSettings
 from easyedit_ext.hparams import (
     METHODS,
@@ -30,11 +32,15 @@ from easyedit_ext.hparams import (
 )
 from easyedit_ext.hparams.base import expect
 from easyedit_ext.hparams.family import FAMILY
+from tests.model.test_architecture import FAMILIES, build
 
 CLASSES: dict[str, Any] = {
     kind.METHOD: kind for kind in (AlphaEditPlusHyperParams, LocFTBFHyperParams, RSFTHyperParams, *FAMILY)
 }
-UNTUNED = {"llama3.2-3b": 28, "gemma2-9b": 42, "gemma3-4b": 34, "olmo2-7b": 32, "opt-6.7b": 32, "phi4": 40}
+UNTUNED = {
+    "llama3.2-3b": 28, "gemma2-9b": 42, "gemma3-4b": 34, "olmo2-7b": 32, "opt-6.7b": 32, "phi4": 40,
+    "granite3.3-8b": 40, "glm4-9b": 40,
+}  # fmt: skip
 """Models that no settings are published for, and how many blocks they have."""
 MODELS = [
     "gpt2-xl", "gpt-j-6B", "llama3-8b", "llama3.1-8b", "qwen2.5-7b", "qwen3-4b", "qwen3-8b", "mistral-7b", *UNTUNED,
@@ -105,6 +111,38 @@ def test_every_model_has_a_file_that_loads(alg_name: str, model: str) -> None:
     assert known != ("hparams.model_name = (model, tokenizer)" in Path(path).read_text(encoding="utf-8"))
     assert CLASSES[alg_name].from_hparams(path.removesuffix(".yaml")).to_dict() == hparams.to_dict()
     assert set(hparams_names(alg_name)) == set(models(alg_name))
+
+
+FAMILY_OF = {
+    "gpt2-xl": "gpt2", "gpt-j-6B": "gptj", "llama3-8b": "llama3", "llama3.1-8b": "llama3", "llama3.2-3b": "llama3",
+    "qwen2.5-7b": "qwen2", "qwen3-4b": "qwen3", "qwen3-8b": "qwen3", "mistral-7b": "mistral", "gemma2-9b": "gemma2",
+    "gemma3-4b": "gemma3", "olmo2-7b": "olmo2", "opt-6.7b": "opt", "phi4": "phi4", "granite3.3-8b": "granite",
+    "glm4-9b": "glm4",
+}  # fmt: skip
+"""Which small model is built as the one that a file is for."""
+
+
+@pytest.mark.parametrize(("alg_name", "model"), [(name, model) for name in METHODS for model in models(name)])
+def test_the_parts_that_a_file_names_are_those_that_are_found(alg_name: str, model: str) -> None:
+    small = build(FAMILIES[FAMILY_OF[model]][0]())
+    parts = find_architecture(small)
+    ffn = parts.ffn(1)
+    found = {
+        "rewrite_module_tmp": template(parts.edited(1).name),
+        "layer_module_tmp": template(parts.blocks[1].name),
+        "mlp_module_tmp": template(ffn.name),
+        "ln_f_module": parts.norm.name,
+        "lm_head_module": parts.head.name,
+    }
+    given = yaml.safe_load(Path(hparams_path(alg_name, model)).read_text(encoding="utf-8"))
+    named = {key: value for key, value in given.items() if re.search("_(tmp|module)$", key)}
+    assert named == {key: found[key] for key in named}
+    if model not in ("gemma2-9b", "gemma3-4b", "llama3.2-3b", "olmo2-7b", "opt-6.7b", "phi4"):  # where they are found
+        assert named or alg_name == "LocFTBF"
+
+
+def template(name: str) -> str:
+    return re.sub(r"(?<=\.)1(?=\.|$)", "{}", name, count=1)
 
 
 @pytest.mark.parametrize(("alg_name", "model"), [("AlphaEdit", "gpt2-xl"), ("AlphaEditPlus", "llama-3-8b")])
