@@ -56,6 +56,7 @@ from corsa_plugins.parsing import yaml_value
 from corsa_plugins.report.protocol_page import write_protocol_page
 from corsa_plugins.report.sources import read_sources
 from corsa_plugins.rsft import RSFTSettings
+from corsa_plugins.sealed import unsealed
 from easyedit_ext import hparams as easyedit
 from easyedit_ext.hparams import hparams_names, hparams_path
 from tests.conftest import DOCUMENTS
@@ -203,7 +204,8 @@ def write_results(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) 
     method = make_method("rsft", settings=RSFTSettings(layer=1, epochs=1, steps=2, learning_rate=3e-3))
     asking: dict[str, Any] = {"progress": False, "max_new_tokens": 2}
     run_protocol(method, PLANS["single update"](), model, tokenizer, folder / "run", **asking)
-    (folder / "run" / "key").write_text((folder / "run" / "run.json").read_text())
+    key = unsealed(json.loads((folder / "run" / "run.json").read_text()), "run.json")
+    (folder / "run" / "key").write_text(json.dumps(key))
     passed = Judged("update", "1", False, ("x = 1",), (Verdict(True, "passed", ""),))
     CodeResult("a model", (passed,)).save(folder / "code", [1], {})
     of_losses = {"margin": Curvature(3.0, 2.0, -3.0, 0.1, 40, True, 0.5)}

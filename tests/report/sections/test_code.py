@@ -81,5 +81,9 @@ def test_a_damaged_file_is_named(two: tuple[CodeResult, CodeResult], tmp_path: P
     data = json.loads(path.read_text())
     data["figures"]["UPass"]["pass@k"]["1"] = 0.5
     path.write_text(json.dumps(data))
+    with pytest.raises(SourceError, match="is not what was written"):
+        read_sources([str(tmp_path / "first")])
+    del data["checksum"]  # as of a file from before there were any
+    path.write_text(json.dumps(data))
     with pytest.raises(SourceError, match="looks like passes of programs, and is damaged"):
         read_sources([str(tmp_path / "first")])
