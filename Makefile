@@ -22,6 +22,9 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL = @install() { echo "installing $$*"; $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt "$$@" \
 	|| $(PIP) -c constraints.txt "$$@"; }; install
 
+# Where the environment forbids it, every process of every command would compile all that it imports: seconds each.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo real test kills families lint lowest newest bench gpu setup clean
 .DEFAULT_GOAL := demo
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -429,15 +427,6 @@ def test_prompts_to_keep_are_those_of_a_file_or_made(home: Path, named: bool) ->
     kept = json.loads((home / "adapter" / "report.json").read_text())["kept"]
     assert kept["text"].startswith(f"{len(kept['changed'])} of {kept['of']} prompts that were watched")
     assert kept["of"] == 1 if named else kept["of"] > 1
-
-
-def test_it_runs_under_accelerate_launch(home: Path) -> None:
-    configure(home, max_steps=1)
-    launcher = ["accelerate.commands.launch", "--cpu", "--num_processes=1", "--mixed_precision=no"]
-    command = [sys.executable, "-m", *launcher, "-m", "trl_ext.train", "--config", str(home / "run.yaml")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert edited(home).peft_config["default"].r == 4
 
 
 def test_two_processes_average_their_updates(home: Path) -> None:
