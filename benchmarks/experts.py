@@ -1,11 +1,11 @@
-"""Edits of routed experts: small mixtures trained here to know facts, edited in closed form (docs/families.md).
+"""Edits of mixtures of experts: small ones trained here to know facts, edited in closed form (docs/families.md).
 
-    python -m benchmarks.experts [--families mixtral qwen3_moe] [--methods NAME ...] [--seeds 0 1 2] [--output DIR]
+    python -m benchmarks.experts [--families NAME ...] [--methods NAME ...] [--seeds 0 1 2] [--output DIR]
 
 Each model is trained on the testbed's kind of world once, by a seeded script, and kept in the output folder. 20 facts
-are edited at once, in the first block, by AlphaEdit+, AlphaEdit and MEMIT; and with what an editor of dense FFNs would
-assume of a mixture: that a token's key is the experts' keys as they are, without the gates, or that one expert is the
-whole FFN. *Settings auto* are those that `corsa edit --settings auto` would choose for each batch. Neighbours are
+are edited at once, in the first block, by AlphaEdit+, AlphaEdit and MEMIT: in the routed experts, or in the shared one
+where there is one. Routed experts are also edited with what an editor of dense FFNs would assume of them: that a
+token's key is the experts' keys as they are, without the gates, or that one expert is the whole FFN. *Settings auto* are those that `corsa edit --settings auto` would choose for each batch. Neighbours are
 facts of the same old answer about people that no edit is about; other facts of the edited people, whose key at the
 name is the edited one's, are apart. Results are appended to `results.jsonl`.
 """
@@ -67,15 +67,28 @@ RECIPE = TestbedRecipe(
 BALANCE = 0.02
 """Weight of the auxiliary loss that has all experts take tokens."""
 
+EXPERTS, TAKEN = 8, 2
+_FFN, _HEAD = RECIPE.model.ffn, RECIPE.model.hidden // RECIPE.model.heads
+_LOCAL = {"intermediate_size": _FFN, "num_local_experts": EXPERTS, "num_experts_per_tok": TAKEN}
+_ROUTED = {"moe_intermediate_size": _FFN, "num_experts": EXPERTS, "num_experts_per_tok": TAKEN, "head_dim": _HEAD}
+_DEEPSEEK = {
+    "n_routed_experts": EXPERTS, "num_experts_per_tok": TAKEN, "moe_intermediate_size": _FFN, "n_shared_experts": 1,
+    "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0, "q_lora_rank": 64, "kv_lora_rank": 64,
+    "qk_rope_head_dim": _HEAD // 2, "qk_nope_head_dim": _HEAD // 2, "v_head_dim": _HEAD,
+}  # fmt: skip
 FAMILIES: dict[str, Callable[..., Any]] = {
-    "mixtral": lambda **sizes: hf.MixtralForCausalLM(
-        hf.MixtralConfig(intermediate_size=RECIPE.model.ffn, num_local_experts=8, num_experts_per_tok=2, **sizes)
-    ),
+    "mixtral": lambda **sizes: hf.MixtralForCausalLM(hf.MixtralConfig(**_LOCAL, **sizes)),
     # its weights of a token's experts do not sum to one
-    "qwen3_moe": lambda **sizes: hf.Qwen3MoeForCausalLM(
-        hf.Qwen3MoeConfig(
-            moe_intermediate_size=RECIPE.model.ffn, num_experts=8, num_experts_per_tok=2, norm_topk_prob=False,
-            head_dim=RECIPE.model.hidden // RECIPE.model.heads, **sizes,
+    "qwen3_moe": lambda **sizes: hf.Qwen3MoeForCausalLM(hf.Qwen3MoeConfig(norm_topk_prob=False, **_ROUTED, **sizes)),
+    # a bias and a clamp within every expert, down maps stored as (experts, in, out)
+    "gpt_oss": lambda **sizes: hf.GptOssForCausalLM(hf.GptOssConfig(head_dim=_HEAD, **_LOCAL, **sizes)),
+    # an expert that every token takes, beside the routed ones
+    "deepseek_v3": lambda **sizes: hf.DeepseekV3ForCausalLM(hf.DeepseekV3Config(**_DEEPSEEK, **sizes)),
+    # likewise, behind a gate of its own
+    "qwen3_5_moe": lambda **sizes: hf.Qwen3_5MoeForCausalLM(
+        hf.Qwen3_5MoeTextConfig(
+            shared_expert_intermediate_size=_FFN, layer_types=["full_attention"] * RECIPE.model.layers,
+            **_ROUTED, **sizes,
         )
     ),
 }  # fmt: skip
@@ -151,9 +164,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     for family in arguments.families:
         bed, known = trained(family, arguments.output), {}
+        routed = isinstance(find_architecture(bed.model).edited(SETTINGS.layers[0]), RoutedExperts)
         for seed in arguments.seeds:
             for method in arguments.methods:
                 kind, _ = METHODS[method]
+                if not routed and kind is not RoutedExperts:
+                    continue  # the shared expert is an FFN, and nothing has to be assumed
                 key = {"family": family, "seed": seed, "edits": arguments.edits, "method": method}
                 if any(row.items() >= key.items() for row in read_rows(path)):
                     continue
@@ -203,6 +219,8 @@ def _spared(bed: Testbed, requests: Sequence[EditRequest]) -> float:
 
 def _parts(bed: Testbed, kind: type[RoutedExperts]) -> Architecture:
     found = find_architecture(bed.model)
+    if kind is RoutedExperts:
+        return found
     return Assuming(**{field.name: getattr(found, field.name) for field in fields(found)}, kind=kind)
 
 
@@ -265,6 +283,11 @@ def _train(model: Any, tokenizer: Any, world: World) -> Any:
     parts = find_architecture(model)
     routers = [router.module for i in range(len(parts.blocks)) if (mix := parts.mixture(i)) for router in mix.routers]
     logits: list[Tensor] = []
+
+    def note(_: Any, args: Any, output: Any) -> None:
+        if isinstance(output, tuple):  # what is one tensor is the gate of a shared expert
+            logits.append(output[0])
+
     model.train()
     with ExitStack() as stack:
         for router in routers:
@@ -274,7 +297,7 @@ def _train(model: Any, tokenizer: Any, world: World) -> Any:
                 group["lr"] = config.learning_rate * schedule(step, config)
             logits.clear()
             loss = batch_loss(model, corpus.batch(), config.text_weight)
-            balance = load_balancing_loss_func(tuple(logits), 8, 2)
+            balance = load_balancing_loss_func(tuple(logits), EXPERTS, TAKEN)
             (loss + BALANCE * balance).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

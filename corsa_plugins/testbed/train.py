@@ -80,16 +80,23 @@ def schedule(step: int, config: TrainingConfig) -> float:
 
 def batch_loss(model: LlamaForCausalLM, batch: Batch, text_weight: float) -> torch.Tensor:
     """Weighted mean negative log-likelihood of the batch's tokens: 1 for an answer's, `text_weight` for another."""
-    first, later = visibility(batch)
+    first, later = (_mask(model, visible) for visible in visibility(batch))
     # Positions run on through a row: rotary embeddings only see differences.
-    with block_mask(model, 0, first[:, None]):
-        hidden = model.model(input_ids=batch.tokens, attention_mask=later[:, None], use_cache=False).last_hidden_state
+    with block_mask(model, 0, first):
+        hidden = model.model(input_ids=batch.tokens, attention_mask=later, use_cache=False).last_hidden_state
     weights = torch.where(batch.kinds == Kind.ANSWER, 1.0, text_weight)
     weights = weights.masked_fill(batch.starts | (batch.documents < 0), 0.0)[:, 1:].reshape(-1)
     wanted = weights > 0
     logits = model.lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1])[wanted])
     losses = torch.nn.functional.cross_entropy(logits, batch.tokens[:, 1:].reshape(-1)[wanted], reduction="none")
     return (losses * weights[wanted]).sum() / weights.sum()
+
+
+def _mask(model: LlamaForCausalLM, visible: torch.Tensor) -> torch.Tensor:
+    """(batch, 1, query, key): what a token sees, as the model's attention takes it; eager attention adds its mask."""
+    if model.config._attn_implementation == "eager":
+        visible = torch.where(visible, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
+    return visible[:, None]
 
 
 def visibility(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,8 @@ import torch
 from corsa_plugins.testbed import World, reduced_recipe
 from corsa_plugins.testbed.corpus import Batch, Corpus, Kind, sentences
 from corsa_plugins.testbed.tokenizer import train_tokenizer
-from corsa_plugins.testbed.train import visibility
+from corsa_plugins.testbed.train import batch_loss, visibility
+from tests.conftest import llama
 
 RECIPE = reduced_recipe()
 WORLD = World.build(RECIPE.world)
@@ -99,3 +100,12 @@ def test_open_documents_see_their_whole_past(batch: Batch) -> None:
     assert torch.equal(first[open_], later[open_])
     same = batch.documents[:, :, None] == batch.documents[:, None, :]
     assert torch.equal(first[open_], (same & torch.ones_like(same).tril())[open_])
+
+
+def test_it_is_the_same_to_every_kind_of_attention(batch: Batch) -> None:
+    losses = []
+    for kind in ("sdpa", "eager"):
+        model = llama(len(TOKENIZER))
+        model.set_attn_implementation(kind)
+        losses.append(batch_loss(model, batch, 0.3))
+    torch.testing.assert_close(losses[0], losses[1])
