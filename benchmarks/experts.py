@@ -5,9 +5,10 @@
 Each model is trained on the testbed's kind of world once, by a seeded script, and kept in the output folder. 20 facts
 are edited at once, in the first block, by AlphaEdit+, AlphaEdit and MEMIT: in the routed experts, or in the shared one
 where there is one. Routed experts are also edited with what an editor of dense FFNs would assume of them: that a
-token's key is the experts' keys as they are, without the gates, or that one expert is the whole FFN. *Settings auto* are those that `corsa edit --settings auto` would choose for each batch. Neighbours are
-facts of the same old answer about people that no edit is about; other facts of the edited people, whose key at the
-name is the edited one's, are apart. Results are appended to `results.jsonl`.
+token's key is the experts' keys as they are, without the gates, or that one expert is the whole FFN. *Settings auto*
+are those that `corsa edit --settings auto` would choose for each batch. Neighbours are facts of the same old answer
+about people that no edit is about; other facts of the edited people, whose key at the name is the edited one's, are
+apart. Results are appended to `results.jsonl`.
 """
 
 from __future__ import annotations
